@@ -1,0 +1,150 @@
+//! Limits: their names, their defaults and the forms they take.
+
+use serde::{Deserialize, Serialize};
+
+const MIB: u64 = 1024 * 1024;
+
+macro_rules! limits {
+    (
+        enforced { $($(#[$doc:meta])* $field:ident $variant:ident = $default:expr,)* }
+        announced { $($(#[$later_doc:meta])* $later:ident $later_variant:ident,)* }
+    ) => {
+        /// The name of a limit.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum LimitName {
+            $($(#[$doc])* $variant,)*
+            $($(#[$later_doc])* $later_variant,)*
+        }
+
+        impl LimitName {
+            /// Every limit that this build enforces.
+            pub const ENFORCED: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name as it stands on the wire and in the configuration.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($field),)*
+                    $(Self::$later_variant => stringify!($later),)*
+                }
+            }
+        }
+
+        /// The limits that a spec asks for. What is left out comes from the
+        /// operator's defaults.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct LimitsAsk {
+            $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<u64>,)*
+            $($(#[$later_doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $later: Option<u64>,)*
+        }
+
+        impl LimitsAsk {
+            /// What is asked of one limit.
+            #[must_use]
+            pub const fn get(&self, name: LimitName) -> Option<u64> {
+                match name {
+                    $(LimitName::$variant => self.$field,)*
+                    $(LimitName::$later_variant => self.$later,)*
+                }
+            }
+
+            /// The first limit asked for that this build does not enforce yet.
+            #[must_use]
+            pub const fn unsupported(&self) -> Option<LimitName> {
+                $(if self.$later.is_some() { return Some(LimitName::$later_variant); })*
+                None
+            }
+        }
+
+        /// The limits of one agent, resolved: every one has a value.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Limits {
+            $($(#[$doc])* pub $field: u64,)*
+        }
+
+        impl Limits {
+            /// The value of one limit, if this build enforces it.
+            #[must_use]
+            pub const fn get(&self, name: LimitName) -> Option<u64> {
+                match name {
+                    $(LimitName::$variant => Some(self.$field),)*
+                    $(LimitName::$later_variant => None,)*
+                }
+            }
+
+            /// These limits, with what is asked in their place. Limits that
+            /// this build does not enforce are passed over.
+            #[must_use]
+            pub fn with(mut self, ask: &LimitsAsk) -> Self {
+                $(if let Some(value) = ask.$field { self.$field = value; })*
+                self
+            }
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+limits! {
+    enforced {
+        /// Instructions that the guest may run (wasm).
+        fuel Fuel = 1_000_000_000_000,
+        /// Milliseconds from the start of compiling to the end.
+        wall_ms WallMs = 3_600_000,
+        /// Bytes, the sum over all linear memories and tables (wasm).
+        memory_bytes MemoryBytes = 64 * MIB,
+        /// Core instances that the component may make (wasm).
+        instances Instances = 64,
+        /// Handles to resources that the guest may hold (wasm).
+        handles Handles = 1024,
+        /// Bytes that one call to the host may pass (wasm).
+        hostcall_bytes HostcallBytes = 2 * MIB,
+        /// Bytes of stdin that wait to be read.
+        stdin_bytes StdinBytes = MIB,
+        /// Bytes of output that the host remembers.
+        output_history_bytes OutputHistoryBytes = 8 * MIB,
+        /// Bytes of output a second; what is faster waits.
+        output_bytes_per_s OutputBytesPerS = 64 * MIB,
+        /// Bytes of the component.
+        component_bytes ComponentBytes = 64 * MIB,
+        /// Bytes of all arguments and all of the environment.
+        args_env_bytes ArgsEnvBytes = 64 * 1024,
+    }
+    announced {
+        /// Bytes that the agent may put under its writable directories.
+        disk_bytes DiskBytes,
+        /// Files that the agent may make there.
+        files Files,
+        /// Milliseconds that the agent may stay paused in all.
+        paused_ms PausedMs,
+        /// Files that the agent may hold open.
+        open_files OpenFiles,
+        /// Processes of a native agent.
+        processes Processes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_takes_the_place_of_the_default() {
+        let ask = LimitsAsk {
+            fuel: Some(7),
+            files: Some(1),
+            ..LimitsAsk::default()
+        };
+        let limits = Limits::default().with(&ask);
+        assert_eq!(limits.fuel, 7);
+        assert_eq!(limits.wall_ms, 3_600_000);
+        assert_eq!(ask.unsupported(), Some(LimitName::Files));
+        assert_eq!(limits.get(LimitName::Files), None);
+    }
+}

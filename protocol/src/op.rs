@@ -1,0 +1,313 @@
+//! Operations: one type per request body and per reply body.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::event::Stream;
+use crate::{AgentId, AgentName, AgentSpec, AgentState, Digest};
+
+mod reply;
+
+pub use reply::*;
+
+/// A request body, with the name of its operation and the type of its reply.
+pub trait Operation: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Which operation it is.
+    const OP: Op;
+    /// What a host answers.
+    type Reply: Serialize + DeserializeOwned + Send + 'static;
+}
+
+macro_rules! operations {
+    (
+        supported { $($variant:ident $name:literal $effect:ident $body:ident => $reply:ty;)* }
+        announced { $($later:ident $later_name:literal;)* }
+    ) => {
+        /// The name of an operation.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Op {
+            $(#[doc = concat!("`", $name, "`")] $variant,)*
+            $(#[doc = concat!("`", $later_name, "`; not supported yet")] $later,)*
+        }
+
+        impl Op {
+            /// Every operation, those of later builds included.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)* $(Self::$later,)*];
+
+            /// The name as it stands on the wire.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                    $(Self::$later => $later_name,)*
+                }
+            }
+
+            /// The operation of that name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$variant),)*
+                    $($later_name => Some(Self::$later),)*
+                    _ => None,
+                }
+            }
+
+            /// Whether the operation changes something, so that its replies
+            /// are remembered and a repeated request is not done again.
+            #[must_use]
+            pub const fn changes(self) -> bool {
+                match self {
+                    $(Self::$variant => Effect::$effect.changes(),)*
+                    $(Self::$later => false,)*
+                }
+            }
+        }
+
+        /// A decoded request.
+        #[expect(clippy::large_enum_variant, reason = "there is one at a time, and it moves once")]
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Request {
+            $(#[doc = concat!("`", $name, "`")] $variant($body),)*
+            /// An operation that this build does not have yet.
+            Unsupported(Op),
+        }
+
+        impl Request {
+            pub(crate) fn decode<E>(
+                op: Op,
+                decoder: impl BodyDecoder<Error = E>,
+            ) -> Result<Self, E> {
+                match op {
+                    $(Op::$variant => decoder.decode::<$body>().map(Self::$variant),)*
+                    $(Op::$later => Ok(Self::Unsupported(op)),)*
+                }
+            }
+        }
+
+        $(impl Operation for $body {
+            const OP: Op = Op::$variant;
+            type Reply = $reply;
+        })*
+    };
+}
+
+/// Decodes a request body once its type is known.
+pub(crate) trait BodyDecoder {
+    type Error;
+    fn decode<T: DeserializeOwned>(self) -> Result<T, Self::Error>;
+}
+
+#[derive(Clone, Copy)]
+enum Effect {
+    Reads,
+    Changes,
+}
+
+impl Effect {
+    const fn changes(self) -> bool {
+        matches!(self, Self::Changes)
+    }
+}
+
+operations! {
+    supported {
+    HostHello "host.hello" Reads HostHello => HostInfo;
+    HostHealth "host.health" Reads HostHealth => Health;
+    HostStats "host.stats" Reads HostStats => Stats;
+    ComponentPut "component.put" Reads ComponentPut => PutReply;
+    ComponentStat "component.stat" Reads ComponentStat => ComponentInfo;
+    ComponentList "component.list" Reads ComponentList => ComponentPage;
+    ComponentRemove "component.remove" Reads ComponentRemove => Done;
+    AgentSpawn "agent.spawn" Changes AgentSpawn => AgentReply;
+    AgentList "agent.list" Reads AgentList => AgentPage;
+    AgentGet "agent.get" Reads AgentGet => AgentReply;
+    AgentStop "agent.stop" Changes AgentStop => AgentReply;
+    AgentKill "agent.kill" Changes AgentKill => AgentReply;
+    AgentWait "agent.wait" Reads AgentWait => WaitReply;
+    AgentStdin "agent.stdin" Changes AgentStdin => StdinReply;
+    AgentOutput "agent.output" Reads AgentOutput => OutputReply;
+    AgentSubscribe "agent.subscribe" Reads AgentSubscribe => SubscribeReply;
+    AgentForget "agent.forget" Changes AgentForget => Done;
+    }
+    announced {
+        HostDrain "host.drain";
+        ComponentCheck "component.check";
+        AgentPause "agent.pause";
+        AgentResume "agent.resume";
+        AgentRefuel "agent.refuel";
+    }
+}
+
+macro_rules! bodies {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }
+    )*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+            #[serde(deny_unknown_fields)]
+            pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+        )*
+    };
+}
+
+bodies! {
+    /// Asks what the host is.
+    HostHello {}
+
+    /// Asks how the host is.
+    HostHealth {}
+
+    /// Asks what the host has counted.
+    HostStats {}
+
+    /// Brings a chunk of a component, at most 1 MiB; chunks may come in any
+    /// order, more than once, and over several connections.
+    ComponentPut {
+        /// The digest of the whole.
+        digest: Digest,
+        /// The size of the whole, in bytes.
+        size: u64,
+        /// Where the chunk begins.
+        offset: u64,
+        /// The chunk; empty to ask how much is there.
+        data: ByteBuf,
+    }
+
+    /// Asks about a component.
+    ComponentStat {
+        /// Which.
+        digest: Digest,
+    }
+
+    /// Lists components by digest.
+    ComponentList {
+        /// How many at most (100; at most 1,000).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u64>,
+        /// Only those after this digest: the `next` of the page before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Digest>,
+    }
+
+    /// Deletes a component that no agent is being started from.
+    ComponentRemove {
+        /// Which.
+        digest: Digest,
+    }
+
+    /// Starts an agent.
+    AgentSpawn {
+        /// What to run.
+        spec: AgentSpec,
+        /// What to do when the host is full. `queue` is not supported yet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        when_full: Option<WhenFull>,
+    }
+
+    /// Lists agents by id.
+    AgentList {
+        /// Only those in one of these states.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        states: Option<Vec<AgentState>>,
+        /// Only those of this name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<AgentName>,
+        /// Only those that bear all of these labels.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        labels: BTreeMap<String, String>,
+        /// How many at most (100; at most 1,000).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u64>,
+        /// Only those after this id: the `next` of the page before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<AgentId>,
+    }
+
+    /// Asks about an agent.
+    AgentGet {
+        /// Which.
+        agent: AgentId,
+    }
+
+    /// Asks an agent to end, waits for the grace, then kills it.
+    AgentStop {
+        /// Which.
+        agent: AgentId,
+        /// How long it may take, in milliseconds (5,000; at most 3,600,000).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_ms: Option<u64>,
+    }
+
+    /// Ends an agent at once.
+    AgentKill {
+        /// Which.
+        agent: AgentId,
+    }
+
+    /// Waits until an agent has ended and its last record can be read.
+    AgentWait {
+        /// Which.
+        agent: AgentId,
+        /// For how long at most, in milliseconds (at most 3,600,000).
+        timeout_ms: u64,
+    }
+
+    /// Brings bytes for an agent's stdin, or closes it.
+    AgentStdin {
+        /// Whose.
+        agent: AgentId,
+        /// The bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data: Option<ByteBuf>,
+        /// Whether the stdin ends after them, if all of them were taken.
+        #[serde(default)]
+        close: bool,
+    }
+
+    /// Reads an agent's history.
+    AgentOutput {
+        /// Whose.
+        agent: AgentId,
+        /// Only these streams.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        streams: Option<Vec<Stream>>,
+        /// From which record on (0).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from_seq: Option<u64>,
+        /// How many bytes of records (256 KiB; at most 1 MiB). One record is
+        /// given however small this is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_bytes: Option<u64>,
+    }
+
+    /// Asks where an agent's events are published.
+    AgentSubscribe {
+        /// Whose.
+        agent: AgentId,
+        /// Only these streams.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        streams: Option<Vec<Stream>>,
+    }
+
+    /// Deletes the record and the history of an agent that has ended.
+    AgentForget {
+        /// Which.
+        agent: AgentId,
+    }
+}
+
+/// What to do with a spawn when the host is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// Wait for a free slot.
+    Queue,
+    /// Refuse with `capacity`.
+    Reject,
+}

@@ -1,0 +1,222 @@
+//! Replies: what a host grants, one type per answer.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::LogRecord;
+use crate::{AgentId, AgentInfo, Digest, Limits, RunnerKind};
+
+macro_rules! replies {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }
+    )*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+            pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+        )*
+    };
+}
+
+replies! {
+    /// The reply of what has nothing to tell.
+    Done {}
+
+    /// What a host is.
+    HostInfo {
+        /// The host's id; it changes when another host takes its place.
+        server_id: String,
+        /// The version of Skep.
+        version: String,
+        /// The version of the protocol.
+        protocol: u64,
+        /// The control endpoint.
+        control: String,
+        /// The events endpoint; absent where events are off.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        events: Option<String>,
+        /// The runners that are on.
+        runners: Vec<RunnerKind>,
+        /// The highest limits that a spec may ask for.
+        ceilings: Limits,
+        /// The limits of a spec that asks for none.
+        defaults: Limits,
+        /// What this build can do besides.
+        features: Vec<String>,
+    }
+
+    /// How a host is.
+    Health {
+        /// Whether it takes spawns.
+        healthy: bool,
+        /// For how long it has been up, in milliseconds.
+        uptime_ms: u64,
+        /// The version of the protocol.
+        protocol: u64,
+        /// How many agents are in which state.
+        agents: AgentCounts,
+        /// Why it is not healthy.
+        reasons: Vec<String>,
+    }
+
+    /// What a host has counted since its start.
+    Stats {
+        /// Requests by operation and then by result: `ok` or an error code.
+        /// What is no request counts under `-`.
+        requests: BTreeMap<String, BTreeMap<String, u64>>,
+        /// Agents spawned.
+        spawns: u64,
+        /// Agents ended, by the kind of their outcome.
+        outcomes: BTreeMap<String, u64>,
+        /// Bytes and messages over the sockets.
+        transport: TransportCounts,
+        /// Log records written to histories.
+        records: u64,
+        /// Spawns whose component was compiled already.
+        compile_hits: u64,
+        /// Components compiled.
+        compile_misses: u64,
+    }
+
+    /// A component's chunk was taken.
+    PutReply {
+        /// How many bytes from the beginning on are there without a hole: an
+        /// interrupted upload goes on from here.
+        received: u64,
+        /// Whether the component is whole and its digest right.
+        complete: bool,
+    }
+
+    /// What is known of a component.
+    ComponentInfo {
+        /// Its digest.
+        digest: Digest,
+        /// Its size, in bytes.
+        size: u64,
+        /// Whether it is compiled, so that a spawn does not wait for that.
+        compiled: bool,
+        /// `component` or `core-module`.
+        kind: String,
+        /// The names that it imports.
+        imports: Vec<String>,
+        /// Those of them that this host does not provide.
+        missing: Vec<String>,
+    }
+
+    /// One of many components.
+    ComponentSummary {
+        /// Its digest.
+        digest: Digest,
+        /// Its size, in bytes.
+        size: u64,
+        /// Whether it is compiled.
+        compiled: bool,
+    }
+
+    /// A page of components.
+    ComponentPage {
+        /// The components, by digest.
+        components: Vec<ComponentSummary>,
+        /// Where the next page begins, if there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<Digest>,
+    }
+
+    /// The agent as it is now.
+    AgentReply {
+        /// The agent.
+        agent: AgentInfo,
+    }
+
+    /// A page of agents.
+    AgentPage {
+        /// The agents, by id.
+        agents: Vec<AgentInfo>,
+        /// Where the next page begins, if there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<AgentId>,
+    }
+
+    /// The wait is over.
+    WaitReply {
+        /// The agent as it is now.
+        agent: AgentInfo,
+        /// Whether it has not ended yet.
+        timed_out: bool,
+    }
+
+    /// Bytes for a stdin were taken.
+    StdinReply {
+        /// How many; 0 where the queue is full. Send the rest again later.
+        accepted: u64,
+    }
+
+    /// A piece of an agent's history.
+    OutputReply {
+        /// The records, by sequence.
+        records: Vec<LogRecord>,
+        /// From where to read on: past records of other streams too.
+        next_seq: u64,
+        /// Whether the agent has ended and nothing comes after.
+        end: bool,
+        /// What was asked for and is no longer there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expired: Option<SeqRange>,
+    }
+
+    /// Where an agent's events are published.
+    SubscribeReply {
+        /// The events endpoint; absent where events are off: read the history.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        events: Option<String>,
+        /// The topics to subscribe to.
+        topics: Vec<String>,
+        /// The number that the agent's next record will have: what is before
+        /// it is in the history, what comes is published.
+        next_seq: u64,
+    }
+}
+
+/// A range of log records, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeqRange {
+    /// The first.
+    pub from_seq: u64,
+    /// The last.
+    pub to_seq: u64,
+}
+
+/// How many agents are in which state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is named for the state that it counts")]
+pub struct AgentCounts {
+    pub queued: u64,
+    pub starting: u64,
+    pub running: u64,
+    pub paused: u64,
+    pub stopping: u64,
+}
+
+/// What went over the sockets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TransportCounts {
+    /// Requests received.
+    pub messages_in: u64,
+    /// Replies sent.
+    pub messages_out: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent in replies.
+    pub bytes_out: u64,
+    /// Events published.
+    pub events: u64,
+    /// Events that were dropped since the queue to the socket was full. They
+    /// are in the history.
+    pub events_dropped: u64,
+    /// Peers cut off since they did not read.
+    pub peers_cut: u64,
+}

@@ -1,0 +1,193 @@
+//! Replies that grant.
+
+use std::collections::BTreeMap;
+
+use skep_protocol::op::{
+    AgentCounts, AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPage, AgentReply,
+    AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, ComponentInfo, ComponentList,
+    ComponentPage, ComponentPut, ComponentRemove, ComponentStat, ComponentSummary, Done, Health,
+    HostHealth, HostHello, HostInfo, HostStats, OutputReply, PutReply, SeqRange, Stats, StdinReply,
+    SubscribeReply, TransportCounts, WaitReply,
+};
+use skep_protocol::{AgentInfo, AgentState, Limits, Outcome, RunnerKind};
+
+use super::parts::{agent, digest, exited, line, piece, running, starting};
+use super::{Sample, reply};
+
+pub(super) fn all() -> Vec<Sample> {
+    [host(), components(), agents()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+pub(super) fn counts() -> AgentCounts {
+    AgentCounts {
+        queued: 0,
+        starting: 1,
+        running: 12,
+        paused: 0,
+        stopping: 2,
+    }
+}
+
+fn host() -> Vec<Sample> {
+    let info = HostInfo {
+        server_id: "b7e23ec2-9af1-4c11-a1a4-2f6d8c9e0a11".to_owned(),
+        version: "0.1.0".to_owned(),
+        protocol: 1,
+        control: "tcp://127.0.0.1:5555".to_owned(),
+        events: Some("tcp://127.0.0.1:5556".to_owned()),
+        runners: vec![RunnerKind::Wasm, RunnerKind::Native],
+        ceilings: Limits::default(),
+        defaults: Limits::default(),
+        features: vec!["example".to_owned()],
+    };
+    let health = Health {
+        healthy: false,
+        uptime_ms: 86_400_000,
+        protocol: 1,
+        agents: counts(),
+        reasons: vec!["the host is shutting down".to_owned()],
+    };
+    let of = |pairs: &[(&str, u64)]| -> BTreeMap<String, u64> {
+        pairs
+            .iter()
+            .map(|(key, count)| ((*key).to_owned(), *count))
+            .collect()
+    };
+    let stats = Stats {
+        requests: BTreeMap::from([
+            ("-".to_owned(), of(&[("malformed", 3)])),
+            (
+                "agent.spawn".to_owned(),
+                of(&[("capacity", 2), ("ok", 1_000)]),
+            ),
+        ]),
+        spawns: 1_000,
+        outcomes: of(&[("exited", 980), ("killed", 8)]),
+        transport: TransportCounts {
+            messages_in: 5_000,
+            messages_out: 5_000,
+            bytes_in: 10_485_760,
+            bytes_out: 5_000_000_000,
+            events: 70_000,
+            events_dropped: 1,
+            peers_cut: 0,
+        },
+        records: 68_000,
+        compile_hits: 990,
+        compile_misses: 10,
+    };
+    let without_events = HostInfo {
+        events: None,
+        features: Vec::new(),
+        ..info.clone()
+    };
+    vec![
+        reply::<HostHello>("", info),
+        reply::<HostHello>("-without-events", without_events),
+        reply::<HostHealth>("", health),
+        reply::<HostStats>("", stats),
+    ]
+}
+
+fn components() -> Vec<Sample> {
+    let digest = digest();
+    let info = ComponentInfo {
+        digest,
+        size: 70_000,
+        compiled: true,
+        kind: "component".to_owned(),
+        imports: vec![
+            "wasi:cli/stdout@0.2.0".to_owned(),
+            "acme:db/query@1.0.0".to_owned(),
+        ],
+        missing: vec!["acme:db/query@1.0.0".to_owned()],
+    };
+    let components = vec![ComponentSummary {
+        digest,
+        size: 70_000,
+        compiled: false,
+    }];
+    vec![
+        reply::<ComponentPut>(
+            "",
+            PutReply {
+                received: 65_536,
+                complete: false,
+            },
+        ),
+        reply::<ComponentStat>("", info),
+        reply::<ComponentList>(
+            "",
+            ComponentPage {
+                components,
+                next: Some(digest),
+            },
+        ),
+        reply::<ComponentRemove>("", Done {}),
+    ]
+}
+
+fn agents() -> Vec<Sample> {
+    let one = |agent| AgentReply { agent };
+    let ended = |outcome| AgentInfo {
+        state: AgentState::Exited,
+        outcome: Some(outcome),
+        exited_ms: Some(1_760_000_000_500),
+        ..running()
+    };
+    let output = OutputReply {
+        records: vec![line(), piece()],
+        next_seq: 301,
+        end: true,
+        expired: Some(SeqRange {
+            from_seq: 1,
+            to_seq: 299,
+        }),
+    };
+    let nothing = OutputReply {
+        records: Vec::new(),
+        next_seq: 0,
+        end: false,
+        expired: None,
+    };
+    let agent = agent();
+    let topics = SubscribeReply {
+        events: Some("tcp://127.0.0.1:5556".to_owned()),
+        topics: vec![
+            format!("log.{agent}.stdout"),
+            format!("log.{agent}.stderr"),
+            format!("status.{agent}"),
+            format!("progress.{agent}"),
+        ],
+        next_seq: 3,
+    };
+    vec![
+        reply::<AgentSpawn>("", one(starting())),
+        reply::<AgentList>(
+            "",
+            AgentPage {
+                agents: vec![starting()],
+                next: Some(agent),
+            },
+        ),
+        reply::<AgentGet>("", one(exited())),
+        reply::<AgentGet>("-native", one(running())),
+        reply::<AgentStop>("", one(ended(Outcome::Stopped { forced: false }))),
+        reply::<AgentKill>("", one(ended(Outcome::Killed))),
+        reply::<AgentWait>(
+            "",
+            WaitReply {
+                agent: running(),
+                timed_out: true,
+            },
+        ),
+        reply::<AgentStdin>("", StdinReply { accepted: 7 }),
+        reply::<AgentOutput>("", output),
+        reply::<AgentOutput>("-empty", nothing),
+        reply::<AgentSubscribe>("", topics),
+        reply::<AgentForget>("", Done {}),
+    ]
+}
