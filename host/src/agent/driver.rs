@@ -1,0 +1,275 @@
+//! The life of one agent, from its start to its outcome: one task, the only
+//! writer of its state. Whatever happens, it ends with an [`Outcome`]: a failed
+//! agent is a result.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_protocol::event::{ProgressEvent, StatusEvent, Topic};
+use skep_protocol::{Outcome, codec};
+use skep_transport::Publisher;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::handle::{Agent, Command, Status};
+use super::outcome::{Intent, decide};
+use super::{Step, after};
+use crate::clock;
+use crate::registry::StateCounts;
+use crate::runner::{Asked, End, Guest, GuestEvent, Launch, Progress, Runner};
+
+/// Reports of progress are published this often at most; the newest counts.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// After a kill, a runner has this long to report the end. Its contract is
+/// 100 ms; what takes longer than this is a bug and ends as `host_fault`.
+const KILL_PATIENCE: Duration = Duration::from_secs(30);
+
+/// An agent's state, on its way to everyone who looks. It outlives the driver,
+/// so that the end is told even if the driver panics.
+#[derive(Debug)]
+pub struct Publication {
+    pub agent: Arc<Agent>,
+    pub status: watch::Sender<Status>,
+    pub publisher: Publisher,
+    pub counts: Arc<StateCounts>,
+}
+
+/// Everything that a driver owns.
+pub struct Driver {
+    pub publication: Arc<Publication>,
+    pub commands: mpsc::Receiver<Command>,
+    /// Set when the host shuts down: agents are asked to stop.
+    pub shutdown: CancellationToken,
+    /// How long they then have.
+    pub shutdown_grace: Duration,
+    /// The task that records the output; it ends once the guest has.
+    pub recorder: JoinHandle<()>,
+    /// Tells the recorder that the guest has ended or is being killed, so that
+    /// its rate counts no longer.
+    pub unthrottle: CancellationToken,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver")
+            .field("agent", &self.publication.agent.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is wanted of the guest, and until when.
+struct Wish {
+    intent: Intent,
+    /// When a stop becomes a kill, or a kill a fault.
+    until: Option<Instant>,
+}
+
+impl Driver {
+    /// Runs the agent until nothing of its guest is left and its last record
+    /// can be read. The end is published by who owns what the agent held.
+    pub async fn run(mut self, runner: Arc<dyn Runner>, launch: Launch) -> Outcome {
+        let publication = Arc::clone(&self.publication);
+        let agent = &publication.agent;
+        let deadline = Instant::now() + Duration::from_millis(agent.limits.wall_ms);
+        publication.publish_status();
+        let guest = runner.start(launch);
+        agent.runs_under(Arc::clone(&guest.control));
+
+        let (intent, end) = self.attend(guest, deadline).await;
+        self.unthrottle.cancel();
+        match self.recorder.await {
+            Ok(()) => decide(intent, end, &agent.limits),
+            Err(error) => {
+                tracing::error!(agent = %agent.id, %error, "the recorder of an agent ended early");
+                Outcome::HostFault {
+                    incident: crate::incident("a recorder panicked"),
+                }
+            }
+        }
+    }
+
+    /// Selects over guest events first, then what time and clients want of it.
+    async fn attend(&mut self, mut guest: Guest, deadline: Instant) -> (Intent, End) {
+        let mut wish = Wish {
+            intent: Intent::Run,
+            until: None,
+        };
+        let mut shutting_down = false;
+        let mut progress_at = Instant::now();
+        loop {
+            let until = wish.until;
+            let patience = async {
+                match until {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let next_progress = async {
+                sleep_until(progress_at).await;
+                if guest.progress.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                biased;
+                event = guest.events.recv() => match event {
+                    Some(GuestEvent::Running) => {
+                        self.publication.step(Step::Run);
+                    }
+                    Some(GuestEvent::Ended(end)) => {
+                        self.publication.publish_progress(&mut guest.progress);
+                        return (wish.intent, end);
+                    }
+                    None => {
+                        let incident = crate::incident("a runner lost its guest");
+                        return (wish.intent, End::Fault { incident });
+                    }
+                },
+                command = self.commands.recv() => match command {
+                    Some(Command::Stop { grace }) => self.stop(&guest, &mut wish, grace),
+                    Some(Command::Kill) => self.kill(&guest, &mut wish, Intent::Kill),
+                    // Every handle is gone: the host forgot a running agent.
+                    None => {
+                        guest.control.kill();
+                        let incident = crate::incident("a running agent was forgotten");
+                        return (wish.intent, End::Fault { incident });
+                    }
+                },
+                () = self.shutdown.cancelled(), if !shutting_down => {
+                    shutting_down = true;
+                    self.stop(&guest, &mut wish, self.shutdown_grace);
+                }
+                () = sleep_until(deadline), if matches!(wish.intent, Intent::Run | Intent::Stop) => {
+                    self.kill(&guest, &mut wish, Intent::Deadline);
+                }
+                () = patience => match wish.intent {
+                    Intent::Run | Intent::Stop => self.kill(&guest, &mut wish, Intent::StopByForce),
+                    Intent::StopByForce | Intent::Kill | Intent::Deadline => {
+                        let incident = crate::incident("a killed guest did not end");
+                        return (wish.intent, End::Fault { incident });
+                    }
+                },
+                () = next_progress => {
+                    progress_at = Instant::now() + PROGRESS_EVERY;
+                    self.publication.publish_progress(&mut guest.progress);
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self, guest: &Guest, wish: &mut Wish, grace: Duration) {
+        let until = Instant::now() + grace;
+        match wish.intent {
+            Intent::Run => {
+                self.publication.step(Step::Stop);
+                match guest.control.ask_stop() {
+                    Asked::Yes => {
+                        *wish = Wish {
+                            intent: Intent::Stop,
+                            until: Some(until),
+                        }
+                    }
+                    Asked::Deaf => self.kill(guest, wish, Intent::StopByForce),
+                }
+            }
+            // A second stop may shorten the grace, never lengthen it.
+            Intent::Stop => wish.until = Some(wish.until.map_or(until, |before| before.min(until))),
+            Intent::StopByForce | Intent::Kill | Intent::Deadline => {}
+        }
+    }
+
+    fn kill(&self, guest: &Guest, wish: &mut Wish, intent: Intent) {
+        match wish.intent {
+            Intent::Run | Intent::Stop => {
+                // What it wrote before is recorded without regard to its rate,
+                // or the end of a fast writer would be lost.
+                self.unthrottle.cancel();
+                guest.control.kill();
+                *wish = Wish {
+                    intent,
+                    until: Some(Instant::now() + KILL_PATIENCE),
+                };
+            }
+            // It is being ended already, and for a reason that came first.
+            Intent::StopByForce | Intent::Kill | Intent::Deadline => {}
+        }
+    }
+}
+
+impl Publication {
+    /// Tells that the agent has ended, after all it held was given back.
+    pub fn end(&self, outcome: Outcome) {
+        self.agent.usage_at_end();
+        self.advance(Step::End, Some(outcome));
+    }
+
+    fn step(&self, step: Step) {
+        self.advance(step, None);
+    }
+
+    fn advance(&self, step: Step, outcome: Option<Outcome>) {
+        let moved = self.status.send_if_modified(|status| {
+            let Some(state) = after(status.state, step) else {
+                return false;
+            };
+            self.counts.moved(Some(status.state), state);
+            status.state = state;
+            status.generation += 1;
+            match step {
+                Step::Run => status.started_ms = Some(clock::now_ms()),
+                Step::Stop => {}
+                Step::End => status.exited_ms = Some(clock::now_ms()),
+            }
+            status.outcome = outcome;
+            true
+        });
+        if moved {
+            self.publish_status();
+        }
+    }
+
+    fn publish_status(&self) {
+        let status = self.status.borrow().clone();
+        let event = StatusEvent {
+            agent: self.agent.id,
+            generation: status.generation,
+            state: status.state,
+            outcome: status.outcome,
+            usage: self.agent.usage(),
+            last_seq: self.agent.history.next_seq().checked_sub(1),
+            time_ms: clock::now_ms(),
+        };
+        publish(&self.publisher, &Topic::Status(self.agent.id), &event);
+    }
+
+    fn publish_progress(&self, progress: &mut watch::Receiver<Option<Progress>>) {
+        let Some(progress) = progress.borrow_and_update().clone() else {
+            return;
+        };
+        let event = ProgressEvent {
+            agent: self.agent.id,
+            stage: progress.stage,
+            step: progress.step,
+            total: progress.total,
+            fraction: progress.fraction,
+            eta_ms: progress.eta_ms,
+            note: progress.note,
+            preview: progress.preview,
+            time_ms: clock::now_ms(),
+        };
+        publish(&self.publisher, &Topic::Progress(self.agent.id), &event);
+    }
+}
+
+/// Publishes an event, or counts that it could not be.
+pub(crate) fn publish<E: serde::Serialize>(publisher: &Publisher, topic: &Topic, event: &E) {
+    match codec::encode(event) {
+        Ok(payload) => {
+            publisher.try_publish(topic.to_string(), payload);
+        }
+        Err(error) => tracing::error!(%error, %topic, "an event was not published"),
+    }
+}

@@ -1,0 +1,211 @@
+//! What the rest of the host holds of an agent: cheap to clone, reads its
+//! state, sends to its driver.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use skep_protocol::info::SpecInfo;
+use skep_protocol::{
+    AgentId, AgentInfo, AgentName, AgentState, Enforced, Limits, Outcome, RunnerKind, Usage,
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::log::History;
+use crate::runner::GuestControl;
+use crate::stdio::{OutputCounter, StdinWriter};
+
+/// What the driver publishes of an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    pub state: AgentState,
+    pub generation: u64,
+    pub started_ms: Option<u64>,
+    pub exited_ms: Option<u64>,
+    pub outcome: Option<Outcome>,
+}
+
+/// What a driver is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    Stop { grace: Duration },
+    Kill,
+}
+
+/// What a driver's queue holds. More commands at once wait for their turn.
+pub const COMMANDS: usize = 16;
+
+/// What never changes of an agent, and what its driver shares.
+#[derive(Debug)]
+pub struct Agent {
+    pub id: AgentId,
+    pub name: AgentName,
+    pub runner: RunnerKind,
+    pub created_ms: u64,
+    pub spec: SpecInfo,
+    pub limits: Limits,
+    pub enforced: Enforced,
+    pub history: Arc<History>,
+    /// Present where the spec asked for an open stdin.
+    pub stdin: Option<StdinWriter>,
+    pub meter: UsageMeter,
+}
+
+/// What an agent has used: of its guest, and of its pipes.
+pub struct UsageMeter {
+    control: OnceLock<Arc<dyn GuestControl>>,
+    output: OutputCounter,
+    /// Bytes of stdin that the spec brought.
+    stdin_given: u64,
+    /// Set once the guest has ended, so that nothing of it is asked after.
+    at_end: OnceLock<Usage>,
+}
+
+impl UsageMeter {
+    #[must_use]
+    pub fn new(output: OutputCounter, stdin_given: u64) -> Self {
+        Self {
+            control: OnceLock::new(),
+            output,
+            stdin_given,
+            at_end: OnceLock::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for UsageMeter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UsageMeter")
+            .field("at_end", &self.at_end)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A cheap reference to an agent.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    agent: Arc<Agent>,
+    status: watch::Receiver<Status>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl std::ops::Deref for Handle {
+    type Target = Agent;
+    fn deref(&self) -> &Agent {
+        &self.agent
+    }
+}
+
+impl Handle {
+    #[must_use]
+    pub fn new(
+        agent: Arc<Agent>,
+        status: watch::Receiver<Status>,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        Self {
+            agent,
+            status,
+            commands,
+        }
+    }
+
+    #[must_use]
+    pub fn state(&self) -> AgentState {
+        self.status.borrow().state
+    }
+
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.state() == AgentState::Exited
+    }
+
+    /// Waits until the agent has ended and its last record can be read.
+    pub async fn ended(&self) {
+        // The sender lives in the driver, which publishes the end before it
+        // drops it: an error here means the end was published.
+        let _ = self
+            .status
+            .clone()
+            .wait_for(|status| status.state == AgentState::Exited)
+            .await;
+    }
+
+    /// Hands a command to the driver. An agent that has ended takes none, and
+    /// that is what was wanted of it.
+    pub async fn send(&self, command: Command) {
+        let _ = self.commands.send(command).await;
+    }
+
+    #[must_use]
+    pub fn info(&self) -> AgentInfo {
+        let agent = &*self.agent;
+        let status = self.status.borrow().clone();
+        AgentInfo {
+            id: agent.id,
+            name: agent.name.clone(),
+            runner: agent.runner,
+            state: status.state,
+            generation: status.generation,
+            created_ms: agent.created_ms,
+            started_ms: status.started_ms,
+            exited_ms: status.exited_ms,
+            spec: agent.spec.clone(),
+            limits: agent.limits,
+            usage: agent.usage(),
+            enforced: agent.enforced,
+            outcome: status.outcome,
+            next_seq: agent.history.next_seq(),
+        }
+    }
+}
+
+impl Agent {
+    /// What it has used so far.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        if let Some(usage) = self.meter.at_end.get() {
+            return *usage;
+        }
+        let guest = self
+            .meter
+            .control
+            .get()
+            .map(|control| control.usage())
+            .unwrap_or_default();
+        let [stdout_bytes, stderr_bytes] = self.meter.output.written();
+        Usage {
+            fuel_used: guest.fuel_used,
+            fuel_left: guest.fuel_left,
+            memory_bytes: guest.memory_bytes,
+            memory_peak_bytes: guest.memory_peak_bytes,
+            cpu_ms: guest.cpu_ms,
+            stdin_bytes: self
+                .stdin
+                .as_ref()
+                .map_or(self.meter.stdin_given, StdinWriter::taken),
+            stdout_bytes,
+            stderr_bytes,
+            disk_bytes: None,
+            restarts: 0,
+        }
+    }
+
+    pub(super) fn runs_under(&self, control: Arc<dyn GuestControl>) {
+        // A driver starts one guest: it is never set twice.
+        let _ = self.meter.control.set(control);
+    }
+
+    /// Ends the guest where no driver is left to do it.
+    pub fn kill_guest(&self) {
+        if let Some(control) = self.meter.control.get() {
+            control.kill();
+        }
+    }
+
+    pub(super) fn usage_at_end(&self) -> Usage {
+        *self.meter.at_end.get_or_init(|| Usage {
+            memory_bytes: 0,
+            ..self.usage()
+        })
+    }
+}

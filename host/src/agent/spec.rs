@@ -1,0 +1,406 @@
+//! A submitter's ask, checked against the operator's rules: pure but for the
+//! look at granted directories, and it changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Component as PathPart, Path, PathBuf};
+
+use skep_protocol::info::{SpecInfo, StdinKind};
+use skep_protocol::spec::{ComponentRef, DirGrant, OnFuelExhausted, RestartPolicy, Stdin};
+use skep_protocol::{AgentSpec, Digest, LimitName, Limits, RunnerKind};
+
+use crate::runner::{GrantedDir, Task};
+
+/// The operator's rules that a spec must keep to.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub defaults: Limits,
+    pub ceilings: Limits,
+    /// Canonical.
+    pub dir_roots: Vec<PathBuf>,
+}
+
+/// Why a spec is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    #[error("`{field}`: {message}")]
+    Invalid { field: String, message: String },
+    #[error("`{field}` is not supported by this build: leave it out")]
+    Unsupported { field: &'static str },
+    #[error("the limit `{}` may be {ceiling} at most here, {asked} was asked for", limit.as_str())]
+    OverCeiling {
+        limit: LimitName,
+        asked: u64,
+        ceiling: u64,
+    },
+    #[error("`{field}`: {message}")]
+    NotAllowed { field: String, message: String },
+}
+
+/// A spec that may run here.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// What is told of it.
+    pub info: SpecInfo,
+    pub name: skep_protocol::AgentName,
+    pub runner: RunnerKind,
+    /// Where a component comes from; `None` with a native runner.
+    pub component: Option<ComponentRef>,
+    pub command: Vec<String>,
+    pub args: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub task: Task,
+    pub stdin: Stdin,
+    pub limits: Limits,
+    pub dirs: Vec<GrantedDir>,
+    pub scratch: bool,
+}
+
+/// Bytes of task, context, system prompt and model together, so that a spec
+/// can be shown in a reply beside others.
+const MAX_TEXTS: usize = 4 * 1024 * 1024;
+
+const MAX_LABELS: usize = 64;
+const MAX_LABEL_BYTES: usize = 256;
+const MAX_DIRS: usize = 32;
+const MAX_PATH_BYTES: usize = 4096;
+
+/// A text of the task that is longer is read through the SDK alone: the kernel
+/// takes no string of the environment over 128 KiB, and few readers like one.
+const MAX_TEXT_IN_ENV: usize = 32 * 1024;
+
+/// Checks a spec.
+///
+/// # Errors
+/// [`Denied`], by the first rule that the spec breaks.
+pub fn validate(spec: AgentSpec, rules: &Rules) -> Result<Spec, Denied> {
+    refuse_unsupported(&spec)?;
+    let limits = resolve_limits(&spec, rules)?;
+    check_texts(&spec, &limits)?;
+    check_program(&spec)?;
+    if let Stdin::Data(data) = &spec.stdin
+        && data.len() as u64 > limits.stdin_bytes
+    {
+        return Err(invalid(
+            "spec.stdin.data",
+            format!(
+                "{} bytes, and the limit stdin_bytes is {}: ask for more, or use an open stdin",
+                data.len(),
+                limits.stdin_bytes
+            ),
+        ));
+    }
+    let dirs = check_dirs(&spec, rules)?;
+
+    let task = Task {
+        task: spec.task,
+        context: spec.context,
+        system_prompt: spec.system_prompt,
+        model: spec.model,
+        labels: spec.labels,
+    };
+    let info = SpecInfo {
+        component: match &spec.component {
+            Some(ComponentRef::Digest(digest)) => Some(*digest),
+            _ => None,
+        },
+        command: spec.command.clone(),
+        args: spec.args.clone(),
+        env: spec.env.keys().cloned().collect(),
+        task: task.task.clone(),
+        context: task.context.clone(),
+        system_prompt: task.system_prompt.clone(),
+        model: task.model.clone(),
+        labels: task.labels.clone(),
+        stdin: match spec.stdin {
+            Stdin::Closed => StdinKind::Closed,
+            Stdin::Open => StdinKind::Open,
+            Stdin::Data(_) => StdinKind::Data,
+        },
+        grants: spec.grants.clone(),
+        on_fuel_exhausted: spec.on_fuel_exhausted,
+        restart: spec.restart,
+    };
+    let mut env = spec.env;
+    for (name, text) in [
+        ("SKEP_NAME", spec.name.as_str()),
+        ("SKEP_TASK", &task.task),
+        ("SKEP_CONTEXT", &task.context),
+        ("SKEP_SYSTEM_PROMPT", &task.system_prompt),
+        ("SKEP_MODEL", &task.model),
+    ] {
+        if (1..=MAX_TEXT_IN_ENV).contains(&text.len()) && !text.contains('\0') {
+            env.insert(name.to_owned(), text.to_owned());
+        }
+    }
+    Ok(Spec {
+        info,
+        name: spec.name,
+        runner: spec.runner,
+        component: spec.component,
+        command: spec.command,
+        args: spec.args,
+        env,
+        task,
+        stdin: spec.stdin,
+        limits,
+        dirs,
+        scratch: spec.grants.scratch,
+    })
+}
+
+impl Spec {
+    /// Notes which component the agent is made of, once that is known.
+    pub fn made_of(&mut self, digest: Digest) {
+        self.info.component = Some(digest);
+        self.component = Some(ComponentRef::Digest(digest));
+    }
+}
+
+fn invalid(field: impl Into<String>, message: impl Into<String>) -> Denied {
+    Denied::Invalid {
+        field: field.into(),
+        message: message.into(),
+    }
+}
+
+fn refuse_unsupported(spec: &AgentSpec) -> Result<(), Denied> {
+    let field = if spec.on_fuel_exhausted == OnFuelExhausted::Pause {
+        "spec.on_fuel_exhausted"
+    } else if spec.restart.policy != RestartPolicy::Never
+        || spec.restart.max.is_some()
+        || spec.restart.backoff_ms.is_some()
+        || spec.restart.max_backoff_ms.is_some()
+    {
+        "spec.restart"
+    } else if !spec.grants.http.is_empty() {
+        "spec.grants.http"
+    } else if !spec.grants.messages.is_empty() {
+        "spec.grants.messages"
+    } else {
+        match spec.limits.unsupported() {
+            None => return Ok(()),
+            Some(LimitName::DiskBytes) => "spec.limits.disk_bytes",
+            Some(LimitName::Files) => "spec.limits.files",
+            Some(LimitName::PausedMs) => "spec.limits.paused_ms",
+            Some(LimitName::OpenFiles) => "spec.limits.open_files",
+            Some(LimitName::Processes) => "spec.limits.processes",
+            Some(_) => "spec.limits",
+        }
+    };
+    Err(Denied::Unsupported { field })
+}
+
+fn resolve_limits(spec: &AgentSpec, rules: &Rules) -> Result<Limits, Denied> {
+    for limit in LimitName::ENFORCED {
+        let Some(asked) = spec.limits.get(*limit) else {
+            continue;
+        };
+        if asked == 0 {
+            return Err(invalid(
+                format!("spec.limits.{}", limit.as_str()),
+                "must be at least 1",
+            ));
+        }
+        if spec.runner == RunnerKind::Native
+            && let Some(field) = wasm_alone(*limit)
+        {
+            return Err(Denied::Unsupported { field });
+        }
+        let ceiling = rules.ceilings.get(*limit).unwrap_or(u64::MAX);
+        if asked > ceiling {
+            return Err(Denied::OverCeiling {
+                limit: *limit,
+                asked,
+                ceiling,
+            });
+        }
+    }
+    Ok(rules.defaults.with(&spec.limits))
+}
+
+/// The field of a limit that only the wasm runner holds: a native agent that
+/// asks for it would be given what does not hold.
+const fn wasm_alone(limit: LimitName) -> Option<&'static str> {
+    match limit {
+        LimitName::Fuel => Some("spec.limits.fuel"),
+        LimitName::MemoryBytes => Some("spec.limits.memory_bytes"),
+        LimitName::Instances => Some("spec.limits.instances"),
+        LimitName::Handles => Some("spec.limits.handles"),
+        LimitName::HostcallBytes => Some("spec.limits.hostcall_bytes"),
+        LimitName::ComponentBytes => Some("spec.limits.component_bytes"),
+        _ => None,
+    }
+}
+
+fn check_texts(spec: &AgentSpec, limits: &Limits) -> Result<(), Denied> {
+    let field = match spec.runner {
+        RunnerKind::Wasm => "spec.args",
+        RunnerKind::Native => "spec.command",
+    };
+    let mut bytes = 0u64;
+    for arg in spec.args.iter().chain(&spec.command) {
+        if arg.contains('\0') {
+            return Err(invalid(field, "an argument holds a NUL byte"));
+        }
+        bytes += arg.len() as u64 + 1;
+    }
+    for (name, value) in &spec.env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(invalid(
+                "spec.env",
+                "a name is empty or holds `=`, or something holds a NUL byte",
+            ));
+        }
+        bytes += (name.len() + value.len() + 2) as u64;
+    }
+    if bytes > limits.args_env_bytes {
+        return Err(invalid(
+            field,
+            format!(
+                "arguments and environment have {bytes} bytes, and the limit args_env_bytes is {}",
+                limits.args_env_bytes
+            ),
+        ));
+    }
+    let texts = [&spec.task, &spec.context, &spec.system_prompt, &spec.model];
+    let text_bytes: usize = texts.iter().map(|text| text.len()).sum();
+    if text_bytes > MAX_TEXTS {
+        return Err(invalid(
+            "spec.context",
+            format!(
+                "task, context, system_prompt and model have {text_bytes} bytes, {MAX_TEXTS} are allowed: \
+                 give more over stdin"
+            ),
+        ));
+    }
+    let label_too_long = |text: &String| text.len() > MAX_LABEL_BYTES || text.contains('\0');
+    if spec.labels.len() > MAX_LABELS
+        || spec
+            .labels
+            .iter()
+            .any(|(key, value)| key.is_empty() || label_too_long(key) || label_too_long(value))
+    {
+        return Err(invalid(
+            "spec.labels",
+            format!(
+                "at most {MAX_LABELS} labels of at most {MAX_LABEL_BYTES} bytes each, with a name"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_program(spec: &AgentSpec) -> Result<(), Denied> {
+    match spec.runner {
+        RunnerKind::Wasm if spec.component.is_none() => Err(invalid(
+            "spec.component",
+            "a wasm agent needs one: {digest} or {data}",
+        )),
+        RunnerKind::Wasm if !spec.command.is_empty() => Err(invalid(
+            "spec.command",
+            "is for the native runner: a wasm agent has `args`",
+        )),
+        RunnerKind::Native if spec.component.is_some() => Err(invalid(
+            "spec.component",
+            "is for the wasm runner: a native agent has a `command`",
+        )),
+        RunnerKind::Native if !spec.args.is_empty() => Err(invalid(
+            "spec.args",
+            "a native agent has its arguments in `command`",
+        )),
+        RunnerKind::Native if spec.command.first().is_none_or(String::is_empty) => Err(invalid(
+            "spec.command",
+            "a native agent needs a program and its arguments",
+        )),
+        RunnerKind::Wasm | RunnerKind::Native => Ok(()),
+    }
+}
+
+fn check_dirs(spec: &AgentSpec, rules: &Rules) -> Result<Vec<GrantedDir>, Denied> {
+    if spec.grants.dirs.len() > MAX_DIRS {
+        return Err(invalid(
+            "spec.grants.dirs",
+            format!("at most {MAX_DIRS} directories"),
+        ));
+    }
+    if spec.runner == RunnerKind::Native && !spec.grants.dirs.is_empty() {
+        // It sees the whole file system anyway: a grant would be a pretence.
+        return Err(Denied::Unsupported {
+            field: "spec.grants.dirs",
+        });
+    }
+    let mut granted: Vec<GrantedDir> = Vec::with_capacity(spec.grants.dirs.len());
+    for (index, dir) in spec.grants.dirs.iter().enumerate() {
+        let field = |name: &str| format!("spec.grants.dirs[{index}].{name}");
+        let guest = guest_path(&dir.guest).ok_or_else(|| {
+            invalid(
+                field("guest"),
+                "must be an absolute path without `.`, `..` or a double slash",
+            )
+        })?;
+        if (guest == "/" && spec.grants.scratch) || granted.iter().any(|other| other.guest == guest)
+        {
+            return Err(invalid(field("guest"), format!("`{guest}` is given twice")));
+        }
+        let host = host_dir(dir, rules).map_err(|message| Denied::NotAllowed {
+            field: field("host"),
+            message,
+        })?;
+        if granted.iter().any(|other| {
+            other.mode != dir.mode
+                && (other.host.starts_with(&host) || host.starts_with(&other.host))
+        }) {
+            return Err(invalid(
+                field("mode"),
+                "the same tree may not be given once read-only and once writable",
+            ));
+        }
+        granted.push(GrantedDir {
+            host,
+            guest,
+            mode: dir.mode,
+        });
+    }
+    Ok(granted)
+}
+
+/// The path without a trailing slash, if it is absolute and plain.
+fn guest_path(path: &str) -> Option<String> {
+    if path == "/" {
+        return Some(path.to_owned());
+    }
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let plain = path.len() <= MAX_PATH_BYTES
+        && !path.contains('\0')
+        && path
+            .strip_prefix('/')?
+            .split('/')
+            .all(|part| !matches!(part, "" | "." | ".."));
+    plain.then(|| path.to_owned())
+}
+
+fn host_dir(dir: &DirGrant, rules: &Rules) -> Result<PathBuf, String> {
+    let asked = Path::new(&dir.host);
+    if !asked.is_absolute() || asked.components().any(|part| part == PathPart::ParentDir) {
+        return Err("must be an absolute path without `..`".to_owned());
+    }
+    if rules.dir_roots.is_empty() {
+        return Err(
+            "this host grants no directories: the operator sets [grants] dir_roots".to_owned(),
+        );
+    }
+    // One answer for what does not exist and for what lies elsewhere: a
+    // stranger must not learn from it what is on the host.
+    let not_here = || {
+        format!(
+            "`{}` is no directory under a root that the operator allows",
+            dir.host
+        )
+    };
+    let path = asked.canonicalize().map_err(|_| not_here())?;
+    let allowed = path.is_dir() && rules.dir_roots.iter().any(|root| path.starts_with(root));
+    allowed.then_some(path).ok_or_else(not_here)
+}
+
+#[cfg(test)]
+mod tests;

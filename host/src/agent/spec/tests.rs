@@ -1,0 +1,269 @@
+use serde_bytes::ByteBuf;
+use skep_protocol::LimitsAsk;
+use skep_protocol::spec::{DirMode, Grants, Restart};
+
+use super::*;
+
+fn rules() -> Rules {
+    Rules {
+        defaults: Limits::default(),
+        ceilings: Limits {
+            fuel: 1000,
+            ..Limits::default()
+        },
+        dir_roots: Vec::new(),
+    }
+}
+
+fn spec() -> AgentSpec {
+    AgentSpec {
+        component: Some(ComponentRef::Data(ByteBuf::from(vec![1]))),
+        ..AgentSpec::named("test".parse().unwrap())
+    }
+}
+
+fn field_of(denied: Denied) -> String {
+    match denied {
+        Denied::Invalid { field, .. } | Denied::NotAllowed { field, .. } => field,
+        Denied::Unsupported { field } => field.to_owned(),
+        Denied::OverCeiling { limit, .. } => limit.as_str().to_owned(),
+    }
+}
+
+fn refused(spec: AgentSpec, rules: &Rules) -> String {
+    field_of(validate(spec, rules).unwrap_err())
+}
+
+#[test]
+fn a_limit_over_its_ceiling_is_refused_with_both_numbers() {
+    let ask = |fuel| AgentSpec {
+        limits: LimitsAsk {
+            fuel: Some(fuel),
+            ..LimitsAsk::default()
+        },
+        ..spec()
+    };
+    assert_eq!(validate(ask(1000), &rules()).unwrap().limits.fuel, 1000);
+    assert_eq!(
+        validate(ask(1001), &rules()).unwrap_err(),
+        Denied::OverCeiling {
+            limit: LimitName::Fuel,
+            asked: 1001,
+            ceiling: 1000
+        }
+    );
+    assert_eq!(refused(ask(0), &rules()), "spec.limits.fuel");
+}
+
+#[test]
+fn what_is_not_there_yet_is_refused() {
+    let cases = [
+        AgentSpec {
+            on_fuel_exhausted: OnFuelExhausted::Pause,
+            ..spec()
+        },
+        AgentSpec {
+            restart: Restart {
+                policy: RestartPolicy::Always,
+                ..Restart::default()
+            },
+            ..spec()
+        },
+        AgentSpec {
+            restart: Restart {
+                max: Some(1),
+                ..Restart::default()
+            },
+            ..spec()
+        },
+        AgentSpec {
+            grants: Grants {
+                http: vec!["https://a".into()],
+                ..Grants::default()
+            },
+            ..spec()
+        },
+        AgentSpec {
+            limits: LimitsAsk {
+                disk_bytes: Some(1),
+                ..LimitsAsk::default()
+            },
+            ..spec()
+        },
+    ];
+    for case in cases {
+        let denied = validate(case.clone(), &rules()).unwrap_err();
+        assert!(
+            matches!(denied, Denied::Unsupported { .. }),
+            "{case:?}: {denied:?}"
+        );
+    }
+}
+
+#[test]
+fn the_program_fits_the_runner() {
+    assert_eq!(
+        refused(
+            AgentSpec {
+                component: None,
+                ..spec()
+            },
+            &rules()
+        ),
+        "spec.component"
+    );
+    assert_eq!(
+        refused(
+            AgentSpec {
+                command: vec!["ls".into()],
+                ..spec()
+            },
+            &rules()
+        ),
+        "spec.command"
+    );
+    let native = AgentSpec {
+        runner: RunnerKind::Native,
+        ..spec()
+    };
+    assert_eq!(refused(native.clone(), &rules()), "spec.component");
+    let native = AgentSpec {
+        component: None,
+        ..native
+    };
+    assert_eq!(refused(native.clone(), &rules()), "spec.command");
+    assert!(
+        validate(
+            AgentSpec {
+                command: vec!["ls".into()],
+                ..native
+            },
+            &rules()
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn arguments_and_environment_are_bounded_and_clean() {
+    let limits = LimitsAsk {
+        args_env_bytes: Some(10),
+        ..LimitsAsk::default()
+    };
+    let args = |args: &[&str]| AgentSpec {
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        limits,
+        ..spec()
+    };
+    assert!(validate(args(&["123456789"]), &rules()).is_ok());
+    assert_eq!(refused(args(&["1234567890"]), &rules()), "spec.args");
+    assert_eq!(refused(args(&["a\0"]), &rules()), "spec.args");
+    for name in ["", "a=b", "a\0"] {
+        let env = BTreeMap::from([(name.to_owned(), String::new())]);
+        assert_eq!(refused(AgentSpec { env, ..spec() }, &rules()), "spec.env");
+    }
+}
+
+#[test]
+fn values_of_the_environment_are_not_shown() {
+    let env = BTreeMap::from([("TOKEN".to_owned(), "secret".to_owned())]);
+    let spec = validate(
+        AgentSpec {
+            env,
+            task: "do".into(),
+            ..spec()
+        },
+        &rules(),
+    )
+    .unwrap();
+    assert_eq!(spec.info.env, ["TOKEN"]);
+    assert_eq!(spec.env["TOKEN"], "secret");
+    assert_eq!(spec.env["SKEP_TASK"], "do");
+    assert!(!spec.env.contains_key("SKEP_MODEL"));
+}
+
+#[test]
+fn directories_lie_under_a_root_and_have_one_mode() {
+    let home = tempfile::tempdir().unwrap();
+    let root = home.path().canonicalize().unwrap();
+    std::fs::create_dir_all(root.join("open/inner")).unwrap();
+    std::fs::create_dir_all(root.join("closed")).unwrap();
+    std::os::unix::fs::symlink(root.join("closed"), root.join("open/way-out")).unwrap();
+    let rules = Rules {
+        dir_roots: vec![root.join("open")],
+        ..rules()
+    };
+    let dir = |host: &str, guest: &str, mode| DirGrant {
+        host: root.join(host).to_str().unwrap().to_owned(),
+        guest: guest.to_owned(),
+        mode,
+    };
+    let with = |dirs: Vec<DirGrant>| AgentSpec {
+        grants: Grants {
+            dirs,
+            ..Grants::default()
+        },
+        ..spec()
+    };
+    let ok = validate(with(vec![dir("open", "/data/", DirMode::Ro)]), &rules).unwrap();
+    assert_eq!(ok.dirs[0].guest, "/data");
+
+    for host in [
+        "closed",
+        "open/way-out",
+        "open/missing",
+        "open/../closed",
+        "",
+    ] {
+        assert_eq!(
+            refused(with(vec![dir(host, "/d", DirMode::Ro)]), &rules),
+            "spec.grants.dirs[0].host",
+            "{host}"
+        );
+    }
+    for guest in ["", "data", "/a/../b", "//", "/a//b", "/a\0"] {
+        assert_eq!(
+            refused(with(vec![dir("open", guest, DirMode::Ro)]), &rules),
+            "spec.grants.dirs[0].guest"
+        );
+    }
+    let twice = vec![
+        dir("open", "/a", DirMode::Ro),
+        dir("open/inner", "/b", DirMode::Rw),
+    ];
+    assert_eq!(refused(with(twice), &rules), "spec.grants.dirs[1].mode");
+}
+
+#[test]
+fn a_native_agent_is_not_given_limits_that_do_not_hold() {
+    let native = |limits| AgentSpec {
+        runner: RunnerKind::Native,
+        component: None,
+        command: vec!["/bin/true".into()],
+        limits,
+        ..spec()
+    };
+    let fuel = LimitsAsk {
+        fuel: Some(5),
+        ..LimitsAsk::default()
+    };
+    assert_eq!(refused(native(fuel), &rules()), "spec.limits.fuel");
+    let memory = LimitsAsk {
+        memory_bytes: Some(1),
+        ..LimitsAsk::default()
+    };
+    assert_eq!(
+        refused(native(memory), &rules()),
+        "spec.limits.memory_bytes"
+    );
+    let wall = LimitsAsk {
+        wall_ms: Some(5),
+        ..LimitsAsk::default()
+    };
+    assert!(validate(native(wall), &rules()).is_ok());
+    let nul = AgentSpec {
+        command: vec!["a\0".into()],
+        ..native(LimitsAsk::default())
+    };
+    assert_eq!(refused(nul, &rules()), "spec.command");
+}

@@ -1,0 +1,340 @@
+//! The components that a host holds: their bytes by digest, whole or under
+//! way. Kept in memory within the operator's bound; where room is needed, what
+//! was used longest ago and by no agent goes first.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use skep_protocol::{Digest, MAX_CHUNK};
+
+use crate::runner::wasm::Facts;
+
+/// An upload that nobody went on with for this long makes room for others.
+const UPLOAD_IDLE: Duration = Duration::from_secs(600);
+
+/// How many uploads may be under way.
+const MAX_UPLOADS: usize = 64;
+
+/// In how many pieces an upload may lie: 64 MiB in pieces of 16 KiB.
+const MAX_PIECES: usize = 4096;
+
+/// A whole component.
+#[derive(Debug)]
+pub struct Component {
+    pub digest: Digest,
+    pub bytes: Bytes,
+    pub facts: Facts,
+}
+
+/// Why the store refuses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error("`{field}`: {message}")]
+    Chunk {
+        field: &'static str,
+        message: String,
+    },
+    #[error("the bytes do not have the digest {0}: send them again from offset 0")]
+    DigestMismatch(Digest),
+    #[error(
+        "the host holds {held} bytes of components, {asked} more do not fit into {bound}: remove some, or ask its operator for more"
+    )]
+    Full { held: u64, asked: u64, bound: u64 },
+    #[error("{MAX_UPLOADS} uploads are under way: try again when one is done")]
+    TooManyUploads,
+}
+
+#[derive(Debug)]
+struct Upload {
+    size: usize,
+    /// The chunks that are there, by where they begin; none overlaps another.
+    chunks: BTreeMap<usize, Bytes>,
+    /// How many bytes are there from the beginning on.
+    received: usize,
+    /// Bytes of all chunks.
+    held: usize,
+    touched: Instant,
+}
+
+impl Upload {
+    /// Takes what of the chunk is new. Memory follows what was sent, whatever
+    /// size and offset claim.
+    fn add(&mut self, offset: usize, chunk: &[u8]) {
+        let end = offset + chunk.len();
+        let mut at = offset;
+        if let Some((start, before)) = self.chunks.range(..=offset).next_back() {
+            at = at.max(start + before.len());
+        }
+        while at < end {
+            let next = self
+                .chunks
+                .range(at..)
+                .next()
+                .map(|(start, next)| (*start, start + next.len()));
+            let (gap_end, resume) = match next {
+                Some((start, next_end)) if start < end => (start, next_end),
+                _ => (end, end),
+            };
+            if let Some(new) = chunk
+                .get(at - offset..gap_end - offset)
+                .filter(|new| !new.is_empty())
+            {
+                self.chunks.insert(at, Bytes::copy_from_slice(new));
+                self.held += new.len();
+            }
+            at = resume;
+        }
+        while let Some(next) = self.chunks.get(&self.received) {
+            self.received += next.len();
+        }
+    }
+
+    fn assemble(self) -> Vec<u8> {
+        let mut data = Vec::with_capacity(self.size);
+        for chunk in self.chunks.into_values() {
+            data.extend_from_slice(&chunk);
+        }
+        data
+    }
+}
+
+#[derive(Debug)]
+struct Held {
+    component: Arc<Component>,
+    used: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    whole: HashMap<Digest, Held>,
+    uploads: HashMap<Digest, Upload>,
+    /// Bytes of what is whole, and of the chunks of uploads.
+    bytes: u64,
+    uses: u64,
+}
+
+/// All components of a host.
+#[derive(Debug)]
+pub struct Components {
+    state: Mutex<State>,
+    bound: u64,
+}
+
+/// What became of a chunk.
+#[derive(Debug)]
+pub enum Put {
+    /// The component is there already, or was before.
+    Whole { size: usize },
+    /// More is to come; so much is there without a hole.
+    Partial { received: usize },
+    /// All bytes are there: they are to be checked and then given to
+    /// [`Components::insert`].
+    Assembled(Vec<u8>),
+}
+
+impl Components {
+    #[must_use]
+    pub fn new(bound: u64) -> Self {
+        Self {
+            state: Mutex::default(),
+            bound,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The component of this digest, noted as used.
+    #[must_use]
+    pub fn get(&self, digest: &Digest) -> Option<Arc<Component>> {
+        let mut state = self.state();
+        state.uses += 1;
+        let used = state.uses;
+        let held = state.whole.get_mut(digest)?;
+        held.used = used;
+        Some(Arc::clone(&held.component))
+    }
+
+    /// Takes a chunk of an upload.
+    ///
+    /// # Errors
+    /// [`StoreError`], and the upload stays as it was.
+    pub fn put(
+        &self,
+        digest: Digest,
+        size: u64,
+        offset: u64,
+        chunk: &[u8],
+    ) -> Result<Put, StoreError> {
+        let invalid = |field, message: String| Err(StoreError::Chunk { field, message });
+        if chunk.len() > MAX_CHUNK {
+            return invalid(
+                "data",
+                format!("{} bytes, a chunk has {MAX_CHUNK} at most", chunk.len()),
+            );
+        }
+        let end = offset
+            .checked_add(chunk.len() as u64)
+            .filter(|end| *end <= size);
+        let (Some(_), Ok(size), Ok(start)) = (end, usize::try_from(size), usize::try_from(offset))
+        else {
+            return invalid(
+                "offset",
+                format!("the chunk does not lie within the size {size}"),
+            );
+        };
+        let mut state = self.state();
+        if let Some(held) = state.whole.get(&digest) {
+            return Ok(Put::Whole {
+                size: held.component.bytes.len(),
+            });
+        }
+        match state.uploads.get(&digest) {
+            Some(upload) if upload.size != size => {
+                return invalid(
+                    "size",
+                    format!("the upload under way has the size {}", upload.size),
+                );
+            }
+            Some(upload) if upload.chunks.len() >= MAX_PIECES => {
+                return invalid(
+                    "offset",
+                    format!("the upload is in {MAX_PIECES} pieces: send larger chunks"),
+                );
+            }
+            // Whoever only asks has nothing to be held.
+            None if chunk.is_empty() && size > 0 => return Ok(Put::Partial { received: 0 }),
+            None if state.uploads.len() >= MAX_UPLOADS => {
+                state.drop_idle_uploads();
+                if state.uploads.len() >= MAX_UPLOADS {
+                    return Err(StoreError::TooManyUploads);
+                }
+            }
+            Some(_) | None => {}
+        }
+        state.make_room(chunk.len() as u64, self.bound)?;
+        let upload = state.uploads.entry(digest).or_insert_with(|| Upload {
+            size,
+            chunks: BTreeMap::new(),
+            received: 0,
+            held: 0,
+            touched: Instant::now(),
+        });
+        upload.touched = Instant::now();
+        let before = upload.held;
+        upload.add(start, chunk);
+        let (added, received) = (upload.held - before, upload.received);
+        state.bytes += added as u64;
+        if received < size {
+            return Ok(Put::Partial { received });
+        }
+        let data = state
+            .uploads
+            .remove(&digest)
+            .map(Upload::assemble)
+            .unwrap_or_default();
+        state.bytes -= data.len() as u64;
+        Ok(Put::Assembled(data))
+    }
+
+    /// Holds a component whose digest and bytes were checked. Two that insert
+    /// the same hold it once.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]
+    pub fn insert(&self, component: Component) -> Result<Arc<Component>, StoreError> {
+        let mut state = self.state();
+        state.uses += 1;
+        let used = state.uses;
+        if let Some(held) = state.whole.get_mut(&component.digest) {
+            held.used = used;
+            return Ok(Arc::clone(&held.component));
+        }
+        let size = component.bytes.len() as u64;
+        state.make_room(size, self.bound)?;
+        state.bytes += size;
+        let component = Arc::new(component);
+        state.whole.insert(
+            component.digest,
+            Held {
+                component: Arc::clone(&component),
+                used,
+            },
+        );
+        Ok(component)
+    }
+
+    /// Deletes a component or an upload, and says whether there was one. The
+    /// agents that were started from it go on.
+    pub fn remove(&self, digest: &Digest) -> bool {
+        let mut state = self.state();
+        let whole = state
+            .whole
+            .remove(digest)
+            .map(|held| held.component.bytes.len());
+        let upload = state.uploads.remove(digest).map(|upload| upload.held);
+        let freed = whole.unwrap_or(0) + upload.unwrap_or(0);
+        state.bytes -= freed as u64;
+        whole.is_some() || upload.is_some()
+    }
+
+    /// Up to `limit` components after a digest, by digest.
+    #[must_use]
+    pub fn page(&self, after: Option<Digest>, limit: usize) -> Vec<Arc<Component>> {
+        let state = self.state();
+        let mut page: Vec<_> = state
+            .whole
+            .values()
+            .map(|held| Arc::clone(&held.component))
+            .filter(|component| after.is_none_or(|after| component.digest > after))
+            .collect();
+        page.sort_unstable_by_key(|component| component.digest);
+        page.truncate(limit);
+        page
+    }
+}
+
+impl State {
+    fn drop_idle_uploads(&mut self) {
+        let now = Instant::now();
+        let bytes = &mut self.bytes;
+        self.uploads.retain(|_, upload| {
+            let stays = now.duration_since(upload.touched) < UPLOAD_IDLE;
+            if !stays {
+                *bytes -= upload.held as u64;
+            }
+            stays
+        });
+    }
+
+    /// Lets go of what no agent uses, least recently used first, until so many
+    /// bytes fit.
+    fn make_room(&mut self, asked: u64, bound: u64) -> Result<(), StoreError> {
+        if self.bytes.saturating_add(asked) > bound {
+            self.drop_idle_uploads();
+        }
+        while self.bytes.saturating_add(asked) > bound {
+            let oldest = self
+                .whole
+                .values()
+                .filter(|held| Arc::strong_count(&held.component) == 1)
+                .min_by_key(|held| held.used)
+                .map(|held| held.component.digest);
+            let Some(held) = oldest.and_then(|digest| self.whole.remove(&digest)) else {
+                return Err(StoreError::Full {
+                    held: self.bytes,
+                    asked,
+                    bound,
+                });
+            };
+            self.bytes -= held.component.bytes.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

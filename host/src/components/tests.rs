@@ -1,0 +1,135 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn component(bytes: &[u8]) -> Component {
+    Component {
+        digest: Digest::of(bytes),
+        bytes: Bytes::copy_from_slice(bytes),
+        facts: Facts::default(),
+    }
+}
+
+#[test]
+fn an_upload_is_resumed_where_it_broke_off() {
+    let store = Components::new(1000);
+    let digest = Digest::of(b"abcdef");
+    assert!(matches!(
+        store.put(digest, 6, 0, b"").unwrap(),
+        Put::Partial { received: 0 }
+    ));
+    assert!(matches!(
+        store.put(digest, 6, 4, b"ef").unwrap(),
+        Put::Partial { received: 0 }
+    ));
+    assert!(matches!(
+        store.put(digest, 6, 0, b"ab").unwrap(),
+        Put::Partial { received: 2 }
+    ));
+    assert!(matches!(
+        store.put(digest, 7, 2, b"cd"),
+        Err(StoreError::Chunk { field: "size", .. })
+    ));
+    assert!(matches!(
+        store.put(digest, 6, 5, b"ff"),
+        Err(StoreError::Chunk {
+            field: "offset",
+            ..
+        })
+    ));
+    let Put::Assembled(data) = store.put(digest, 6, 1, b"bcd").unwrap() else {
+        panic!("whole")
+    };
+    assert_eq!(data, b"abcdef");
+    store.insert(component(&data)).unwrap();
+    assert!(matches!(
+        store.put(digest, 6, 0, b"ab").unwrap(),
+        Put::Whole { size: 6 }
+    ));
+}
+
+#[test]
+fn a_claim_takes_no_memory_and_evicts_nothing() {
+    let store = Components::new(1000);
+    store.insert(component(&[7; 900])).unwrap();
+    let digest = Digest::of(b"");
+    for size in [100, 1000, u64::MAX / 2] {
+        assert!(matches!(
+            store.put(digest, size, 0, b""),
+            Ok(Put::Partial { received: 0 })
+        ));
+    }
+    assert_eq!(store.state().uploads.len(), 0);
+    store.put(digest, 1 << 40, (1 << 40) - 1, b"x").unwrap();
+    assert_eq!(store.state().bytes, 901);
+    assert!(matches!(
+        store.put(digest, u64::MAX, u64::MAX - 1, b"xxx"),
+        Err(StoreError::Chunk {
+            field: "offset",
+            ..
+        })
+    ));
+    assert!(store.get(&Digest::of(&[7; 900])).is_some());
+    assert!(store.remove(&digest));
+    assert_eq!(store.state().bytes, 900);
+}
+
+#[test]
+fn what_uploads_hold_is_bounded() {
+    let store = Components::new(10);
+    let digest = Digest::of(b"");
+    store.put(digest, 100, 0, b"12345678").unwrap();
+    assert!(matches!(
+        store.put(digest, 100, 8, b"9012"),
+        Err(StoreError::Full { .. })
+    ));
+    let many = Components::new(1 << 20);
+    for piece in 0..MAX_PIECES as u64 {
+        many.put(digest, 1 << 20, piece * 2, b"x").unwrap();
+    }
+    assert!(matches!(
+        many.put(digest, 1 << 20, 1 << 19, b"x"),
+        Err(StoreError::Chunk {
+            field: "offset",
+            ..
+        })
+    ));
+}
+
+#[test]
+fn room_is_made_by_least_recent_use_and_never_from_what_is_used() {
+    let store = Components::new(10);
+    let first = store.insert(component(b"11111")).unwrap();
+    store.insert(component(b"22222")).unwrap();
+    store.insert(component(b"33333")).unwrap();
+    assert!(store.get(&Digest::of(b"22222")).is_none());
+    assert!(store.get(&first.digest).is_some(), "it is held by an agent");
+    let second = store.get(&Digest::of(b"33333")).unwrap();
+    assert!(matches!(
+        store.insert(component(b"4")),
+        Err(StoreError::Full { .. })
+    ));
+    drop((first, second));
+    store.insert(component(b"4")).unwrap();
+}
+
+proptest! {
+    #[test]
+    fn chunks_in_any_order_make_the_whole(
+        data in proptest::collection::vec(any::<u8>(), 1..200),
+        cuts in proptest::collection::vec((any::<usize>(), any::<usize>()), 0..40),
+    ) {
+        let store = Components::new(1000);
+        let digest = Digest::of(&data);
+        let mut assembled = None;
+        for (a, b) in cuts.into_iter().chain([(0, data.len())]) {
+            let (a, b) = (a % (data.len() + 1), b % (data.len() + 1));
+            let (a, b) = if (a, b) == (0, 0) { (0, data.len()) } else { (a.min(b), a.max(b)) };
+            if let Put::Assembled(whole) = store.put(digest, data.len() as u64, a as u64, &data[a..b]).unwrap() {
+                assembled = Some(whole);
+                break;
+            }
+        }
+        prop_assert_eq!(assembled.unwrap(), data);
+    }
+}

@@ -1,0 +1,458 @@
+//! What the operator decides. A [`RawConfig`] is what a file, the environment
+//! and flags say, with everything optional; a [`Config`] is what holds, checked
+//! and without holes. What this build does not do is refused, not passed over.
+//!
+//! Nothing here reads files or the environment, but for the defaults that are
+//! the machine's own: where state is kept, and what the machine is called.
+
+use std::fmt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use skep_protocol::{AgentName, LimitName, Limits};
+use skep_transport::Endpoint;
+
+mod raw;
+pub mod units;
+
+pub use raw::{
+    RawCapacity, RawConfig, RawDuration, RawGrants, RawLimits, RawLog, RawNative, RawServer,
+    RawSize,
+};
+
+const MIB: u64 = 1024 * 1024;
+const GIB: u64 = 1024 * MIB;
+
+/// TOML has no larger integers, so that the resolved configuration can be
+/// printed and read again.
+const MAX_NUMBER: u64 = i64::MAX as u64;
+
+/// The ceilings of an operator who names none: room for a large job, none for
+/// what could only be a mistake.
+const CEILINGS: Limits = Limits {
+    fuel: 1_000_000_000_000_000,
+    wall_ms: 7 * 24 * 3_600_000,
+    memory_bytes: 4 * GIB,
+    instances: 1024,
+    handles: 100_000,
+    hostcall_bytes: 64 * MIB,
+    stdin_bytes: 64 * MIB,
+    output_history_bytes: 256 * MIB,
+    output_bytes_per_s: GIB,
+    component_bytes: 256 * MIB,
+    args_env_bytes: MIB,
+};
+
+/// The configuration of a host, checked and whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The host's id; by default it is new at each start.
+    pub server_id: String,
+    /// Where requests are taken.
+    pub control: Endpoint,
+    /// Where events are published, if they are.
+    pub events: Option<Endpoint>,
+    /// Where the host keeps what survives it.
+    pub state_dir: PathBuf,
+    /// How much the host holds.
+    pub capacity: Capacity,
+    /// The limits of a spec that asks for none.
+    pub defaults: Limits,
+    /// The highest limits that a spec may ask for.
+    pub ceilings: Limits,
+    /// Below which directories others may be granted; canonical paths.
+    pub dir_roots: Vec<PathBuf>,
+    /// How native agents run, if they may.
+    pub native: Option<Native>,
+    /// How long agents have to end when the host does.
+    pub grace: Duration,
+    /// What the host logs.
+    pub log: Log,
+}
+
+/// How much a host holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Agents that are not ended.
+    pub max_agents: usize,
+    /// Ended agents that are remembered; then the oldest is forgotten.
+    pub max_ended: usize,
+    /// Bytes of the output of all agents; then the oldest ended agent's is
+    /// forgotten.
+    pub history_bytes: u64,
+    /// Bytes of components that were put.
+    pub components_bytes: u64,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            max_agents: 1000,
+            max_ended: 10_000,
+            history_bytes: GIB,
+            components_bytes: GIB,
+        }
+    }
+}
+
+/// How native agents run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Native {
+    /// The binary that is run with `__native-shim` to confine itself and become
+    /// the program: `skep`.
+    pub shim: PathBuf,
+    /// The programs that may be run; none means any.
+    pub programs: Vec<PathBuf>,
+}
+
+/// What the host logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Which records, in the directives of `tracing-subscriber`.
+    pub filter: String,
+    /// In which form.
+    pub format: LogFormat,
+}
+
+/// The form of the host's log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// A value that does not do. The operator mends it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct ConfigError {
+    /// Which value: `section.key`.
+    pub key: String,
+    /// What is wrong with it and what would do.
+    pub problem: String,
+}
+
+impl ConfigError {
+    fn new(key: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Self {
+            key: key.into(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+impl Config {
+    /// The configuration of a host inside the process of the person whom it
+    /// serves: no sockets, no state that stays, any directory, any program.
+    ///
+    /// The state directory does not exist yet and is the caller's to remove.
+    #[must_use]
+    pub fn embedded() -> Self {
+        let unique = uuid::Uuid::new_v4().simple();
+        Self {
+            server_id: "embedded".to_owned(),
+            // Never bound: the wire of an embedded host has no sockets.
+            control: Endpoint::loopback(0),
+            events: None,
+            state_dir: std::env::temp_dir().join(format!("skep-{unique}")),
+            capacity: Capacity {
+                max_agents: 16,
+                max_ended: 16,
+                history_bytes: GIB,
+                components_bytes: 512 * MIB,
+            },
+            // The only reader may be slower than the agent for a while.
+            defaults: Limits {
+                output_history_bytes: CEILINGS.output_history_bytes,
+                ..Limits::default()
+            },
+            ceilings: CEILINGS,
+            dir_roots: vec![PathBuf::from("/")],
+            native: Some(Native {
+                shim: own_binary(),
+                programs: Vec::new(),
+            }),
+            grace: DEFAULT_GRACE,
+            log: Log::default(),
+        }
+    }
+
+    /// Makes the state directory, for its owner alone, unless it is there.
+    ///
+    /// # Errors
+    /// With `server.state_dir`, if it cannot be made.
+    pub fn create_state_dir(&self) -> Result<(), ConfigError> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.state_dir)
+            .map_err(|error| {
+                let dir = self.state_dir.display();
+                ConfigError::new("server.state_dir", format!("cannot make {dir}: {error}"))
+            })
+    }
+}
+
+const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+
+impl TryFrom<RawConfig> for Config {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
+        let ceilings = limits("ceilings", CEILINGS, &raw.ceilings)?;
+        let defaults = defaults(&raw.defaults, &raw.ceilings, &ceilings)?;
+        Ok(Self {
+            server_id: server_id(raw.server.id)?,
+            control: control(raw.server.control)?,
+            events: events(raw.server.events)?,
+            state_dir: state_dir(raw.server.state_dir)?,
+            capacity: capacity(&raw.capacity)?,
+            defaults,
+            ceilings,
+            dir_roots: dir_roots(raw.grants.dir_roots.unwrap_or_default())?,
+            native: native(raw.native)?,
+            grace: raw.server.grace.map_or(DEFAULT_GRACE, |grace| grace.0),
+            log: log(raw.log)?,
+        })
+    }
+}
+
+fn server_id(id: Option<String>) -> Result<String, ConfigError> {
+    match id {
+        // It becomes part of a topic.
+        Some(id) => match id.parse::<AgentName>() {
+            Ok(_) => Ok(id),
+            Err(error) => Err(ConfigError::new("server.id", format!("`{id}` is {error}"))),
+        },
+        None => {
+            let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let machine = AgentName::from_lossy(machine.trim());
+            let machine: String = machine.as_str().chars().take(40).collect();
+            let unique: String = (uuid::Uuid::new_v4().simple().to_string().chars())
+                .take(8)
+                .collect();
+            Ok(format!("{machine}-{unique}"))
+        }
+    }
+}
+
+fn control(text: Option<String>) -> Result<Endpoint, ConfigError> {
+    match text {
+        Some(text) => endpoint("server.control", &text),
+        None => Ok(Endpoint::loopback(5555)),
+    }
+}
+
+fn events(text: Option<String>) -> Result<Option<Endpoint>, ConfigError> {
+    match text.as_deref() {
+        Some("none") => Ok(None),
+        Some(text) => endpoint("server.events", text).map(Some),
+        None => Ok(Some(Endpoint::loopback(5556))),
+    }
+}
+
+fn endpoint(key: &str, text: &str) -> Result<Endpoint, ConfigError> {
+    let endpoint: Endpoint = text.parse().map_err(|error| ConfigError::new(key, error))?;
+    if !endpoint.is_local() {
+        return Err(ConfigError::new(
+            key,
+            format!(
+                "`{endpoint}` can be reached from other machines, and this build has no keys to \
+                 tell friend from foe: use tcp://127.0.0.1:PORT or ipc://PATH, and reach it from \
+                 elsewhere through a tunnel, such as ssh -L"
+            ),
+        ));
+    }
+    Ok(endpoint)
+}
+
+fn state_dir(dir: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    const KEY: &str = "server.state_dir";
+    if let Some(dir) = dir {
+        if dir.as_os_str().is_empty() {
+            return Err(ConfigError::new(KEY, "is empty: name a directory"));
+        }
+        return std::path::absolute(&dir).map_err(|error| ConfigError::new(KEY, error));
+    }
+    let absolute = |name: &str| {
+        let path = PathBuf::from(std::env::var_os(name)?);
+        path.is_absolute().then_some(path)
+    };
+    let parent = absolute("XDG_STATE_HOME")
+        .or_else(|| Some(std::env::home_dir()?.join(".local/state")))
+        .filter(|parent| parent.is_absolute());
+    match parent {
+        Some(parent) => Ok(parent.join("skep")),
+        None => Err(ConfigError::new(
+            KEY,
+            "there is neither XDG_STATE_HOME nor a home directory: name a directory",
+        )),
+    }
+}
+
+fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
+    for (key, asked, missing) in [
+        ("max_queued", raw.max_queued.is_some(), "queue spawns"),
+        (
+            "memory_bytes",
+            raw.memory_bytes.is_some(),
+            "limit the memory of all agents together",
+        ),
+        (
+            "memory_overcommit",
+            raw.memory_overcommit.is_some(),
+            "limit the memory of all agents together",
+        ),
+    ] {
+        if asked {
+            let problem = format!("this build does not {missing} yet: leave it out");
+            return Err(ConfigError::new(format!("capacity.{key}"), problem));
+        }
+    }
+    let count = |key: &str, value: Option<u64>, default: usize| match value {
+        None => Ok(default),
+        Some(value) => positive(&format!("capacity.{key}"), value)
+            .map(|value| usize::try_from(value).unwrap_or(usize::MAX)),
+    };
+    let bytes = |key: &str, value: Option<RawSize>, default: u64| match value {
+        None => Ok(default),
+        Some(RawSize(value)) => positive(&format!("capacity.{key}"), value),
+    };
+    let default = Capacity::default();
+    Ok(Capacity {
+        max_agents: count("max_agents", raw.max_agents, default.max_agents)?,
+        max_ended: count("max_ended", raw.max_ended, default.max_ended)?,
+        history_bytes: bytes("history_bytes", raw.history_bytes, default.history_bytes)?,
+        components_bytes: bytes(
+            "components_bytes",
+            raw.components_bytes,
+            default.components_bytes,
+        )?,
+    })
+}
+
+fn positive(key: &str, value: u64) -> Result<u64, ConfigError> {
+    match value {
+        0 => Err(ConfigError::new(key, "must be at least 1")),
+        1..=MAX_NUMBER => Ok(value),
+        _ => Err(ConfigError::new(
+            key,
+            format!("must be at most {MAX_NUMBER}"),
+        )),
+    }
+}
+
+fn limits(section: &str, base: Limits, raw: &RawLimits) -> Result<Limits, ConfigError> {
+    let ask = &raw.0;
+    if let Some(name) = ask.unsupported() {
+        let key = format!("{section}.{}", name.as_str());
+        let problem = "this build does not enforce this limit yet: leave it out";
+        return Err(ConfigError::new(key, problem));
+    }
+    for &name in LimitName::ENFORCED {
+        if let Some(value) = ask.get(name) {
+            positive(&format!("{section}.{}", name.as_str()), value)?;
+        }
+    }
+    Ok(base.with(ask))
+}
+
+/// An operator who lowers a ceiling need not lower the default too; one who
+/// sets both wrongly is told.
+fn defaults(
+    asked: &RawLimits,
+    asked_ceilings: &RawLimits,
+    ceilings: &Limits,
+) -> Result<Limits, ConfigError> {
+    let base = Limits::default();
+    let lowered = LimitName::ENFORCED.iter().filter_map(|&name| {
+        let ceiling = asked_ceilings.0.get(name)?;
+        (base.get(name)? > ceiling).then_some((name.as_str(), ceiling))
+    });
+    let lowered = raw::asks::<serde::de::value::Error>(lowered)
+        .map_err(|error| ConfigError::new("ceilings", error))?;
+    let defaults = limits("defaults", base.with(&lowered), asked)?;
+    for &name in LimitName::ENFORCED {
+        if let (Some(default), Some(ceiling)) = (defaults.get(name), ceilings.get(name))
+            && default > ceiling
+        {
+            let name = name.as_str();
+            let problem = format!("{default} is over ceilings.{name}, which is {ceiling}");
+            return Err(ConfigError::new(format!("defaults.{name}"), problem));
+        }
+    }
+    Ok(defaults)
+}
+
+fn dir_roots(roots: Vec<PathBuf>) -> Result<Vec<PathBuf>, ConfigError> {
+    const KEY: &str = "grants.dir_roots";
+    let canonical = |root: &PathBuf| {
+        let shown = root.display();
+        if !root.is_absolute() {
+            return Err(ConfigError::new(
+                KEY,
+                format!("`{shown}` is not an absolute path"),
+            ));
+        }
+        match root.canonicalize() {
+            Ok(path) if path.is_dir() => Ok(path),
+            Ok(_) => Err(ConfigError::new(KEY, format!("{shown} is not a directory"))),
+            Err(error) => Err(ConfigError::new(KEY, format!("{shown}: {error}"))),
+        }
+    };
+    roots.iter().map(canonical).collect()
+}
+
+fn native(raw: RawNative) -> Result<Option<Native>, ConfigError> {
+    if raw.user.is_some() {
+        return Err(ConfigError::new(
+            "native.user",
+            "this build cannot change the user of native agents yet: leave it out, and run the \
+             host as a user without privileges",
+        ));
+    }
+    let programs = raw.programs.unwrap_or_default();
+    if let Some(program) = programs.iter().find(|program| !program.is_absolute()) {
+        let problem = format!("`{}` is not an absolute path", program.display());
+        return Err(ConfigError::new("native.programs", problem));
+    }
+    let shim = raw.shim.unwrap_or_else(own_binary);
+    if !shim.is_absolute() {
+        let problem = format!("`{}` is not an absolute path", shim.display());
+        return Err(ConfigError::new("native.shim", problem));
+    }
+    let enabled = raw.enabled.unwrap_or(false);
+    Ok(enabled.then_some(Native { shim, programs }))
+}
+
+/// This process's binary, also after another was installed in its place.
+fn own_binary() -> PathBuf {
+    Path::new("/proc/self/exe").to_owned()
+}
+
+fn log(raw: RawLog) -> Result<Log, ConfigError> {
+    let default = Log::default();
+    let filter = raw.filter.unwrap_or(default.filter);
+    let format = raw.format.unwrap_or(default.format);
+    if filter.trim().is_empty() {
+        let problem = "is empty: name a level, such as info, or off";
+        return Err(ConfigError::new("log.filter", problem));
+    }
+    Ok(Log { filter, format })
+}
+
+#[cfg(test)]
+mod tests;

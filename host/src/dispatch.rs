@@ -1,0 +1,218 @@
+//! From a payload to the payload that answers it: one exhaustive match over
+//! the operations, and the one place where a failure becomes a wire error.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use skep_protocol::codec::{self, EncodeError, Envelope};
+use skep_protocol::op::{Op, Request};
+use skep_protocol::{Digest, ErrorCode, ErrorDetails, RequestId, WireError};
+
+use crate::agent::spec::Denied;
+use crate::components::StoreError;
+use crate::core::Core;
+use crate::op::{self, Error};
+use crate::replies::Claim;
+
+/// Answers one payload. What changes something is done once per id, however
+/// often it is sent.
+pub async fn answer(core: Arc<Core>, payload: Bytes) -> Bytes {
+    let envelope = match Envelope::parse(&payload) {
+        Ok(envelope) => envelope,
+        Err(rejection) => return refuse(&core, rejection.id, None, &rejection.error),
+    };
+    let Envelope { id, op, .. } = envelope;
+    if !op.changes() {
+        return perform(&core, &envelope).await;
+    }
+    match core.replies.claim(id, fingerprint(&envelope)) {
+        Claim::New(promise) => {
+            let answer = perform(&core, &envelope).await;
+            promise.keep(&answer);
+            answer
+        }
+        Claim::Answered(answer) => answer,
+        Claim::UnderWay(mut answer) => match answer.wait_for(Option::is_some).await {
+            Ok(answer) => answer.clone().unwrap_or_default(),
+            Err(_) => {
+                let error = internal("the request that this one repeats was not finished");
+                refuse(&core, Some(id), Some(op), &error)
+            }
+        },
+        Claim::Conflict => {
+            let error = WireError::of_field(
+                ErrorCode::Conflict,
+                "id",
+                "another request bore this id: each request needs one of its own",
+            );
+            refuse(&core, Some(id), Some(op), &error)
+        }
+    }
+}
+
+/// Which request it is, apart from its id.
+fn fingerprint(envelope: &Envelope<'_>) -> Digest {
+    Digest::of(&[envelope.op.as_str().as_bytes(), b"\0", envelope.body].concat())
+}
+
+async fn perform(core: &Arc<Core>, envelope: &Envelope<'_>) -> Bytes {
+    let (id, op) = (envelope.id, envelope.op);
+    let result = match envelope.decode() {
+        Ok(request) => execute(core, id, request).await,
+        Err(error) => return refuse(core, Some(id), Some(op), &error),
+    };
+    match result {
+        Ok(Ok(answer)) => {
+            core.tally.answered(Some(op), None);
+            Bytes::from(answer)
+        }
+        Ok(Err(error)) => refuse(core, Some(id), Some(op), &unwritable(&error)),
+        Err(error) => refuse(core, Some(id), Some(op), &wire_error(&error)),
+    }
+}
+
+/// The answer as it is written down; the outer error is the operation's.
+type Executed = Result<Result<Vec<u8>, EncodeError>, Error>;
+
+async fn execute(core: &Arc<Core>, id: RequestId, request: Request) -> Executed {
+    fn granted<R: Serialize>(id: RequestId, reply: &R) -> Executed {
+        Ok(codec::encode_reply(id, reply))
+    }
+    match request {
+        Request::HostHello(_) => granted(id, &op::host::hello(core)),
+        Request::HostHealth(_) => granted(id, &op::host::health(core)),
+        Request::HostStats(_) => granted(id, &op::host::stats(core)),
+        Request::ComponentPut(body) => granted(id, &op::component::put(core, body).await?),
+        Request::ComponentStat(body) => granted(id, &op::component::stat(core, body.digest)?),
+        Request::ComponentList(body) => granted(id, &op::component::list(core, &body)?),
+        Request::ComponentRemove(body) => granted(id, &op::component::remove(core, body.digest)?),
+        Request::AgentSpawn(body) => granted(id, &op::spawn::spawn(core, body).await?),
+        Request::AgentList(body) => granted(id, &op::agents::list(core, &body)?),
+        Request::AgentGet(body) => granted(id, &op::agents::get(core, body.agent)?),
+        Request::AgentStop(body) => granted(id, &op::control::stop(core, &body).await?),
+        Request::AgentKill(body) => granted(id, &op::control::kill(core, body.agent).await?),
+        Request::AgentWait(body) => granted(id, &op::control::wait(core, &body).await?),
+        Request::AgentStdin(body) => granted(id, &op::control::stdin(core, &body)?),
+        Request::AgentOutput(body) => granted(id, &op::output::output(core, &body)?),
+        Request::AgentSubscribe(body) => granted(id, &op::output::subscribe(core, &body)?),
+        Request::AgentForget(body) => granted(id, &op::agents::forget(core, body.agent)?),
+        Request::Unsupported(op) => Err(Error::Unsupported(op.as_str())),
+    }
+}
+
+/// The payload that refuses, counted.
+pub(crate) fn refuse(
+    core: &Core,
+    id: Option<RequestId>,
+    op: Option<Op>,
+    error: &WireError,
+) -> Bytes {
+    core.tally.answered(op, Some(error.code));
+    match codec::encode_error(id, error) {
+        Ok(answer) => Bytes::from(answer),
+        Err(cause) => {
+            tracing::error!(%cause, code = %error.code, "a refusal could not be written down");
+            Bytes::from_static(b"\x80")
+        }
+    }
+}
+
+fn unwritable(error: &EncodeError) -> WireError {
+    tracing::error!(%error, "an answer could not be written down");
+    internal("an answer could not be written down")
+}
+
+/// The answer to what failed through a bug of ours.
+pub(crate) fn internal(what: &'static str) -> WireError {
+    wire_error(&Error::Internal(what))
+}
+
+fn wire_error(error: &Error) -> WireError {
+    let message = error.to_string();
+    let of = |code, details| WireError {
+        code,
+        message: message.clone(),
+        details,
+    };
+    let none = ErrorDetails::default;
+    match error {
+        Error::NoAgent(_) | Error::NoComponent(_) => of(ErrorCode::NotFound, none()),
+        Error::WrongState { state, .. } => of(
+            ErrorCode::WrongState,
+            ErrorDetails {
+                state: Some(state.as_str().to_owned()),
+                ..none()
+            },
+        ),
+        Error::Invalid { field, .. } => {
+            WireError::of_field(ErrorCode::InvalidArgument, *field, message)
+        }
+        Error::Unsupported(feature) => of(
+            ErrorCode::UnsupportedFeature,
+            ErrorDetails {
+                feature: Some((*feature).to_owned()),
+                ..none()
+            },
+        ),
+        Error::UnsupportedField { field } | Error::Denied(Denied::Unsupported { field }) => {
+            WireError::of_field(ErrorCode::UnsupportedFeature, *field, message)
+        }
+        Error::Denied(Denied::Invalid { field, .. }) => {
+            WireError::of_field(ErrorCode::InvalidArgument, field, message)
+        }
+        Error::Denied(Denied::NotAllowed { field, .. }) => {
+            WireError::of_field(ErrorCode::Denied, field, message)
+        }
+        Error::Denied(Denied::OverCeiling {
+            limit,
+            asked,
+            ceiling,
+        }) => of(
+            ErrorCode::LimitExceedsCeiling,
+            ErrorDetails {
+                limit: Some(limit.as_str().to_owned()),
+                asked: Some(*asked),
+                ceiling: Some(*ceiling),
+                ..none()
+            },
+        ),
+        Error::Store(StoreError::Chunk { field, .. }) => {
+            WireError::of_field(ErrorCode::InvalidArgument, *field, message)
+        }
+        Error::Store(StoreError::DigestMismatch(_)) => of(ErrorCode::DigestMismatch, none()),
+        Error::Store(StoreError::Full { .. } | StoreError::TooManyUploads) => {
+            of(ErrorCode::StorageUnavailable, none())
+        }
+        Error::Component(refusal) => refusal.to_wire(),
+        Error::ComponentTooLarge { asked, ceiling } => of(
+            ErrorCode::TooLarge,
+            ErrorDetails {
+                limit: Some("component_bytes".to_owned()),
+                asked: Some(*asked),
+                ceiling: Some(*ceiling),
+                ..none()
+            },
+        ),
+        Error::Capacity { running, max } => of(
+            ErrorCode::Capacity,
+            ErrorDetails {
+                running: Some(*running),
+                max: Some(*max),
+                queued: Some(0),
+                ..none()
+            },
+        ),
+        Error::NativeOff => WireError::of_field(ErrorCode::Denied, "spec.runner", message),
+        Error::Program(refused) => WireError::of_field(refused.code(), "spec.command", message),
+        Error::ShuttingDown => of(ErrorCode::ShuttingDown, none()),
+        Error::Storage(_) => of(ErrorCode::StorageUnavailable, none()),
+        Error::Internal(what) => of(
+            ErrorCode::Internal,
+            ErrorDetails {
+                incident: Some(crate::incident(what)),
+                ..none()
+            },
+        ),
+    }
+}

@@ -1,0 +1,167 @@
+//! The host of Skep: runs agents that nobody has to trust.
+//!
+//! [`Host::start`] takes a checked [`Config`] and a
+//! [`Wire`], and answers what comes over it until it is told to end. The path
+//! of an agent through the modules: [`server`] takes its payload, [`dispatch`]
+//! decodes it, [`op`] carries it out, [`agent`] drives it, a [`runner`] runs
+//! it, [`stdio`] carries its output to its [`log`], from where it is published
+//! and read again.
+//!
+//! Which module may know which is told in ARCHITECTURE.md.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use skep_transport::Wire;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub mod agent;
+pub mod clock;
+pub mod components;
+pub mod config;
+pub mod core;
+pub mod dispatch;
+pub mod log;
+pub mod op;
+pub mod registry;
+pub mod replies;
+pub mod runner;
+pub mod scratch;
+pub mod server;
+pub mod stdio;
+pub mod tally;
+
+pub use crate::core::Endpoints;
+
+use crate::agent::spec::Rules;
+use crate::config::Config;
+use crate::core::Core;
+use crate::runner::native::{NativeConfig, NativeRunner};
+use crate::runner::wasm::{WasmConfig, WasmRunner};
+
+/// Compiled components that are kept ready.
+const CACHED_COMPONENTS: usize = 256;
+
+/// Beyond the grace, a shutdown waits so long for agents that were killed.
+const AFTER_GRACE: Duration = Duration::from_secs(5);
+
+/// Why a host did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine could not be set up with this configuration.
+    #[error("the wasm engine did not start: {0}")]
+    Engine(String),
+}
+
+/// How a host is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It serves many agents: slots are set up beforehand.
+    Serve,
+    /// It runs one agent: nothing is set up that one agent does not need.
+    RunOne,
+}
+
+/// A running host.
+#[derive(Debug)]
+pub struct Host {
+    core: Arc<Core>,
+    end: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+impl Host {
+    /// Starts a host on the current runtime.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub fn start(
+        config: &Config,
+        wire: Wire,
+        endpoints: Endpoints,
+        purpose: Purpose,
+    ) -> Result<Self, StartError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let wasm = WasmRunner::new(WasmConfig {
+            max_agents: config.capacity.max_agents,
+            compile_workers: cores,
+            cached_components: CACHED_COMPONENTS,
+            pooling: purpose == Purpose::Serve,
+            guest_threads: cores,
+            ..WasmConfig::default()
+        })
+        .map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let native = config.native.as_ref().map(|native| {
+            Arc::new(NativeRunner::new(NativeConfig {
+                shim: native.shim.clone(),
+                programs: native.programs.clone(),
+            }))
+        });
+        let history = log::Budget::new(config.capacity.history_bytes);
+        let core = Arc::new(Core {
+            server_id: config.server_id.clone(),
+            endpoints,
+            started: Instant::now(),
+            rules: Rules {
+                defaults: config.defaults,
+                ceilings: config.ceilings,
+                dir_roots: config.dir_roots.clone(),
+            },
+            scratch_root: config.state_dir.join("scratch"),
+            grace: config.grace,
+            registry: registry::Registry::new(
+                config.capacity.max_agents,
+                config.capacity.max_ended,
+                Arc::clone(&history),
+            ),
+            counts: Arc::default(),
+            components: components::Components::new(config.capacity.components_bytes),
+            history,
+            replies: Arc::default(),
+            wasm: Arc::new(wasm),
+            native,
+            publisher: wire.publisher,
+            meter: wire.meter,
+            tally: tally::Tally::default(),
+            records: Arc::default(),
+            shutdown: CancellationToken::new(),
+            drivers: TaskTracker::new(),
+        });
+        let end = CancellationToken::new();
+        let server = tokio::spawn(server::serve(Arc::clone(&core), wire.inbox, end.clone()));
+        Ok(Self { core, end, server })
+    }
+
+    /// Asks every agent to stop, waits for the grace, and ends: when it
+    /// returns, every agent has ended and its end was published. Requests are
+    /// answered until then, spawns with `shutting_down`.
+    pub async fn shutdown(self) {
+        self.core.shutdown.cancel();
+        self.core.drivers.close();
+        let patience = self.core.grace + AFTER_GRACE;
+        if tokio::time::timeout(patience, self.core.drivers.wait())
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                agents = self.core.drivers.len(),
+                "agents did not end in time"
+            );
+        }
+        self.end.cancel();
+        if let Err(error) = self.server.await {
+            tracing::error!(%error, "the server ended by a panic");
+        }
+    }
+}
+
+/// Names a failure of ours, and writes its cause to the log under that name:
+/// a reply or an outcome bears the name alone.
+#[must_use]
+pub(crate) fn incident(cause: &str) -> String {
+    let incident = uuid::Uuid::new_v4().to_string();
+    tracing::error!(%incident, cause, "an incident");
+    incident
+}

@@ -1,0 +1,203 @@
+//! From the pipe of one agent to its history and the event stream: one task,
+//! the only writer of that history. Costs one lock and one encoding a record.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use skep_protocol::AgentId;
+use skep_protocol::codec;
+use skep_protocol::event::{Stream, Topic};
+use skep_transport::Publisher;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::history::{History, Stored};
+use crate::clock;
+use crate::stdio::{Chunk, LineSplitter, OutputReader, Piece};
+
+/// What has no newline yet is recorded after this time.
+const FLUSH_AFTER: Duration = Duration::from_millis(50);
+
+/// How far ahead of its rate an agent's output may run.
+const BURST: Duration = Duration::from_millis(100);
+
+/// Records written by all agents of a host, for its statistics.
+pub type RecordCount = Arc<AtomicU64>;
+
+/// Writes one agent's output down.
+#[derive(Debug)]
+pub struct Recorder {
+    pub agent: AgentId,
+    pub history: Arc<History>,
+    pub publisher: Publisher,
+    pub bytes_per_s: u64,
+    pub count: RecordCount,
+    /// Set once the guest has ended or is being killed: what is left is recorded
+    /// without regard to the rate, so that an end never waits for it.
+    pub ended: CancellationToken,
+}
+
+struct Split {
+    splitter: LineSplitter,
+    stream: Stream,
+    topic: String,
+    /// When what waits for its newline is recorded without it.
+    flush_at: Option<Instant>,
+}
+
+impl Recorder {
+    /// Records until every writer is gone and all was read.
+    pub async fn run(self, mut reader: OutputReader) {
+        let mut streams = Stream::ALL.map(|stream| Split {
+            splitter: LineSplitter::default(),
+            stream,
+            topic: Topic::Log(self.agent, stream).to_string(),
+            flush_at: None,
+        });
+        let id = self.agent.to_string();
+        let mut paid_until = Instant::now();
+        loop {
+            let due = streams.iter().filter_map(|split| split.flush_at).min();
+            let flush = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                chunks = reader.recv() => {
+                    let Some(chunks) = chunks else { break };
+                    let bytes: usize = chunks.iter().map(|chunk| chunk.data.len()).sum();
+                    self.record(&id, &mut streams, &chunks);
+                    let before = Instant::now();
+                    paid_until = self.wait_for_rate(paid_until, bytes).await;
+                    // The newline may have come meanwhile, and was not read.
+                    let waited = before.elapsed();
+                    for at in streams.iter_mut().filter_map(|split| split.flush_at.as_mut()) {
+                        *at += waited;
+                    }
+                }
+                () = flush => {}
+            }
+            self.flush(&id, &mut streams, Some(Instant::now()));
+        }
+        self.flush(&id, &mut streams, None);
+    }
+
+    fn record(&self, id: &str, streams: &mut [Split; 2], chunks: &[Chunk]) {
+        let time_ns = clock::now_ns();
+        let mut records = Vec::new();
+        for chunk in chunks {
+            let Some(split) = streams
+                .iter_mut()
+                .find(|split| split.stream == chunk.stream)
+            else {
+                continue;
+            };
+            let before = records.len();
+            split.splitter.push(&chunk.data, |piece| {
+                records.push(stored(chunk.stream, time_ns, piece))
+            });
+            if !split.splitter.has_tail() {
+                split.flush_at = None;
+            } else if split.flush_at.is_none() || records.len() > before {
+                split.flush_at = Some(Instant::now() + FLUSH_AFTER);
+            }
+        }
+        self.write(id, streams, &records);
+    }
+
+    /// Records what has waited for its newline until `due`, or all of it.
+    fn flush(&self, id: &str, streams: &mut [Split; 2], due: Option<Instant>) {
+        let mut records = Vec::new();
+        for split in streams.iter_mut() {
+            let is_due = match (split.flush_at, due) {
+                (Some(at), Some(due)) => at <= due,
+                (waits, None) => waits.is_some(),
+                (None, Some(_)) => false,
+            };
+            if is_due {
+                split.flush_at = None;
+                let piece = split.splitter.flush();
+                records.extend(piece.map(|piece| stored(split.stream, clock::now_ns(), piece)));
+            }
+        }
+        self.write(id, streams, &records);
+    }
+
+    /// To the history first, then to the subscribers: what one of them has
+    /// seen can be read again.
+    fn write(&self, id: &str, streams: &[Split; 2], records: &[Stored]) {
+        if records.is_empty() {
+            return;
+        }
+        let first = self.history.append(records);
+        self.count
+            .fetch_add(records.len() as u64, Ordering::Relaxed);
+        for (seq, record) in (first..).zip(records) {
+            let Some(split) = streams.iter().find(|split| split.stream == record.stream) else {
+                continue;
+            };
+            let out = RecordOut {
+                agent: id,
+                run: 0,
+                seq,
+                stream: record.stream,
+                time_ns: record.time_ns,
+                data: serde_bytes::Bytes::new(&record.data),
+                partial: record.partial,
+            };
+            match codec::encode(&out) {
+                Ok(payload) => {
+                    // What the queue to the socket cannot hold is counted
+                    // there and read from the history by those who miss it.
+                    self.publisher.try_publish(split.topic.as_str(), payload);
+                }
+                Err(error) => tracing::error!(%error, "a log record was not published"),
+            }
+        }
+    }
+
+    async fn wait_for_rate(&self, paid_until: Instant, bytes: usize) -> Instant {
+        let price = Duration::from_secs_f64(bytes as f64 / self.bytes_per_s.max(1) as f64);
+        let now = Instant::now();
+        let paid_until = paid_until.max(now.checked_sub(BURST).unwrap_or(now)) + price;
+        if paid_until > now {
+            tokio::select! {
+                biased;
+                () = self.ended.cancelled() => {}
+                () = tokio::time::sleep_until(paid_until) => {}
+            }
+        }
+        paid_until
+    }
+}
+
+fn stored(stream: Stream, time_ns: u64, piece: Piece) -> Stored {
+    Stored {
+        stream,
+        time_ns,
+        partial: piece.partial,
+        data: Bytes::from(piece.data),
+    }
+}
+
+/// [`LogRecord`](skep_protocol::event::LogRecord) as it is written down, without
+/// copying what it is made of.
+#[derive(Serialize)]
+struct RecordOut<'a> {
+    agent: &'a str,
+    run: u64,
+    seq: u64,
+    stream: Stream,
+    time_ns: u64,
+    data: &'a serde_bytes::Bytes,
+    partial: bool,
+}
+
+#[cfg(test)]
+mod tests;

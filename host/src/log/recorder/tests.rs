@@ -1,0 +1,102 @@
+use serde_bytes::ByteBuf;
+use skep_protocol::event::LogRecord;
+
+use super::*;
+use crate::log::Budget;
+use crate::stdio::output;
+
+fn recorder(bytes_per_s: u64) -> (Recorder, Arc<History>, CancellationToken) {
+    let agent = AgentId::random();
+    let history = Arc::new(History::new(agent, u64::MAX, Budget::new(u64::MAX)));
+    let ended = CancellationToken::new();
+    let (wire, _connection) = skep_transport::local();
+    let recorder = Recorder {
+        agent,
+        history: Arc::clone(&history),
+        publisher: wire.publisher,
+        bytes_per_s,
+        count: RecordCount::default(),
+        ended: ended.clone(),
+    };
+    (recorder, history, ended)
+}
+
+fn read(history: &History) -> Vec<(Stream, Vec<u8>, bool)> {
+    let records = history.read(0, &Stream::ALL, u64::MAX).records;
+    records
+        .into_iter()
+        .map(|r| (r.stream, r.data.into_vec(), r.partial))
+        .collect()
+}
+
+#[test]
+fn a_record_is_written_as_the_protocol_says() {
+    let agent = AgentId::random();
+    let record = LogRecord {
+        agent,
+        run: 0,
+        seq: 7,
+        stream: Stream::Stderr,
+        time_ns: 1 << 60,
+        data: ByteBuf::from(vec![0xff, 0]),
+        partial: true,
+    };
+    let out = RecordOut {
+        agent: &agent.to_string(),
+        run: 0,
+        seq: 7,
+        stream: Stream::Stderr,
+        time_ns: 1 << 60,
+        data: serde_bytes::Bytes::new(&[0xff, 0]),
+        partial: true,
+    };
+    assert_eq!(
+        codec::encode(&out).unwrap(),
+        codec::encode(&record).unwrap()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unfinished_line_is_recorded_after_a_while() {
+    let (recorder, history, _ended) = recorder(u64::MAX);
+    let (out, err, reader) = output();
+    let running = tokio::spawn(recorder.run(reader));
+    out.write(b"done\nname? ");
+    tokio::time::sleep(FLUSH_AFTER / 2).await;
+    assert_eq!(read(&history), [(Stream::Stdout, b"done".to_vec(), false)]);
+    tokio::time::sleep(FLUSH_AFTER).await;
+    assert_eq!(
+        read(&history)[1],
+        (Stream::Stdout, b"name? ".to_vec(), true)
+    );
+    out.write(b"\n");
+    err.write(b"tail");
+    drop((out, err));
+    running.await.unwrap();
+    assert_eq!(
+        read(&history)[2..],
+        [
+            (Stream::Stdout, Vec::new(), false),
+            (Stream::Stderr, b"tail".to_vec(), true)
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_writer_waits_for_its_rate_and_its_end_does_not() {
+    let (recorder, _history, ended) = recorder(64 * 1024);
+    let (out, err, reader) = output();
+    drop(err);
+    let running = tokio::spawn(recorder.run(reader));
+    let start = Instant::now();
+    out.write_all(&vec![b'\n'; 640 * 1024]).await;
+    let took = start.elapsed();
+    assert!(
+        (Duration::from_secs(7)..Duration::from_secs(11)).contains(&took),
+        "{took:?}"
+    );
+    ended.cancel();
+    drop(out);
+    running.await.unwrap();
+    assert!(start.elapsed() - took < Duration::from_secs(1));
+}

@@ -1,0 +1,101 @@
+//! `agent.list`, `agent.get`, `agent.forget`.
+
+use skep_protocol::info::SpecInfo;
+use skep_protocol::op::{AgentList, AgentPage, AgentReply, Done};
+use skep_protocol::{AgentId, AgentInfo};
+
+use super::Error;
+use crate::agent::handle::Handle;
+use crate::core::Core;
+
+/// How many entries a page has if the request does not say.
+pub(super) const PAGE: u64 = 100;
+
+/// How many it has at most.
+const MAX_PAGE: u64 = 1000;
+
+/// A page ends after the agent that brings it over this, since the texts of a
+/// thousand specs may be more than a payload holds. One agent's are bounded by
+/// the payload that its spec came in, which had its component's bytes besides.
+const PAGE_BYTES: usize = 2 * 1024 * 1024;
+
+/// The size of a page, checked.
+pub(super) fn page_size(limit: Option<u64>) -> Result<usize, Error> {
+    match limit.unwrap_or(PAGE) {
+        limit @ 1..=MAX_PAGE => Ok(usize::try_from(limit).unwrap_or(usize::MAX)),
+        limit => Err(Error::Invalid {
+            field: "limit",
+            message: format!("{limit} is not within 1 to {MAX_PAGE}"),
+        }),
+    }
+}
+
+/// The agent of that id.
+pub(super) fn find(core: &Core, id: AgentId) -> Result<Handle, Error> {
+    core.registry.get(&id).ok_or(Error::NoAgent(id))
+}
+
+pub fn get(core: &Core, id: AgentId) -> Result<AgentReply, Error> {
+    Ok(AgentReply {
+        agent: find(core, id)?.info(),
+    })
+}
+
+pub fn list(core: &Core, query: &AgentList) -> Result<AgentPage, Error> {
+    let limit = page_size(query.limit)?;
+    let wanted = |handle: &Handle| {
+        query.after.is_none_or(|after| handle.id > after)
+            && query.name.as_ref().is_none_or(|name| handle.name == *name)
+            && query
+                .states
+                .as_ref()
+                .is_none_or(|states| states.contains(&handle.state()))
+            && query
+                .labels
+                .iter()
+                .all(|(key, value)| handle.spec.labels.get(key) == Some(value))
+    };
+    let mut found = core.registry.sorted().into_iter().filter(wanted).peekable();
+    let mut agents = Vec::new();
+    let mut bytes = 0;
+    while agents.len() < limit && bytes < PAGE_BYTES {
+        let Some(handle) = found.next() else { break };
+        bytes += shown_bytes(&handle.spec);
+        agents.push(handle.info());
+    }
+    let next = found
+        .peek()
+        .and_then(|_| agents.last().map(|agent: &AgentInfo| agent.id));
+    Ok(AgentPage { agents, next })
+}
+
+/// How many bytes an agent takes in a page and in memory, about: its texts,
+/// which may be long, and what every agent has.
+pub(super) fn shown_bytes(spec: &SpecInfo) -> usize {
+    const REST: usize = 2048;
+    let texts = [&spec.task, &spec.context, &spec.system_prompt, &spec.model];
+    let lists = [&spec.args, &spec.command, &spec.env];
+    let labels = spec
+        .labels
+        .iter()
+        .map(|(key, value)| key.len() + value.len());
+    let text_bytes = texts.iter().map(|text| text.len()).sum::<usize>();
+    let list_bytes = lists
+        .iter()
+        .flat_map(|list| list.iter())
+        .map(String::len)
+        .sum::<usize>();
+    REST + text_bytes + list_bytes + labels.sum::<usize>()
+}
+
+pub fn forget(core: &Core, id: AgentId) -> Result<Done, Error> {
+    let handle = find(core, id)?;
+    if !handle.has_ended() {
+        return Err(Error::WrongState {
+            state: handle.state(),
+            message: "only an agent that has ended can be forgotten: stop or kill it first",
+        });
+    }
+    core.registry.forget(&id);
+    Ok(Done {})
+}

@@ -1,0 +1,92 @@
+//! `agent.stop`, `agent.kill`, `agent.wait`, `agent.stdin`.
+
+use std::time::Duration;
+
+use skep_protocol::AgentId;
+use skep_protocol::info::StdinKind;
+use skep_protocol::op::{AgentReply, AgentStdin, AgentStop, AgentWait, StdinReply, WaitReply};
+
+use super::Error;
+use super::agents::find;
+use crate::agent::handle::Command;
+use crate::agent::outcome::DEFAULT_GRACE;
+use crate::core::Core;
+
+/// The longest time that a request may name, in milliseconds: an hour.
+const MAX_WAIT_MS: u64 = 3_600_000;
+
+fn duration(field: &'static str, ms: u64) -> Result<Duration, Error> {
+    if ms > MAX_WAIT_MS {
+        let message = format!("{ms} ms is more than {MAX_WAIT_MS}: ask again when that is over");
+        return Err(Error::Invalid { field, message });
+    }
+    Ok(Duration::from_millis(ms))
+}
+
+/// Answers when the agent has ended.
+pub async fn stop(core: &Core, body: &AgentStop) -> Result<AgentReply, Error> {
+    let handle = find(core, body.agent)?;
+    let grace = body
+        .grace_ms
+        .map_or(Ok(DEFAULT_GRACE), |ms| duration("grace_ms", ms))?;
+    handle.send(Command::Stop { grace }).await;
+    handle.ended().await;
+    Ok(AgentReply {
+        agent: handle.info(),
+    })
+}
+
+/// Answers when the agent has ended.
+pub async fn kill(core: &Core, agent: AgentId) -> Result<AgentReply, Error> {
+    let handle = find(core, agent)?;
+    handle.send(Command::Kill).await;
+    handle.ended().await;
+    Ok(AgentReply {
+        agent: handle.info(),
+    })
+}
+
+pub async fn wait(core: &Core, body: &AgentWait) -> Result<WaitReply, Error> {
+    let handle = find(core, body.agent)?;
+    let timeout = duration("timeout_ms", body.timeout_ms)?;
+    let timed_out =
+        !handle.has_ended() && tokio::time::timeout(timeout, handle.ended()).await.is_err();
+    Ok(WaitReply {
+        agent: handle.info(),
+        timed_out,
+    })
+}
+
+pub fn stdin(core: &Core, body: &AgentStdin) -> Result<StdinReply, Error> {
+    let handle = find(core, body.agent)?;
+    let data = body.data.as_deref().map_or(&[][..], Vec::as_slice);
+    let Some(stdin) = &handle.stdin else {
+        return match handle.spec.stdin {
+            // What is closed may be closed again.
+            StdinKind::Closed if data.is_empty() => Ok(StdinReply { accepted: 0 }),
+            StdinKind::Closed | StdinKind::Data | StdinKind::Open => Err(Error::WrongState {
+                state: handle.state(),
+                message: "it was spawned without an open stdin: spawn it with stdin: \"open\"",
+            }),
+        };
+    };
+    if handle.has_ended() {
+        return Err(Error::WrongState {
+            state: handle.state(),
+            message: "its stdin is gone with it",
+        });
+    }
+    if stdin.is_closed() && !data.is_empty() {
+        return Err(Error::WrongState {
+            state: handle.state(),
+            message: "its stdin was closed before",
+        });
+    }
+    let accepted = stdin.offer(data);
+    if body.close && accepted == data.len() {
+        stdin.close();
+    }
+    Ok(StdinReply {
+        accepted: accepted as u64,
+    })
+}

@@ -1,0 +1,69 @@
+//! The operations: what each does, in terms of the host's parts. They know
+//! nothing of envelopes and replies; [`dispatch`](crate::dispatch) does.
+
+pub mod agents;
+pub mod component;
+pub mod control;
+pub mod host;
+pub mod output;
+pub mod spawn;
+
+use skep_protocol::{AgentId, AgentState, Digest};
+
+use crate::agent::spec::Denied;
+use crate::components::StoreError;
+use crate::runner::native::Refused as ProgramRefused;
+use crate::runner::wasm::Refusal;
+
+/// Why an operation was refused or failed. Each says who can mend it, by the
+/// error code that dispatch gives it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("there is no agent {0} here: it was forgotten, or never was")]
+    NoAgent(AgentId),
+    #[error(
+        "there is no component {0} here: upload it with component.put, or spawn it with its data"
+    )]
+    NoComponent(Digest),
+    #[error("the agent is {state}: {message}")]
+    WrongState {
+        state: AgentState,
+        message: &'static str,
+    },
+    #[error("`{field}`: {message}")]
+    Invalid {
+        field: &'static str,
+        message: String,
+    },
+    #[error("{0} is not supported by this build")]
+    Unsupported(&'static str),
+    #[error("`{field}` is not supported by this build: leave it out")]
+    UnsupportedField { field: &'static str },
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{}", .0.message)]
+    Component(Box<Refusal>),
+    #[error("the component has {asked} bytes, and the limit component_bytes is {ceiling}")]
+    ComponentTooLarge { asked: u64, ceiling: u64 },
+    #[error("all {max} slots of the host are taken: try again when an agent has ended")]
+    Capacity { running: u64, max: u64 },
+    #[error("native agents are off on this host: its operator sets [native] enabled")]
+    NativeOff,
+    #[error(transparent)]
+    Program(#[from] ProgramRefused),
+    #[error("the host is shutting down: spawn on another, or later")]
+    ShuttingDown,
+    #[error("the host cannot make a scratch directory for the agent; its log says why")]
+    Storage(#[source] std::io::Error),
+    #[error("a part of the host failed: {0}")]
+    Internal(&'static str),
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        // It is the largest by far, and would be carried by every result.
+        Self::Component(Box::new(refusal))
+    }
+}

@@ -1,0 +1,179 @@
+//! The agents of a host, by id, and the slots that they run in.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use skep_protocol::op::AgentCounts;
+use skep_protocol::{AgentId, AgentState};
+
+use crate::agent::handle::Handle;
+use crate::log::Budget;
+
+/// All agents that the host remembers.
+#[derive(Debug)]
+pub struct Registry {
+    agents: DashMap<AgentId, Handle>,
+    /// Those that have ended, oldest first.
+    ended: Mutex<VecDeque<AgentId>>,
+    max_ended: usize,
+    history: Arc<Budget>,
+    slots: Arc<Slots>,
+}
+
+#[derive(Debug)]
+struct Slots {
+    taken: AtomicUsize,
+    max: usize,
+}
+
+/// A place for an agent to run in, given back on drop.
+#[derive(Debug)]
+pub struct Slot(Arc<Slots>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Every slot is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("all {max} slots are taken")]
+pub struct Full {
+    pub max: usize,
+}
+
+impl Registry {
+    #[must_use]
+    pub fn new(max_agents: usize, max_ended: usize, history: Arc<Budget>) -> Self {
+        Self {
+            agents: DashMap::new(),
+            ended: Mutex::default(),
+            max_ended,
+            history,
+            slots: Arc::new(Slots {
+                taken: AtomicUsize::new(0),
+                max: max_agents,
+            }),
+        }
+    }
+
+    /// Takes a slot.
+    ///
+    /// # Errors
+    /// [`Full`], if there is none.
+    pub fn take_slot(&self) -> Result<Slot, Full> {
+        let Slots { taken, max } = &*self.slots;
+        taken
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
+                (taken < *max).then_some(taken + 1)
+            })
+            .map(|_| Slot(Arc::clone(&self.slots)))
+            .map_err(|_| Full { max: *max })
+    }
+
+    pub fn insert(&self, handle: Handle) {
+        self.agents.insert(handle.id, handle);
+    }
+
+    #[must_use]
+    pub fn get(&self, id: &AgentId) -> Option<Handle> {
+        self.agents.get(id).map(|handle| handle.clone())
+    }
+
+    /// Forgets an agent that has ended.
+    pub fn forget(&self, id: &AgentId) {
+        self.agents.remove(id);
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|ended| ended != id);
+    }
+
+    /// Every agent, by id. Costs a copy of all references.
+    #[must_use]
+    pub fn sorted(&self) -> Vec<Handle> {
+        let mut all: Vec<Handle> = self
+            .agents
+            .iter()
+            .map(|entry| entry.value().clone())
+            .collect();
+        all.sort_unstable_by_key(|handle| handle.id);
+        all
+    }
+
+    /// Notes that an agent has ended, and forgets the oldest of those that
+    /// have, as far as the operator's bounds ask.
+    pub fn has_ended(&self, id: AgentId) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have been forgotten between its end and this.
+        if self.agents.contains_key(&id) {
+            ended.push_back(id);
+        }
+        while ended.len() > self.max_ended {
+            let Some(oldest) = ended.pop_front() else {
+                break;
+            };
+            self.agents.remove(&oldest);
+        }
+    }
+
+    /// Forgets agents that have ended, oldest first, whenever what all remember
+    /// of their output is over its bound. Never returns.
+    pub async fn keep_history_bounded(&self) {
+        loop {
+            self.history.pressure().await;
+            while self.history.is_exceeded() {
+                let oldest = self
+                    .ended
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .pop_front();
+                let Some(oldest) = oldest else { break };
+                self.agents.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// How many agents are in which state, kept by their drivers as they move, so
+/// that asking costs the same however many there are.
+#[derive(Debug, Default)]
+pub struct StateCounts([AtomicU64; AgentState::ALL.len()]);
+
+impl StateCounts {
+    fn of(&self, state: AgentState) -> Option<&AtomicU64> {
+        AgentState::ALL
+            .iter()
+            .zip(&self.0)
+            .find(|(known, _)| **known == state)
+            .map(|(_, count)| count)
+    }
+
+    /// Notes that an agent has come from one state, or from nowhere, to another.
+    pub fn moved(&self, from: Option<AgentState>, to: AgentState) {
+        if let Some(count) = self.of(to) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(count) = from.and_then(|from| self.of(from)) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    #[must_use]
+    pub fn read(&self) -> AgentCounts {
+        let count = |state| {
+            self.of(state)
+                .map_or(0, |count| count.load(Ordering::Relaxed))
+        };
+        AgentCounts {
+            queued: count(AgentState::Queued),
+            starting: count(AgentState::Starting),
+            running: count(AgentState::Running),
+            paused: count(AgentState::Paused),
+            stopping: count(AgentState::Stopping),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What was answered to requests that change something, so that a request
+//! which is sent again is answered again and never done again. Bounded in
+//! time, count and bytes; what falls out of it is done anew if it comes again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use skep_protocol::{Digest, RequestId};
+use tokio::sync::watch;
+
+const REMEMBER_FOR: Duration = Duration::from_secs(300);
+const MAX_REPLIES: usize = 10_000;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+
+#[derive(Debug)]
+enum Answer {
+    UnderWay(watch::Receiver<Option<Bytes>>),
+    Given(Bytes),
+}
+
+#[derive(Debug)]
+struct Entry {
+    request: Digest,
+    answer: Answer,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<RequestId, Entry>,
+    /// The answers that were given, oldest first.
+    given: VecDeque<(Instant, RequestId, usize)>,
+    bytes: usize,
+}
+
+/// The memory of one principal's replies.
+#[derive(Debug, Default)]
+pub struct ReplyMemory {
+    state: Mutex<State>,
+}
+
+/// What the memory knows of a request.
+#[derive(Debug)]
+pub enum Claim {
+    /// Nothing: it is to be done, and its answer given to the promise.
+    New(Promise),
+    /// It was answered.
+    Answered(Bytes),
+    /// It is being done; the answer comes here. `None` for ever, if whoever
+    /// does it fails.
+    UnderWay(watch::Receiver<Option<Bytes>>),
+    /// Another request bore this id.
+    Conflict,
+}
+
+/// The duty to answer a request. Dropped without an answer, the request is
+/// forgotten, and may be done anew.
+#[derive(Debug)]
+pub struct Promise {
+    memory: Arc<ReplyMemory>,
+    id: RequestId,
+    answer: watch::Sender<Option<Bytes>>,
+    kept: bool,
+}
+
+impl ReplyMemory {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a request by its id and the digest of what it asks.
+    pub fn claim(self: &Arc<Self>, id: RequestId, request: Digest) -> Claim {
+        let mut state = self.state();
+        state.forget_old(Instant::now());
+        if let Some(entry) = state.entries.get(&id) {
+            return match &entry.answer {
+                _ if entry.request != request => Claim::Conflict,
+                Answer::UnderWay(answer) => Claim::UnderWay(answer.clone()),
+                Answer::Given(answer) => Claim::Answered(answer.clone()),
+            };
+        }
+        let (answer, under_way) = watch::channel(None);
+        state.entries.insert(
+            id,
+            Entry {
+                request,
+                answer: Answer::UnderWay(under_way),
+            },
+        );
+        Claim::New(Promise {
+            memory: Arc::clone(self),
+            id,
+            answer,
+            kept: false,
+        })
+    }
+}
+
+impl Promise {
+    /// Gives the answer, to those who wait and to those who will ask.
+    pub fn keep(mut self, answer: &Bytes) {
+        self.kept = true;
+        {
+            let mut state = self.memory.state();
+            if let Some(entry) = state.entries.get_mut(&self.id) {
+                entry.answer = Answer::Given(answer.clone());
+                state.bytes += answer.len();
+                state
+                    .given
+                    .push_back((Instant::now(), self.id, answer.len()));
+            }
+            state.forget_old(Instant::now());
+        }
+        self.answer.send_replace(Some(answer.clone()));
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.memory.state().entries.remove(&self.id);
+        }
+    }
+}
+
+impl State {
+    fn forget_old(&mut self, now: Instant) {
+        while let Some((given, id, bytes)) = self.given.front().copied() {
+            let stays = now.duration_since(given) < REMEMBER_FOR
+                && self.given.len() <= MAX_REPLIES
+                && self.bytes <= MAX_BYTES;
+            if stays {
+                break;
+            }
+            self.given.pop_front();
+            self.bytes -= bytes;
+            self.entries.remove(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(claim: Claim) -> Promise {
+        match claim {
+            Claim::New(promise) => promise,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_done_once() {
+        let memory = Arc::new(ReplyMemory::default());
+        let (id, body, other) = (RequestId::random(), Digest::of(b"a"), Digest::of(b"b"));
+        let promise = new(memory.claim(id, body));
+        let Claim::UnderWay(mut waiter) = memory.claim(id, body) else {
+            panic!("it is under way")
+        };
+        assert!(matches!(memory.claim(id, other), Claim::Conflict));
+        promise.keep(&Bytes::from_static(b"done"));
+        assert_eq!(
+            waiter.wait_for(Option::is_some).await.unwrap().as_deref(),
+            Some(&b"done"[..])
+        );
+        assert!(matches!(memory.claim(id, body), Claim::Answered(answer) if answer == "done"));
+        assert!(matches!(memory.claim(id, other), Claim::Conflict));
+    }
+
+    #[tokio::test]
+    async fn a_broken_promise_leaves_nothing() {
+        let memory = Arc::new(ReplyMemory::default());
+        let (id, body) = (RequestId::random(), Digest::of(b"a"));
+        let promise = new(memory.claim(id, body));
+        let Claim::UnderWay(mut waiter) = memory.claim(id, body) else {
+            panic!("it is under way")
+        };
+        drop(promise);
+        assert!(waiter.wait_for(Option::is_some).await.is_err());
+        new(memory.claim(id, body));
+    }
+
+    #[test]
+    fn count_and_bytes_are_bounded() {
+        let memory = Arc::new(ReplyMemory::default());
+        let first = RequestId::random();
+        new(memory.claim(first, Digest::of(b""))).keep(&Bytes::new());
+        for _ in 0..MAX_REPLIES {
+            new(memory.claim(RequestId::random(), Digest::of(b""))).keep(&Bytes::new());
+        }
+        assert_eq!(memory.state().entries.len(), MAX_REPLIES);
+        new(memory.claim(first, Digest::of(b"")));
+
+        let large = Bytes::from(vec![0; MAX_BYTES / 4]);
+        for _ in 0..8 {
+            new(memory.claim(RequestId::random(), Digest::of(b""))).keep(&large);
+        }
+        assert!(memory.state().bytes <= MAX_BYTES);
+        assert!(memory.state().entries.len() <= 4);
+    }
+}

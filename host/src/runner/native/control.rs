@@ -1,0 +1,108 @@
+//! What is done to a native guest from outside. It leaves word for the guest's
+//! task and never waits.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::tree::Snapshots;
+use crate::runner::{Asked, GuestControl, GuestUsage};
+
+/// Shared by whoever drives the guest and the guest's task.
+#[derive(Debug)]
+pub(super) struct Control {
+    asked: AtomicBool,
+    killed: AtomicBool,
+    /// For the one task that waits.
+    changed: Notify,
+    usage: Mutex<Usage>,
+    snapshots: Arc<Snapshots>,
+}
+
+#[derive(Debug, Default)]
+struct Usage {
+    /// The root of the tree, as long as it may be looked at.
+    shim: Option<i32>,
+    seen: GuestUsage,
+}
+
+impl Control {
+    pub(super) fn new(snapshots: Arc<Snapshots>) -> Self {
+        Self {
+            asked: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
+            changed: Notify::new(),
+            usage: Mutex::default(),
+            snapshots,
+        }
+    }
+
+    /// Waits until something was asked since the last call.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Waits until the guest is to be killed. For one waiter at a time, like
+    /// [`Self::changed`].
+    pub(super) async fn killed(&self) {
+        while !self.is_killed() {
+            self.changed.notified().await;
+        }
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// From now on usage is that of the tree below this process.
+    pub(super) fn lives(&self, shim: Option<i32>) {
+        self.usage_mut().shim = shim;
+    }
+
+    /// The process is about to be waited for, and its number may then be
+    /// another's; what it used in all is known now, or is what was last seen.
+    pub(super) fn ends(&self, cpu_ms: u64, peak_bytes: u64) {
+        let mut usage = self.usage_mut();
+        usage.shim = None;
+        usage.seen.memory_bytes = 0;
+        usage.seen.cpu_ms = usage.seen.cpu_ms.max(cpu_ms);
+        usage.seen.memory_peak_bytes = usage.seen.memory_peak_bytes.max(peak_bytes);
+    }
+
+    fn usage_mut(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl GuestControl for Control {
+    fn ask_stop(&self) -> Asked {
+        self.asked.store(true, Ordering::Release);
+        self.changed.notify_one();
+        Asked::Yes
+    }
+
+    fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// At most 250 ms old. Memory that processes share counts once for each,
+    /// and computing is lost of a process whose parent ignores its end, until
+    /// all has ended and the kernel's own sums are there.
+    fn usage(&self) -> GuestUsage {
+        let mut usage = self.usage_mut();
+        if let Some(shim) = usage.shim {
+            let now = self.snapshots.recent().usage(shim);
+            let seen = &mut usage.seen;
+            seen.memory_bytes = now.resident_bytes;
+            seen.memory_peak_bytes = seen.memory_peak_bytes.max(now.resident_bytes);
+            seen.cpu_ms = seen.cpu_ms.max(now.cpu_ms);
+        }
+        usage.seen
+    }
+}

@@ -1,0 +1,221 @@
+//! Programs that do not want to end, and hosts and shims that do.
+
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::*;
+
+#[tokio::test]
+async fn sigterm_ignored() {
+    let mut agent = sh("trap '' TERM HUP INT; echo ready; while :; do :; done");
+    agent.lines(1).await;
+    agent.guest.control.ask_stop();
+    agent.kill().await;
+}
+
+#[tokio::test]
+async fn kill_at_any_time() {
+    for yields in 0..40 {
+        let mut agent = start(&["sleep", "1000"]);
+        for _ in 0..yields {
+            tokio::task::yield_now().await;
+        }
+        agent.kill().await;
+    }
+    let mut agent = start(&["sleep", "1000"]);
+    agent.running().await;
+    agent.guest.control.kill();
+    agent.kill().await;
+}
+
+#[tokio::test]
+async fn daemons_go_too() {
+    let daemon = "trap '' TERM HUP; (setsid sh -c 'trap \"\" TERM HUP; echo $$; while :; do sleep 1000; done' &) &";
+    let mut agent = sh(&format!("{daemon} wait; sleep 1000"));
+    let pid = agent.lines(1).await.remove(0);
+    assert!(exists(&pid));
+    agent.kill().await;
+    assert!(!exists(&pid));
+}
+
+#[tokio::test]
+async fn what_outlives_the_program_does_not_keep_the_agent() {
+    // It holds stdout and stderr, and is in a session of its own.
+    let mut agent =
+        sh("setsid sh -c 'trap \"\" TERM; echo $$; exec sleep 1000' & read line; exit 5");
+    let pid = agent.lines(1).await.remove(0);
+    agent.stdin.take().unwrap().offer(b"\n");
+    assert_eq!(agent.end().await, End::Exited(5));
+    assert!(!exists(&pid));
+}
+
+#[tokio::test]
+async fn zombies() {
+    let mut agent = sh("for i in 1 2 3 4 5 6 7 8; do true & done; echo ready; exec sleep 1000");
+    agent.lines(1).await;
+    agent.kill().await;
+}
+
+#[tokio::test]
+async fn two_hundred_sleepers() {
+    let script = "i=0; while [ $i -lt 200 ]; do sleep 1000 & i=$((i+1)); done; echo ready; wait";
+    let mut agent = sh(script);
+    agent.lines(1).await;
+    until(|| marked(&agent.mark).len() > 200).await;
+    agent.kill().await;
+    let mut agent = sh(&script.replace("wait", "exit 3"));
+    assert_eq!(agent.end().await, End::Exited(3));
+}
+
+#[tokio::test]
+async fn bombs() {
+    for (lines, bomb) in [
+        // Forks without pause, each time into a session of its own.
+        (300, "while :; do echo ready; setsid true & done"),
+        // Doubles, up to 256.
+        (
+            250,
+            "b() { echo ready; if [ $1 -gt 0 ]; then b $(($1-1)) & b $(($1-1)) & fi; sleep 1000; }; b 8",
+        ),
+        // Each starts again what is killed.
+        (
+            4,
+            "r() { while :; do sh -c 'echo ready; exec sleep 1000'; done; }; r & r & r & r",
+        ),
+    ] {
+        let mut agent = sh(bomb);
+        agent.lines(lines).await;
+        agent.kill().await;
+    }
+}
+
+#[tokio::test]
+async fn output_that_nobody_takes() {
+    let mut agent = start(&["yes"]);
+    until(|| agent.output.counter().written()[0] >= 60_000).await;
+    agent.kill().await;
+    let mut agent = sh("echo $PPID; read line; head -c 120000 /dev/zero; exit 4");
+    let shim = agent.lines(1).await.remove(0);
+    agent.stdin.take().unwrap().offer(b"\n");
+    until(|| !exists(&shim)).await;
+    // It has exited, and the rest of its output waits for a reader.
+    agent.guest.control.kill();
+    assert_eq!(agent.ended().await, End::Exited(4));
+}
+
+#[tokio::test]
+async fn a_driver_that_goes_away() {
+    let mut agent = sh("echo ready; exec sleep 1000");
+    agent.lines(1).await;
+    drop(agent.guest);
+    until(|| marked(&agent.mark).is_empty()).await;
+}
+
+#[test]
+fn a_host_that_goes_away() {
+    let host = tokio::runtime::Runtime::new().unwrap();
+    let agent = host.block_on(async {
+        let mut agent = sh("setsid sleep 1000 & echo ready; trap '' TERM; wait; sleep 1000");
+        agent.lines(1).await;
+        agent
+    });
+    assert!(marked(&agent.mark).len() >= 2);
+    drop(host);
+    let after = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    after.block_on(until(|| marked(&agent.mark).is_empty()));
+}
+
+#[tokio::test]
+async fn a_shim_that_is_killed_takes_its_agent_along() {
+    // By a stranger, with a child in the session.
+    let mut agent = sh("sleep 1000 & echo $PPID; wait");
+    let shim: i32 = agent.lines(1).await[0].parse().unwrap();
+    kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
+    assert_eq!(agent.end().await, End::Signaled(9));
+
+    // By its agent.
+    let mut agent = sh("kill -9 $PPID; sleep 1000");
+    assert_eq!(agent.end().await, End::Signaled(9));
+}
+
+#[tokio::test]
+async fn a_shim_cannot_be_asked_to_end_or_be_held() {
+    let mut agent =
+        sh("for s in TERM HUP INT USR1 34; do kill -$s $PPID; done; echo ready; exit 6");
+    assert_eq!(agent.end().await, End::Exited(6));
+
+    let mut agent =
+        sh("trap '' TERM; kill -STOP $PPID; echo ready; while :; do kill -STOP $PPID; done");
+    agent.lines(1).await;
+    agent.kill().await;
+}
+
+/// Alone in a process, since other tests have agents too.
+#[test]
+fn nothing_is_left_in_the_host() {
+    const ALONE: &str = "SKEP_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let name = "runner::native::tests::hostile::nothing_is_left_in_the_host";
+        let mut alone = Command::new(std::env::current_exe().unwrap());
+        let output = alone
+            .args(["--exact", name])
+            .env(ALONE, "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains("1 passed"),
+            "{output:?}"
+        );
+        return;
+    }
+    let count = |what: &str| {
+        std::fs::read_dir(format!("/proc/self/{what}"))
+            .unwrap()
+            .count()
+    };
+    let children = || super::super::tree::Snapshot::take().count_below(std::process::id());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let one_of_each = async || {
+            assert_eq!(sh("exit 3").end().await, End::Exited(3));
+            assert!(matches!(
+                start(&["/no/such"]).end().await,
+                End::StartFailed { .. }
+            ));
+            let mut agent = sh("setsid sleep 1000 & echo ready; wait");
+            agent.lines(1).await;
+            agent.kill().await;
+            assert_eq!(sh("kill -9 $PPID").end().await, End::Signaled(9));
+        };
+        one_of_each().await;
+        until(|| {
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks()
+                == 0
+        })
+        .await;
+        let base = count("fd");
+        for _ in 0..10 {
+            one_of_each().await;
+        }
+        until(|| {
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks()
+                == 0
+        })
+        .await;
+        assert_eq!(count("fd"), base);
+        assert_eq!(children(), 0);
+    });
+}

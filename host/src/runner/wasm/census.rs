@@ -1,0 +1,221 @@
+//! Counts what starting a component takes: instances, memories and tables, each
+//! as often as it is made.
+//!
+//! A component is a program that makes instances, and it can be written so that
+//! each level doubles the one below it: sixty lines then ask for more instances
+//! than there is memory in the world, and the compiler would set about it. So
+//! it is played through here first, with a bound on the steps.
+
+use skep_protocol::ErrorCode;
+use wasmparser::{ComponentTypeRef, Encoding, Instance, Parser, Payload};
+
+use super::play::Play;
+use super::refusal::Refusal;
+use super::steps::{self, Sort, Step};
+
+/// The largest function body, in bytes: compiling takes more than linear time,
+/// and the largest that people ship (interpreters) are some 300 KiB.
+const MAX_FUNCTION: usize = 1024 * 1024;
+
+/// Functions of all modules. Large interpreters have some 50,000.
+const MAX_FUNCTIONS: usize = 250_000;
+
+/// What starting a component takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Core instances.
+    pub instances: u64,
+    /// Linear memories.
+    pub memories: u64,
+    /// Tables.
+    pub tables: u64,
+    /// Bytes of all memories and tables as they are made.
+    pub memory_bytes: u64,
+    /// Elements that a table may grow to.
+    pub(super) largest_table: u64,
+    pub(super) memories_per_module: u64,
+    pub(super) tables_per_module: u64,
+}
+
+/// One core module.
+#[derive(Debug, Default)]
+pub(super) struct Module {
+    pub(super) memories: u64,
+    pub(super) tables: u64,
+    pub(super) memory_bytes: u64,
+    pub(super) largest_table: u64,
+}
+
+/// Everything of one component that matters here.
+#[derive(Debug, Default)]
+pub(super) struct Census<'a> {
+    pub(super) imports: Vec<String>,
+    pub(super) exports: Vec<String>,
+    pub(super) modules: Vec<Module>,
+    pub(super) components: Vec<Vec<Step<'a>>>,
+    functions: usize,
+    largest_function: usize,
+}
+
+enum Open {
+    Module(usize),
+    Component(usize),
+}
+
+impl<'a> Census<'a> {
+    /// Reads without validating.
+    pub(super) fn take(bytes: &'a [u8]) -> wasmparser::Result<Self> {
+        let mut census = Self::default();
+        let mut open: Vec<Open> = Vec::new();
+        for payload in Parser::new(0).parse_all(bytes) {
+            match payload? {
+                Payload::Version { encoding, .. } => census.enter(&mut open, encoding),
+                Payload::End(_) => drop(open.pop()),
+                payload => match open.last() {
+                    Some(Open::Module(at)) => census.of_module(*at, payload)?,
+                    Some(Open::Component(at)) => census.of_component(*at, payload)?,
+                    None => {}
+                },
+            }
+        }
+        Ok(census)
+    }
+
+    /// What starting it takes; only for what was validated.
+    pub(super) fn needs(&self) -> Result<Needs, Refusal> {
+        let too_much = |what: &str, count: usize, most: usize| {
+            let message = format!("{what} is {count}, and this host compiles {most} at most");
+            Err(Refusal::of(ErrorCode::CompileLimit, message))
+        };
+        if self.largest_function > MAX_FUNCTION {
+            return too_much(
+                "the size of its largest function",
+                self.largest_function,
+                MAX_FUNCTION,
+            );
+        }
+        if self.functions > MAX_FUNCTIONS {
+            return too_much("the number of its functions", self.functions, MAX_FUNCTIONS);
+        }
+        Play::of(self).ok_or_else(|| {
+            let message = "to start it takes more instances than this host compiles";
+            Refusal::of(ErrorCode::CompileLimit, message)
+        })
+    }
+
+    fn enter(&mut self, open: &mut Vec<Open>, encoding: Encoding) {
+        let (entered, step) = match encoding {
+            Encoding::Module => {
+                self.modules.push(Module::default());
+                let at = self.modules.len() - 1;
+                (Open::Module(at), Step::Module(at))
+            }
+            Encoding::Component => {
+                self.components.push(Vec::new());
+                let at = self.components.len() - 1;
+                (Open::Component(at), Step::Component(at))
+            }
+        };
+        if let Some(Open::Component(outer)) = open.last() {
+            self.step(*outer, step);
+        }
+        open.push(entered);
+    }
+
+    fn step(&mut self, at: usize, step: Step<'a>) {
+        if let Some(steps) = self.components.get_mut(at) {
+            steps.push(step);
+        }
+    }
+
+    fn of_module(&mut self, at: usize, payload: Payload<'a>) -> wasmparser::Result<()> {
+        let Some(module) = self.modules.get_mut(at) else {
+            return Ok(());
+        };
+        match payload {
+            Payload::MemorySection(section) => {
+                for memory in section {
+                    let memory = memory?;
+                    let page = 1_u64 << memory.page_size_log2.unwrap_or(16).min(16);
+                    module.memories += 1;
+                    module.add(memory.initial.saturating_mul(page));
+                }
+            }
+            Payload::TableSection(section) => {
+                for table in section {
+                    let table = table?.ty;
+                    let elements = table.initial;
+                    let most = table.maximum.unwrap_or(u64::MAX).max(elements);
+                    module.tables += 1;
+                    module.largest_table = module.largest_table.max(most);
+                    module.add(elements.saturating_mul(super::limiter::ELEMENT_BYTES));
+                }
+            }
+            Payload::CodeSectionEntry(body) => {
+                self.functions += 1;
+                self.largest_function = self.largest_function.max(body.as_bytes().len());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn of_component(&mut self, at: usize, payload: Payload<'a>) -> wasmparser::Result<()> {
+        match payload {
+            Payload::InstanceSection(section) => {
+                for instance in section {
+                    if let Instance::Instantiate { module_index, .. } = instance? {
+                        self.step(at, Step::InstantiateModule(module_index));
+                    }
+                }
+            }
+            Payload::ComponentInstanceSection(section) => {
+                for instance in section {
+                    let step = steps::instantiation(instance?);
+                    self.step(at, step);
+                }
+            }
+            Payload::ComponentAliasSection(section) => {
+                for alias in section {
+                    if let Some(step) = steps::alias_of(&alias?) {
+                        self.step(at, step);
+                    }
+                }
+            }
+            Payload::ComponentImportSection(section) => {
+                for import in section {
+                    let import = import?;
+                    if at == 0 {
+                        self.imports.push(import.name.name.to_owned());
+                    }
+                    let sort = match import.ty {
+                        ComponentTypeRef::Module(_) => Sort::Module,
+                        ComponentTypeRef::Component(_) => Sort::Component,
+                        ComponentTypeRef::Instance(_) => Sort::Instance,
+                        _ => continue,
+                    };
+                    self.step(at, Step::Import(sort, import.name.name));
+                }
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    let export = export?;
+                    if at == 0 {
+                        self.exports.push(export.name.name.to_owned());
+                    }
+                    if let Some(sort) = steps::sort_of(export.kind) {
+                        self.step(at, Step::Export(sort, export.name.name, export.index));
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Module {
+    fn add(&mut self, bytes: u64) {
+        self.memory_bytes = self.memory_bytes.saturating_add(bytes);
+    }
+}

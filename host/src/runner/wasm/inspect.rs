@@ -1,0 +1,250 @@
+//! What a component is and what it needs, read from its bytes without
+//! compiling anything. Costs a few milliseconds a megabyte: all of it is
+//! validated, so that what is refused is refused before anything runs.
+
+use std::borrow::Cow;
+
+use skep_protocol::{ErrorCode, LimitName, Limits};
+use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
+use wasmparser::types::Types;
+use wasmparser::{Validator, WasmFeatures};
+
+use super::adapt::{Adapted, adapt};
+use super::census::{Census, Needs};
+use super::engine;
+use super::offer::Name;
+use super::refusal::Refusal;
+
+/// What a component is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// `component` or `core-module`: what it was before it was adapted.
+    pub kind: &'static str,
+    /// The names that it imports.
+    pub imports: Vec<String>,
+    /// Those of them that nothing provides, with the function where the
+    /// interface is there and lacks it.
+    pub missing: Vec<String>,
+    /// Whether it can be asked to stop.
+    pub asks_control: bool,
+    /// What it takes to start it.
+    pub needs: Needs,
+}
+
+impl Facts {
+    /// Refuses what could not even start: for want of an import, or with these
+    /// limits.
+    ///
+    /// # Errors
+    ///
+    /// `missing_import`; `limit_too_small`, with the limit and what is needed.
+    pub fn admits(&self, limits: &Limits) -> Result<(), Refusal> {
+        if !self.missing.is_empty() {
+            return Err(Refusal::missing(self.missing.clone()));
+        }
+        let needs = &self.needs;
+        // Each memory and table costs address space, however small it is: of
+        // either there may be as many as instances.
+        let instances = needs.instances.max(needs.memories).max(needs.tables);
+        if instances > limits.instances {
+            return Err(Refusal::too_small(
+                LimitName::Instances,
+                limits.instances,
+                instances,
+            ));
+        }
+        if needs.memory_bytes > limits.memory_bytes {
+            return Err(Refusal::too_small(
+                LimitName::MemoryBytes,
+                limits.memory_bytes,
+                needs.memory_bytes,
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Inspects a component or core module and refuses what could not run.
+///
+/// # Errors
+///
+/// `invalid_component`, `unsupported_world`, `unsupported_feature`,
+/// `missing_import` or `compile_limit`.
+pub fn inspect(bytes: &[u8]) -> Result<Facts, Refusal> {
+    examine(bytes).map(|(facts, _)| facts)
+}
+
+/// The same, with missing imports among the facts instead of refused.
+///
+/// # Errors
+///
+/// As [`inspect`], `missing_import` only for core modules.
+pub fn describe(bytes: &[u8]) -> Result<Facts, Refusal> {
+    read(bytes).map(|(facts, _)| facts)
+}
+
+/// The facts, and the component to compile.
+pub(super) fn examine(bytes: &[u8]) -> Result<(Facts, Cow<'_, [u8]>), Refusal> {
+    let (facts, component) = read(bytes)?;
+    if facts.missing.is_empty() {
+        Ok((facts, component))
+    } else {
+        Err(Refusal::missing(facts.missing))
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<(Facts, Cow<'_, [u8]>), Refusal> {
+    let Adapted {
+        component,
+        core_imports,
+    } = adapt(bytes)?;
+    let census = Census::take(&component).map_err(|error| Refusal::malformed(&error))?;
+    let names = || {
+        census
+            .imports
+            .iter()
+            .chain(&census.exports)
+            .map(|name| Name::of(name))
+    };
+    // Before the validation, whose complaint about async would be no help.
+    if let Some(name) = names().find(|name| name.is_wasi_0_3()) {
+        return Err(Refusal::world(name.world()));
+    }
+    let types = validate(&component)?;
+    if !census.exports.iter().any(|name| runs(Name::of(name))) {
+        return Err(Refusal::of(
+            ErrorCode::InvalidComponent,
+            "it exports no wasi:cli/run@0.2: build it as a program (a `main`, or the world \
+             wasi:cli/command), not as a library or for another world",
+        ));
+    }
+    let missing = census
+        .imports
+        .iter()
+        .flat_map(|name| missing(&types, name))
+        .collect::<Vec<String>>();
+    let asks_control = census
+        .imports
+        .iter()
+        .any(|name| Name::of(name).interface == "skep:agent/control");
+    let needs = census.needs()?;
+    let kind = if core_imports.is_some() {
+        "core-module"
+    } else {
+        "component"
+    };
+    let imports = core_imports.unwrap_or(census.imports);
+    Ok((
+        Facts {
+            kind,
+            imports,
+            missing,
+            asks_control,
+            needs,
+        },
+        component,
+    ))
+}
+
+fn runs(name: Name<'_>) -> bool {
+    name.interface == "wasi:cli/run" && name.version.starts_with("0.2.")
+}
+
+/// What of this import nothing provides.
+fn missing(types: &Types, import: &str) -> Vec<String> {
+    let whole = || vec![import.to_owned()];
+    let offered = Name::of(import).functions();
+    let Some(item) = types.as_ref().component_item_for_import(import) else {
+        return whole();
+    };
+    match item.ty {
+        ComponentEntityType::Instance(instance) => {
+            let Some(instance) = types.as_ref().get(instance) else {
+                return whole();
+            };
+            let mut needed = instance
+                .exports
+                .iter()
+                .filter(|(_, item)| is_needed(&item.ty));
+            match offered {
+                // An instance of nothing but types is there without a provider.
+                None if needed.next().is_some() => whole(),
+                None => Vec::new(),
+                Some(offered) => needed
+                    .filter(|(name, item)| {
+                        matches!(item.ty, ComponentEntityType::Func(_))
+                            && !offered.contains(name.as_str())
+                    })
+                    .map(|(name, _)| format!("{import}#{name}"))
+                    .collect(),
+            }
+        }
+        ComponentEntityType::Type {
+            referenced: ComponentAnyTypeId::Resource(_),
+            ..
+        }
+        | ComponentEntityType::Func(_)
+        | ComponentEntityType::Module(_)
+        | ComponentEntityType::Component(_)
+        | ComponentEntityType::Value(_) => whole(),
+        ComponentEntityType::Type { .. } => Vec::new(),
+    }
+}
+
+fn is_needed(entity: &ComponentEntityType) -> bool {
+    match entity {
+        ComponentEntityType::Type { referenced, .. } => {
+            matches!(referenced, ComponentAnyTypeId::Resource(_))
+        }
+        _ => true,
+    }
+}
+
+/// Validates everything, function bodies included.
+pub(super) fn validate(bytes: &[u8]) -> Result<Types, Refusal> {
+    let error = match Validator::new_with_features(engine::features()).validate_all(bytes) {
+        Ok(types) => return Ok(types),
+        Err(error) => error,
+    };
+    let message = error.to_string();
+    if let Some(feature) = feature_of(error.message()) {
+        return Err(Refusal::feature(feature, &message));
+    }
+    // A proposal that changes the encoding is met as malformed bytes.
+    match Validator::new_with_features(WasmFeatures::all()).validate_all(bytes) {
+        Ok(_) => Err(Refusal::feature("a proposal of WebAssembly", &message)),
+        Err(_) => Err(Refusal::malformed(&error)),
+    }
+}
+
+/// Which feature the validator asks for.
+fn feature_of(message: &str) -> Option<&'static str> {
+    const SIGNS: [&str; 6] = [
+        "must be enabled",
+        "not enabled",
+        "requires the",
+        "require the",
+        "not supported without",
+        "required for",
+    ];
+    const FEATURES: [(&str, &str); 11] = [
+        ("shared-everything", "shared-everything-threads"),
+        ("threads", "threads"),
+        ("memory64", "memory64"),
+        ("64-bit", "memory64"),
+        ("exception", "exceptions"),
+        ("function references", "function-references"),
+        ("gc", "gc"),
+        ("page size", "custom-page-sizes"),
+        ("async", "component-model-async"),
+        ("stack switching", "stack-switching"),
+        ("", "a proposal of WebAssembly"),
+    ];
+    if !SIGNS.iter().any(|sign| message.contains(sign)) {
+        return None;
+    }
+    FEATURES
+        .iter()
+        .find(|(sign, _)| message.contains(sign))
+        .map(|(_, feature)| *feature)
+}

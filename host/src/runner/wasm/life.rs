@@ -1,0 +1,149 @@
+//! The life of a guest: compiled, made, run, and judged. It returns how the
+//! guest ended, never an error. Dropping it at any point ends the guest.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use skep_protocol::{Digest, ErrorCode, Limits};
+use tokio::sync::{mpsc, watch};
+use wasmtime::Store;
+
+use super::compile::{Compiled, Compiler, Failure, Found};
+use super::engine::Engines;
+use super::epoch::Ticker;
+use super::refusal::Refusal;
+use super::stdio::{Input, Output};
+use super::store::{self, Held, Orders, Parts};
+use super::usage::Meters;
+use super::verdict::{self, Phase};
+use crate::runner::{End, GrantedDir, GuestEvent, Progress, Task};
+
+/// What all guests of a runner share.
+#[derive(Debug)]
+pub(super) struct House {
+    // The order is that of dropping: the clock stops before its engines go.
+    pub(super) ticker: Ticker,
+    pub(super) compiler: Compiler,
+    pub(super) engines: Arc<Engines>,
+}
+
+/// What a guest is given.
+pub(super) struct Given {
+    pub(super) digest: Digest,
+    pub(super) bytes: Bytes,
+    pub(super) name: String,
+    pub(super) args: Vec<String>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) task: Task,
+    pub(super) limits: Limits,
+    pub(super) dirs: Vec<GrantedDir>,
+    pub(super) stdin: Input,
+    pub(super) stdout: Output,
+    pub(super) stderr: Output,
+    pub(super) events: mpsc::Sender<GuestEvent>,
+    pub(super) progress: watch::Sender<Option<Progress>>,
+    pub(super) orders: Arc<Orders>,
+    pub(super) meters: Arc<Meters>,
+}
+
+/// Lives.
+pub(super) async fn live(house: Arc<House>, given: Given) -> End {
+    match begin(&house, given).await {
+        Ok(end) => end,
+        Err(Failure::Refused(Refusal { code, message, .. })) => {
+            verdict::start_failed(code, message)
+        }
+        Err(Failure::Fault { incident }) => End::Fault { incident },
+    }
+}
+
+async fn begin(house: &House, given: Given) -> Result<End, Failure> {
+    let refuse = |code, message: &str| Err(Failure::Refused(Refusal::of(code, message)));
+    if given.bytes.len() as u64 > given.limits.component_bytes {
+        return refuse(
+            ErrorCode::TooLarge,
+            "the component is larger than its limit component_bytes",
+        );
+    }
+    let compiled = match house.compiler.get(given.digest, &given.bytes) {
+        Found::Ready(compiled) => compiled,
+        Found::Awaited(awaited) => awaited.compiled().await?,
+        Found::Full => {
+            return refuse(
+                ErrorCode::Capacity,
+                "too many components wait to be compiled",
+            );
+        }
+    };
+    compiled
+        .facts
+        .admits(&given.limits)
+        .map_err(Failure::Refused)?;
+    let Some(_memories) = house.engines.reserve(compiled.place, &compiled.facts) else {
+        return refuse(
+            ErrorCode::Capacity,
+            "the host has no address space left for its memories",
+        );
+    };
+    let _ticking = house.ticker.start();
+    run(&compiled, given).await
+}
+
+/// A store whose last reading of fuel is taken however it goes.
+struct Metered {
+    store: Store<Held>,
+    meters: Arc<Meters>,
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        if let Ok(left) = self.store.get_fuel() {
+            self.meters.fuel_left(left);
+        }
+    }
+}
+
+async fn run(compiled: &Compiled, given: Given) -> Result<End, Failure> {
+    let (stdout, stderr) = (given.stdout.clone(), given.stderr.clone());
+    let parts = Parts {
+        name: given.name,
+        args: given.args,
+        env: given.env,
+        task: given.task,
+        dirs: &given.dirs,
+        stdin: given.stdin,
+        stdout: given.stdout,
+        stderr: given.stderr,
+        limits: &given.limits,
+        progress: given.progress,
+        orders: given.orders,
+        meters: Arc::clone(&given.meters),
+    };
+    let store = store::open(compiled.command.engine(), parts).map_err(Failure::Refused)?;
+    let mut metered = Metered {
+        store,
+        meters: given.meters,
+    };
+    let store = &mut metered.store;
+    let (phase, result) = match compiled.command.instantiate_async(&mut *store).await {
+        Ok(command) => {
+            // There is room for both events; only the driver may be gone.
+            let _ = given.events.try_send(GuestEvent::Running);
+            (
+                Phase::Running,
+                command.wasi_cli_run().call_run(&mut *store).await,
+            )
+        }
+        Err(error) => (Phase::Starting, Err(error)),
+    };
+    let end = match result {
+        Ok(Ok(())) => End::Exited(0),
+        Ok(Err(())) => End::Exited(1),
+        Err(error) => verdict::of(&error, phase, store.data().limiter.refused()),
+    };
+    // Its memory goes before the last of its output has been read.
+    drop(metered);
+    stdout.drain().await;
+    stderr.drain().await;
+    Ok(end)
+}

@@ -1,0 +1,281 @@
+//! The wasm runner: components of WASI 0.2 on wasmtime, each in a store with
+//! its own limits.
+//!
+//! It owns the engines, the compiled components, the threads that guests run on
+//! and the clock that interrupts them. It never sees a request or a socket, and
+//! nothing of a guest runs on a thread of the caller's. A warm start costs a
+//! lookup, a hop to a guest thread and an instantiation: about 0.1 ms in all.
+//!
+//! - `engine` and `linker`: what a guest may be made of and link against
+//! - `inspect`, with `adapt`, `offer`, `census`, `steps` and `play`: what a
+//!   component is and needs, before anything is compiled
+//! - `compile`: the compiled components
+//! - `guest` and `life`: a guest as a task, from its start to its `End`
+//! - `store`, `limiter`, `epoch` and `usage`: its limits and counters
+//! - `stdio` and `agent_api`: its streams, and `skep:agent`
+//! - `verdict` and `refusal`: how it ended, and why it never ran
+
+mod adapt;
+mod agent_api;
+mod census;
+mod compile;
+mod engine;
+mod epoch;
+mod guest;
+mod inspect;
+mod life;
+mod limiter;
+mod linker;
+mod offer;
+mod play;
+mod refusal;
+mod stdio;
+mod steps;
+mod store;
+#[cfg(test)]
+mod tests;
+mod usage;
+mod verdict;
+mod workers;
+
+use std::sync::Arc;
+
+use skep_protocol::{Digest, Enforced, Enforcement};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+pub use self::census::Needs;
+pub use self::inspect::{Facts, describe, inspect};
+pub use self::refusal::Refusal;
+
+use self::compile::Compiler;
+use self::engine::Engines;
+use self::epoch::Ticker;
+use self::guest::{Control, Slot, Turns};
+use self::life::{Given, House};
+use self::stdio::{Input, Output};
+use self::store::Orders;
+use self::usage::Meters;
+use self::workers::{Priority, Workers};
+use super::{GUEST_EVENTS, Guest, Launch, Program, Runner};
+
+/// Threads for files that guests read and write.
+const FILE_THREADS: usize = 32;
+
+/// Guests use up their turns of 2 ms, so that looking for sleepers and for new
+/// guests only every 61 and 31 turns, as tokio does, would take 100 ms.
+const TURNS_BETWEEN_LOOKS: u32 = 4;
+
+/// How guests are run.
+#[derive(Debug, Clone)]
+pub struct WasmConfig {
+    /// Guests at a time, for which the pool is made.
+    pub max_agents: usize,
+    /// Threads that compile.
+    pub compile_workers: usize,
+    /// Compiled components that are kept; those used longest ago go first.
+    pub cached_components: usize,
+    /// Whether memories come from a pool made beforehand: for a host of many
+    /// agents, and a waste for one that runs a single one.
+    pub pooling: bool,
+    /// Threads that guests run on.
+    pub guest_threads: usize,
+    /// The stack that a guest may use, in bytes.
+    pub wasm_stack_bytes: usize,
+}
+
+impl Default for WasmConfig {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            max_agents: 1000,
+            compile_workers: cores.div_ceil(2),
+            cached_components: 256,
+            pooling: true,
+            guest_threads: cores,
+            wasm_stack_bytes: 512 * 1024,
+        }
+    }
+}
+
+/// Why there is no runner.
+#[derive(Debug, thiserror::Error)]
+pub enum WasmError {
+    /// The operator's: the engine cannot be made with this configuration on
+    /// this machine.
+    #[error("the WebAssembly engine cannot be made: {0}")]
+    Engine(String),
+    /// The operator's: the system gives no more threads.
+    #[error("the threads for guests cannot be started: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+/// Runs components. Dropping it ends every guest.
+#[derive(Debug)]
+pub struct WasmRunner {
+    house: Arc<House>,
+    reapers: Arc<Workers>,
+    /// Taken when it is dropped.
+    threads: Option<Runtime>,
+}
+
+impl WasmRunner {
+    /// Makes the engine, its pool and all threads. Costs some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// Where the machine or the configuration does not allow it.
+    pub fn new(config: WasmConfig) -> Result<Self, WasmError> {
+        let engines =
+            Engines::new(&config).map_err(|error| WasmError::Engine(format!("{error:#}")))?;
+        let engines = Arc::new(engines);
+        let of_ticker = Arc::clone(&engines);
+        let house = House {
+            ticker: Ticker::new(move || of_ticker.tick())?,
+            compiler: Compiler::new(&config, Arc::clone(&engines))?,
+            engines,
+        };
+        let mut threads = tokio::runtime::Builder::new_multi_thread();
+        threads
+            .worker_threads(config.guest_threads.max(1))
+            .max_blocking_threads(FILE_THREADS)
+            .thread_name("guest")
+            .global_queue_interval(TURNS_BETWEEN_LOOKS)
+            .event_interval(TURNS_BETWEEN_LOOKS)
+            .enable_time();
+        if config.pooling {
+            threads.on_thread_start(yield_to_control);
+        }
+        // As many may end at once as live.
+        let reaping = config.guest_threads.clamp(1, 4);
+        let reapers = Workers::new(
+            "reaper",
+            reaping,
+            config.max_agents.max(64),
+            Priority::Control,
+        )?;
+        Ok(Self {
+            house: Arc::new(house),
+            reapers: Arc::new(reapers),
+            threads: Some(threads.build()?),
+        })
+    }
+
+    /// Whether a component can be started without compiling it.
+    #[must_use]
+    pub fn is_compiled(&self, digest: &Digest) -> bool {
+        self.house.compiler.is_compiled(digest)
+    }
+
+    /// How many guests found their component compiled, or being compiled.
+    #[must_use]
+    pub fn compile_hits(&self) -> u64 {
+        self.house.compiler.hits()
+    }
+
+    /// How many compilations were asked for.
+    #[must_use]
+    pub fn compile_misses(&self) -> u64 {
+        self.house.compiler.misses()
+    }
+}
+
+impl Runner for WasmRunner {
+    fn enforced(&self) -> Enforced {
+        Enforced {
+            memory: Enforcement::Enforced,
+            cpu: Enforcement::Enforced,
+            wall: Enforcement::Enforced,
+            files: Enforcement::Enforced,
+            network: Enforcement::Enforced,
+            pause: Enforcement::None,
+        }
+    }
+
+    fn start(&self, launch: Launch) -> Guest {
+        let (events, driver_events) = mpsc::channel(GUEST_EVENTS);
+        let (progress, driver_progress) = watch::channel(None);
+        let orders = Arc::new(Orders::default());
+        let meters = Arc::new(Meters::new(launch.limits.fuel));
+        let listens = matches!(
+            launch.program,
+            Program::Component {
+                asks_control: true,
+                ..
+            }
+        );
+        let life: guest::Life = match launch.program {
+            Program::Component { digest, bytes, .. } => Box::pin(life::live(
+                Arc::clone(&self.house),
+                Given {
+                    digest,
+                    bytes,
+                    name: launch.name,
+                    args: launch.args,
+                    env: launch.env.into_iter().collect(),
+                    task: launch.task,
+                    limits: launch.limits,
+                    dirs: launch.dirs,
+                    stdin: Input(Arc::new(launch.stdin)),
+                    stdout: Output::new(launch.stdout),
+                    stderr: Output::new(launch.stderr),
+                    events: events.clone(),
+                    progress,
+                    orders: Arc::clone(&orders),
+                    meters: Arc::clone(&meters),
+                },
+            )),
+            Program::Command(_) => Box::pin(async {
+                let incident = crate::incident("the wasm runner was given a native program");
+                super::End::Fault { incident }
+            }),
+        };
+        let slot = Arc::new(Slot::new(life, events, Arc::clone(&meters)));
+        let turns = Turns(Arc::clone(&slot));
+        let task = match &self.threads {
+            Some(threads) => threads.spawn(turns).abort_handle(),
+            // Only while it is dropped, which takes the only reference to it.
+            None => unreachable!("the runner is gone"),
+        };
+        let reapers = Arc::clone(&self.reapers);
+        let control = Arc::new(Control {
+            slot,
+            orders,
+            meters,
+            listens,
+            task,
+            reapers,
+        });
+        Guest {
+            events: driver_events,
+            progress: driver_progress,
+            control,
+        }
+    }
+}
+
+impl Drop for WasmRunner {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            // In the background: waiting would block whoever drops it, and a
+            // guest may be in the middle of reading a file that never comes.
+            threads.shutdown_background();
+        }
+    }
+}
+
+/// Lets threads of control go before this one. Not where a single agent runs,
+/// which would only yield to other processes.
+fn yield_to_control() {
+    const LOWER: i32 = 5;
+    // Where the system refuses, guests and control have the same priority.
+    let _ = rustix::process::nice(LOWER);
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("(no message)")
+}

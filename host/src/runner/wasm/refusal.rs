@@ -1,0 +1,123 @@
+//! Why a component is not taken: with a code for programs, and for people what
+//! is wrong and what to do.
+
+use skep_protocol::{ErrorCode, ErrorDetails, LimitName, WireError};
+
+/// How much of a text that a guest's author wrote is repeated.
+const MAX_TEXT: usize = 512;
+
+/// How many missing imports are named.
+const MAX_NAMES: usize = 100;
+
+/// Why a component is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+    /// `missing_import`: the full names that nothing provides.
+    pub imports: Vec<String>,
+    /// `unsupported_world`: the world that it asks for.
+    pub world: Option<Box<str>>,
+    /// `unsupported_feature`: what this host cannot do.
+    pub feature: Option<Box<str>>,
+    /// `limit_too_small`: which limit, what it is, and the least that would do.
+    pub limit: Option<(LimitName, u64, u64)>,
+}
+
+impl Refusal {
+    /// The refusal as the wire carries it.
+    #[must_use]
+    pub fn to_wire(&self) -> WireError {
+        let details = ErrorDetails {
+            imports: (!self.imports.is_empty()).then(|| self.imports.clone()),
+            world: self.world.as_deref().map(str::to_owned),
+            feature: self.feature.as_deref().map(str::to_owned),
+            limit: self.limit.map(|(limit, ..)| limit.as_str().to_owned()),
+            asked: self.limit.map(|(_, asked, _)| asked),
+            needed: self.limit.map(|(.., needed)| needed),
+            ..ErrorDetails::default()
+        };
+        WireError {
+            details,
+            ..WireError::new(self.code, &self.message)
+        }
+    }
+
+    pub(super) fn of(code: ErrorCode, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        cut(&mut message, MAX_TEXT);
+        Self {
+            code,
+            message,
+            imports: Vec::new(),
+            world: None,
+            feature: None,
+            limit: None,
+        }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::of(ErrorCode::InvalidComponent, message)
+    }
+
+    pub(super) fn malformed(error: &wasmparser::BinaryReaderError) -> Self {
+        Self::invalid(format!("this is not valid WebAssembly: {error}"))
+    }
+
+    pub(super) fn missing(mut imports: Vec<String>) -> Self {
+        for name in &mut imports {
+            cut(name, MAX_TEXT);
+        }
+        imports.truncate(MAX_NAMES);
+        let first = imports.first().map(String::as_str).unwrap_or_default();
+        let others = match imports.len() {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        let message = format!("it imports {first}{others}, which this host does not provide");
+        Self {
+            imports,
+            ..Self::of(ErrorCode::MissingImport, message)
+        }
+    }
+
+    pub(super) fn world(world: String) -> Self {
+        let message = format!(
+            "it is made for {world}, and this host runs WASI 0.2 (wasi:cli/command): \
+             build it for wasm32-wasip2"
+        );
+        Self {
+            world: Some(world.into()),
+            ..Self::of(ErrorCode::UnsupportedWorld, message)
+        }
+    }
+
+    pub(super) fn feature(feature: &str, reason: &str) -> Self {
+        let message = format!("it needs {feature}, which this host does not run: {reason}");
+        Self {
+            feature: Some(feature.into()),
+            ..Self::of(ErrorCode::UnsupportedFeature, message)
+        }
+    }
+
+    pub(super) fn too_small(limit: LimitName, asked: u64, needed: u64) -> Self {
+        let message = format!(
+            "its limit {} is {asked}, and to start it needs {needed}",
+            limit.as_str()
+        );
+        Self {
+            limit: Some((limit, asked, needed)),
+            ..Self::of(ErrorCode::LimitTooSmall, message)
+        }
+    }
+}
+
+/// Shortens a text to so many bytes.
+pub(super) fn cut(text: &mut String, most: usize) {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+    }
+}

@@ -1,0 +1,139 @@
+//! Guests that take what a call to the host gives.
+
+use super::*;
+
+/// A guest that calls an imported function for ever, with one memory.
+fn calls(imports: &str, lower: &str, body: &str) -> Bytes {
+    wat(&format!(
+        r#"(component
+            {imports}
+            (core module $libc
+                (memory (export "memory") 1)
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024))
+            (core instance $libc (instantiate $libc))
+            {lower}
+            (core module $m
+                (import "" "f" (func $f {body})
+            (core instance $i (instantiate $m (with "" (instance (export "f" (func $f))))))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#
+    ))
+}
+
+#[tokio::test]
+async fn handles_that_are_never_dropped() {
+    let guest = calls(
+        r#"(import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type (sub resource)))))
+           (alias export $poll "pollable" (type $pollable))
+           (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+                (alias outer 1 $pollable (type $p)) (export "pollable" (type $q (eq $p)))
+                (export "subscribe-duration" (func (param "when" u64) (result (own $q))))))"#,
+        r#"(core func $f (canon lower (func $clock "subscribe-duration")))"#,
+        r#"(param i64) (result i32)))
+            (func (export "run") (result i32) (loop $l i64.const 0 call $f drop br $l) i32.const 0)"#,
+    );
+    let mut leaks = ask(guest);
+    leaks.limits.handles = 100;
+    let seen = leaks.run().await;
+    assert_eq!(trap_of(&seen.end), Trap::Other, "{:?}", seen.end);
+    still_runs().await;
+}
+
+const RANDOM: &str = r#"(import "wasi:random/random@0.2.0" (instance $random
+    (export "get-random-bytes" (func (param "len" u64) (result (list u8))))))"#;
+const LOWER_RANDOM: &str = r#"(core func $f (canon lower (func $random "get-random-bytes")
+    (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))"#;
+
+#[tokio::test]
+async fn a_gigabyte_of_randomness() {
+    let guest = |bytes: u64| {
+        let body = format!(
+            "(param i64 i32))) (func (export \"run\") (result i32) \
+             i64.const {bytes} i32.const 0 call $f i32.const 0)"
+        );
+        ask(calls(RANDOM, LOWER_RANDOM, &body))
+    };
+    assert_eq!(trap_of(&guest(1 << 30).end().await), Trap::Other);
+    assert_eq!(guest(1000).end().await, End::Exited(0));
+}
+
+#[tokio::test]
+async fn a_string_that_is_too_long() {
+    let guest = |bytes: u32| {
+        ask(wat(&format!(
+            r#"(component
+                (import "skep:agent/progress@0.1.0" (instance $progress
+                    (type $preview' (record (field "mime" string) (field "data" (list u8))))
+                    (export "preview" (type $preview (eq $preview')))
+                    (type $update' (record (field "stage" string) (field "step" (option u64))
+                        (field "total" (option u64)) (field "fraction" (option f64))
+                        (field "eta-ms" (option u64)) (field "note" (option string))
+                        (field "preview" (option $preview))))
+                    (export "update" (type $update (eq $update')))
+                    (export "report" (func (param "update" $update)))))
+                (core module $libc (memory (export "memory") 200))
+                (core instance $libc (instantiate $libc))
+                (core func $f (canon lower (func $progress "report") (memory (core memory $libc "memory"))))
+                (core module $m
+                    (import "" "f" (func $f (param i32)))
+                    (import "" "memory" (memory 1))
+                    (func (export "run") (result i32)
+                        (i32.store (i32.const 4) (i32.const {bytes}))
+                        (call $f (i32.const 0)) i32.const 0))
+                (core instance $i (instantiate $m
+                    (with "" (instance (export "f" (func $f)) (export "memory" (memory $libc "memory"))))))
+                (func $run (result (result)) (canon lift (core func $i "run")))
+                (instance $e (export "run" (func $run)))
+                (export "wasi:cli/run@0.2.0" (instance $e)))"#
+        )))
+    };
+    assert_eq!(trap_of(&guest(10_000_000).end().await), Trap::Other);
+    let seen = guest(1_000_000).start();
+    let progress = seen.guest.progress.clone();
+    assert_eq!(seen.ended().await.end, End::Exited(0));
+    assert_eq!(progress.borrow().as_ref().unwrap().stage.len(), 128);
+}
+
+#[tokio::test]
+async fn sockets_are_denied() {
+    // The error code of `access-denied` is the first.
+    let guest = wat(r#"(component
+            (import "wasi:sockets/network@0.2.0" (instance $network
+                (type $code' (enum "unknown" "access-denied" "not-supported" "invalid-argument"
+                    "out-of-memory" "timeout" "concurrency-conflict" "not-in-progress" "would-block"
+                    "invalid-state" "new-socket-limit" "address-not-bindable" "address-in-use"
+                    "remote-unreachable" "connection-refused" "connection-reset"
+                    "connection-aborted" "datagram-too-large" "name-unresolvable"
+                    "temporary-resolver-failure" "permanent-resolver-failure"))
+                (export "error-code" (type (eq $code')))
+                (type $family' (enum "ipv4" "ipv6"))
+                (export "ip-address-family" (type (eq $family')))))
+            (alias export $network "error-code" (type $code))
+            (alias export $network "ip-address-family" (type $family))
+            (import "wasi:sockets/tcp@0.2.0" (instance $tcp
+                (export "tcp-socket" (type (sub resource)))))
+            (alias export $tcp "tcp-socket" (type $socket))
+            (import "wasi:sockets/tcp-create-socket@0.2.0" (instance $create
+                (alias outer 1 $code (type $c)) (export "error-code" (type $cc (eq $c)))
+                (alias outer 1 $family (type $f)) (export "ip-address-family" (type $ff (eq $f)))
+                (alias outer 1 $socket (type $s)) (export "tcp-socket" (type $ss (eq $s)))
+                (export "create-tcp-socket"
+                    (func (param "address-family" $ff) (result (result (own $ss) (error $cc)))))))
+            (core module $libc (memory (export "memory") 1))
+            (core instance $libc (instantiate $libc))
+            (core func $f (canon lower (func $create "create-tcp-socket") (memory (core memory $libc "memory"))))
+            (core module $m
+                (import "" "f" (func $f (param i32 i32)))
+                (import "" "memory" (memory 1))
+                (func (export "run") (result i32)
+                    (call $f (i32.const 0) (i32.const 16))
+                    (if (i32.eqz (i32.load8_u (i32.const 16))) (then unreachable))
+                    (i32.ne (i32.load8_u (i32.const 20)) (i32.const 1))))
+            (core instance $i (instantiate $m
+                (with "" (instance (export "f" (func $f)) (export "memory" (memory $libc "memory"))))))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#);
+    assert_eq!(ask(guest).end().await, End::Exited(0));
+}

@@ -1,0 +1,158 @@
+//! The limit of memory: the sum, however it is asked for.
+
+use super::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Grows memory `$m` by 16 MiB until that fails, then does `then`.
+fn greedy(then: &str) -> String {
+    format!("(loop $l i32.const 256 memory.grow i32.const -1 i32.ne br_if $l) {then}")
+}
+
+#[tokio::test]
+async fn a_guest_that_allocates_without_end() {
+    let seen = probe(&["alloc"]).run().await;
+    let End::OutOfMemory { asked_bytes } = seen.end else {
+        panic!("{:?}", seen.end)
+    };
+    assert!(asked_bytes > 64 * MIB);
+    assert!(seen.usage.memory_peak_bytes <= 64 * MIB);
+    assert!(seen.usage.memory_peak_bytes > 32 * MIB);
+    still_runs().await;
+}
+
+#[tokio::test]
+async fn a_refused_growth_is_no_end_by_itself() {
+    let seen = ask(command(&greedy("i32.const 0"), "(memory 1)"))
+        .run()
+        .await;
+    assert_eq!(seen.end, End::Exited(0));
+    assert_eq!(seen.usage.memory_peak_bytes, 48 * MIB + 64 * 1024);
+    let end = ask(command(&greedy("unreachable"), "(memory 1)"))
+        .end()
+        .await;
+    assert_eq!(
+        end,
+        End::OutOfMemory {
+            asked_bytes: 64 * MIB + 64 * 1024
+        }
+    );
+    // It took the refusal well, and went on to grow by less.
+    let recovered = greedy("i32.const 1 memory.grow drop unreachable");
+    assert_eq!(
+        trap_of(&ask(command(&recovered, "(memory 1)")).end().await),
+        Trap::Unreachable
+    );
+    let divided = greedy("i32.const 0 i32.const 0 i32.div_u");
+    assert_eq!(
+        trap_of(&ask(command(&divided, "(memory 1)")).end().await),
+        Trap::IntegerDivideByZero
+    );
+    // Its own maximum is its own affair.
+    let modest = command(&greedy("unreachable"), "(memory 1 2)");
+    assert_eq!(trap_of(&ask(modest).end().await), Trap::Unreachable);
+}
+
+#[tokio::test]
+async fn many_memories_each_below_the_limit() {
+    let memories: String = (0..4).map(|n| format!("(memory $m{n} 1)")).collect();
+    let grow: String =
+        (0..4).map(|n| format!("(if (i32.eq (memory.grow $m{n} (i32.const 319)) (i32.const -1)) (then unreachable))")).collect();
+    let seen = ask(command(&format!("{grow} i32.const 0"), &memories))
+        .run()
+        .await;
+    // 20 MiB each: the fourth is one too many.
+    assert_eq!(
+        seen.end,
+        End::OutOfMemory {
+            asked_bytes: 80 * MIB
+        }
+    );
+    assert!(seen.usage.memory_peak_bytes <= 64 * MIB);
+    still_runs().await;
+}
+
+#[tokio::test]
+async fn tables_count() {
+    let grow = "(if (i32.eq (table.grow 0 (ref.null func) (i32.const 9000000)) (i32.const -1)) \
+                (then unreachable)) i32.const 0";
+    // The table does not fit the pool, and the sum is more than 64 MiB.
+    let guest = command(grow, "(table 30000 funcref)");
+    let mut small = ask(guest.clone());
+    small.limits.memory_bytes = 64 * MIB;
+    assert_eq!(
+        small.end().await,
+        End::OutOfMemory {
+            asked_bytes: 9_030_000 * 8
+        }
+    );
+    let mut enough = ask(guest);
+    enough.limits.memory_bytes = 70 * MIB;
+    assert_eq!(enough.end().await, End::Exited(0));
+}
+
+#[tokio::test]
+async fn what_cannot_even_start() {
+    let too_small = |seen: &Seen, number: &str| match &seen.end {
+        End::StartFailed {
+            code: skep_protocol::ErrorCode::LimitTooSmall,
+            message,
+        } => {
+            assert!(message.contains(number), "{message}");
+            assert!(!seen.ran);
+            assert_eq!(seen.usage.memory_peak_bytes, 0);
+        }
+        other => panic!("{other:?}"),
+    };
+    let gib = command("i32.const 0", "(memory 16384)");
+    too_small(&ask(gib).run().await, "1073741824");
+    let table = command("i32.const 0", "(table 10000000 funcref)");
+    too_small(&ask(table).run().await, "80000000");
+    let memories = "(memory 0)".repeat(100);
+    too_small(&ask(command("i32.const 0", &memories)).run().await, "100");
+    let instances: String = (0..1000)
+        .map(|_| "(core instance (instantiate $m))")
+        .collect();
+    let many = wat(&format!(
+        r#"(component
+            (core module $m (func (export "run") (result i32) i32.const 0))
+            (component $c {instances})
+            (instance (instantiate $c)) (instance (instantiate $c))
+            (instance (instantiate $c)) (instance (instantiate $c))
+            (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#
+    ));
+    too_small(&ask(many).run().await, "4001");
+    // Just enough is enough.
+    let mut exact = ask(command("i32.const 0", "(memory 16)"));
+    exact.limits.memory_bytes = MIB;
+    exact.limits.instances = 1;
+    assert_eq!(exact.end().await, End::Exited(0));
+}
+
+#[tokio::test]
+async fn start_functions_are_under_the_limits() {
+    let start = |body: &str| {
+        ask(command(
+            "i32.const 0",
+            &format!("(memory 1) (func $s {body}) (start $s)"),
+        ))
+    };
+    let seen = start(&greedy("unreachable")).run().await;
+    assert!(!seen.ran);
+    assert_eq!(
+        seen.end,
+        End::OutOfMemory {
+            asked_bytes: 64 * MIB + 64 * 1024
+        }
+    );
+    assert_eq!(
+        trap_of(&start("unreachable").end().await),
+        Trap::Unreachable
+    );
+    let mut spins = start("(loop $l br $l)");
+    spins.limits.fuel = 100_000_000;
+    assert_eq!(spins.end().await, End::OutOfFuel);
+}

@@ -1,0 +1,215 @@
+//! The runner with real guests: inline WAT, and the prebuilt ones.
+
+mod control;
+mod hostile;
+mod io;
+mod loading;
+mod memory;
+mod outcomes;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use skep_protocol::event::Stream;
+use skep_protocol::{AgentId, Digest, Limits, Trap};
+
+use super::*;
+use crate::runner::{End, GuestEvent, GuestUsage, Task};
+use crate::stdio::{OutputReader, StdinWriter, output, stdin};
+
+/// Ten times and more what anything here takes, on a machine that is busy.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+static RUNNER: LazyLock<WasmRunner> = LazyLock::new(|| {
+    let config = WasmConfig {
+        max_agents: 200,
+        guest_threads: 2,
+        ..WasmConfig::default()
+    };
+    WasmRunner::new(config).unwrap()
+});
+
+fn prebuilt(name: &str) -> Bytes {
+    let path = format!(
+        "{}/../examples/prebuilt/{name}.wasm",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    match std::fs::read(&path) {
+        Ok(bytes) => bytes.into(),
+        Err(error) => panic!("{path}: {error}; build it with `cargo run -p skep-client -- build`"),
+    }
+}
+
+fn wat(text: &str) -> Bytes {
+    wat::parse_str(text).unwrap().into()
+}
+
+/// A component whose `run` has this body, with more of the same core module.
+fn command(body: &str, module: &str) -> Bytes {
+    wat(&format!(
+        r#"(component
+            (core module $m
+                (func $run (export "run") (result i32) {body})
+                {module})
+            (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#
+    ))
+}
+
+/// What a test asks of a guest.
+struct Ask {
+    bytes: Bytes,
+    args: Vec<String>,
+    env: BTreeMap<String, String>,
+    task: Task,
+    limits: Limits,
+    dirs: Vec<crate::runner::GrantedDir>,
+    stdin: Vec<u8>,
+}
+
+fn ask(bytes: Bytes) -> Ask {
+    Ask {
+        bytes,
+        args: Vec::new(),
+        env: BTreeMap::new(),
+        task: Task::default(),
+        limits: Limits::default(),
+        dirs: Vec::new(),
+        stdin: Vec::new(),
+    }
+}
+
+fn probe(args: &[&str]) -> Ask {
+    Ask {
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        ..ask(prebuilt("probe"))
+    }
+}
+
+/// A guest under way, with everything that its driver has in hand.
+struct Started {
+    guest: Guest,
+    output: OutputReader,
+    stdin: StdinWriter,
+}
+
+/// A guest that has ended.
+#[derive(Debug)]
+struct Seen {
+    end: End,
+    ran: bool,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    usage: GuestUsage,
+}
+
+impl Ask {
+    fn start_on(self, runner: &WasmRunner) -> Started {
+        let (stdout, stderr, output) = output();
+        let (stdin_writer, stdin) = stdin(
+            usize::try_from(self.limits.stdin_bytes).unwrap(),
+            &self.stdin,
+        );
+        let guest = runner.start(Launch {
+            id: AgentId::random(),
+            name: "guest".to_owned(),
+            program: Program::Component {
+                digest: Digest::of(&self.bytes),
+                // What is refused cannot be asked anything either.
+                asks_control: super::describe(&self.bytes).is_ok_and(|facts| facts.asks_control),
+                bytes: self.bytes,
+            },
+            args: self.args,
+            env: self.env,
+            task: self.task,
+            limits: self.limits,
+            dirs: self.dirs,
+            stdin,
+            stdout,
+            stderr,
+        });
+        Started {
+            guest,
+            output,
+            stdin: stdin_writer,
+        }
+    }
+
+    fn start(self) -> Started {
+        self.start_on(&RUNNER)
+    }
+
+    async fn run(self) -> Seen {
+        let started = self.start();
+        started.stdin.close();
+        started.ended().await
+    }
+
+    /// Runs it, and sees that the next guest runs as if nothing had happened.
+    async fn end(self) -> End {
+        let seen = self.run().await;
+        still_runs().await;
+        seen.end
+    }
+}
+
+impl Started {
+    /// Waits until it runs.
+    async fn running(&mut self) {
+        let event = tokio::time::timeout(DEADLINE, self.guest.events.recv())
+            .await
+            .unwrap();
+        assert_eq!(event, Some(GuestEvent::Running));
+    }
+
+    /// Reads all of its output, and waits for its end.
+    async fn ended(mut self) -> Seen {
+        tokio::time::timeout(DEADLINE, async {
+            let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+            while let Some(chunks) = self.output.recv().await {
+                for chunk in chunks {
+                    match chunk.stream {
+                        Stream::Stdout => stdout.extend(chunk.data),
+                        Stream::Stderr => stderr.extend(chunk.data),
+                    }
+                }
+            }
+            let mut ran = false;
+            loop {
+                match self.guest.events.recv().await.unwrap() {
+                    GuestEvent::Running => ran = true,
+                    GuestEvent::Ended(end) => {
+                        assert_eq!(self.guest.events.recv().await, None);
+                        let usage = self.guest.control.usage();
+                        return Seen {
+                            end,
+                            ran,
+                            stdout,
+                            stderr,
+                            usage,
+                        };
+                    }
+                }
+            }
+        })
+        .await
+        .unwrap()
+    }
+}
+
+async fn still_runs() {
+    let seen = ask(prebuilt("hello")).run().await;
+    assert_eq!(seen.end, End::Exited(0));
+    assert_eq!(seen.stdout, b"Hello, world!\n");
+}
+
+fn trap_of(end: &End) -> Trap {
+    match end {
+        End::Trapped { trap, .. } => *trap,
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,150 @@
+//! How a guest ended, told from what wasmtime says. What a guest's author wrote
+//! (names of functions, messages) is shortened before it is repeated.
+
+use rustc_demangle::try_demangle;
+use skep_protocol::{ErrorCode, Trap};
+use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::limiter::Refused;
+use super::refusal::cut;
+use crate::runner::End;
+
+/// Frames of a backtrace.
+pub(super) const MAX_FRAMES: usize = 20;
+
+const MAX_NAME: usize = 256;
+const MAX_MESSAGE: usize = 1024;
+
+/// The guest ends itself with this code.
+#[derive(Debug, thiserror::Error)]
+#[error("exited with {0}")]
+pub(super) struct Exit(pub(super) u8);
+
+/// The guest was ended from outside.
+#[derive(Debug, thiserror::Error)]
+#[error("killed")]
+pub(super) struct Killed;
+
+/// How far a guest had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Starting,
+    Running,
+}
+
+/// How a guest ended that did not return.
+pub(super) fn of(error: &wasmtime::Error, phase: Phase, refused: Option<Refused>) -> End {
+    if let Some(Exit(code)) = error.downcast_ref() {
+        return End::Exited(*code);
+    }
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return End::Exited(u8::try_from(*code).unwrap_or(u8::MAX));
+    }
+    if error.is::<Killed>() {
+        return End::Killed;
+    }
+    let trap = error.downcast_ref::<wasmtime::Trap>().copied();
+    if trap == Some(wasmtime::Trap::OutOfFuel) {
+        return End::OutOfFuel;
+    }
+    // Guests are in the error's context once they have run.
+    let ran = trap.is_some() || error.is::<WasmBacktrace>();
+    match (phase, refused) {
+        // Memory that the component is made with, before any of it runs.
+        (Phase::Starting, Some(Refused { asked_bytes })) if !ran => {
+            return start_failed(
+                ErrorCode::LimitTooSmall,
+                format!("its limit memory_bytes is too small: to start it needs {asked_bytes}"),
+            );
+        }
+        (Phase::Starting, None) if !ran => return unstarted(error),
+        (Phase::Starting, Some(Refused { asked_bytes })) => {
+            return End::OutOfMemory { asked_bytes };
+        }
+        (Phase::Running, Some(Refused { asked_bytes }))
+            if trap == Some(wasmtime::Trap::UnreachableCodeReached) =>
+        {
+            return End::OutOfMemory { asked_bytes };
+        }
+        _ => {}
+    }
+    let mut message = match trap {
+        Some(trap) => trap.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    cut(&mut message, MAX_MESSAGE);
+    End::Trapped {
+        trap: trap.map_or(Trap::Other, name),
+        message,
+        backtrace: backtrace(error),
+    }
+}
+
+/// Instantiation failed, and not by the guest's own doing.
+fn unstarted(error: &wasmtime::Error) -> End {
+    if error.is::<PoolConcurrencyLimitError>() {
+        return start_failed(
+            ErrorCode::Capacity,
+            format!("the host's pool is full: {error}"),
+        );
+    }
+    let text = format!("{error:#}");
+    if text.contains("resource limit exceeded") {
+        return start_failed(
+            ErrorCode::LimitTooSmall,
+            format!("its limit instances is too small: {text}"),
+        );
+    }
+    tracing::warn!("a guest could not be instantiated: {text}");
+    start_failed(
+        ErrorCode::Capacity,
+        format!("the host could not make room for it: {text}"),
+    )
+}
+
+pub(super) fn start_failed(code: ErrorCode, mut message: String) -> End {
+    cut(&mut message, MAX_MESSAGE);
+    End::StartFailed { code, message }
+}
+
+fn name(trap: wasmtime::Trap) -> Trap {
+    use wasmtime::Trap as T;
+    match trap {
+        T::UnreachableCodeReached => Trap::Unreachable,
+        T::MemoryOutOfBounds => Trap::MemoryOutOfBounds,
+        T::TableOutOfBounds => Trap::TableOutOfBounds,
+        T::StackOverflow => Trap::StackOverflow,
+        T::IntegerDivisionByZero => Trap::IntegerDivideByZero,
+        T::IntegerOverflow => Trap::IntegerOverflow,
+        T::BadConversionToInteger => Trap::BadConversion,
+        T::BadSignature => Trap::IndirectCallMismatch,
+        T::NullReference | T::IndirectCallToNull => Trap::NullReference,
+        T::CannotEnterComponent => Trap::CannotEnter,
+        _ => Trap::Other,
+    }
+}
+
+/// The names of the functions that were under way, innermost first.
+fn backtrace(error: &wasmtime::Error) -> Vec<String> {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
+        return Vec::new();
+    };
+    let frames = backtrace.frames().iter().take(MAX_FRAMES);
+    frames
+        .map(|frame| {
+            let mut name = match frame.func_name() {
+                // Demangling a name can make it much longer, so it is cut
+                // before and after.
+                Some(name) if name.len() <= 4 * MAX_NAME => match try_demangle(name) {
+                    Ok(readable) => format!("{readable:#}"),
+                    Err(_) => name.to_owned(),
+                },
+                Some(name) => name.chars().take(MAX_NAME).collect(),
+                None => format!("<function {}>", frame.func_index()),
+            };
+            cut(&mut name, MAX_NAME);
+            name
+        })
+        .collect()
+}

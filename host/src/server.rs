@@ -1,0 +1,179 @@
+//! The loop between the wire and the operations. It never waits for an
+//! operation: what is not answered at once becomes a task, of which there is a
+//! bounded number.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use skep_protocol::codec::{Envelope, peek_id, too_large};
+use skep_protocol::event::{HostEvent, Topic};
+use skep_protocol::op::Op;
+use skep_protocol::{ErrorCode, ErrorDetails, WireError};
+use skep_transport::{FramingError, Inbound, Inbox};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::driver::publish;
+use crate::clock;
+use crate::core::Core;
+use crate::dispatch::{answer, internal, refuse};
+
+/// How many requests may wait for an agent's end at once (`agent.wait` and
+/// `agent.stop`), and how many of all others may be under way. One more is
+/// refused with `rate_limited`. They are apart, so that clients who wait for an
+/// hour, and may be gone, cannot keep others from what ends soon.
+const WAITING: usize = 8192;
+const UNDER_WAY: usize = 8192;
+
+/// Bytes of large payloads that may be under way at once.
+const LARGE_BYTES: usize = 256 * 1024 * 1024;
+
+/// A payload over this is decoded on a task, so that the loop goes on.
+const LARGE: usize = 64 * 1024;
+
+/// The host's sign of life comes this often.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// Serves requests until told to end, or until the wire is gone.
+pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationToken) {
+    let places = Places::new();
+    let mut sign_of_life = tokio::time::interval(SIGN_OF_LIFE);
+    let of_history = Arc::clone(&core);
+    let mut bounding = std::pin::pin!(of_history.registry.keep_history_bounded());
+    loop {
+        tokio::select! {
+            biased;
+            () = end.cancelled() => break,
+            inbound = inbox.recv() => match inbound {
+                Some(inbound) => take(&core, &places, inbound),
+                None => break,
+            },
+            _ = sign_of_life.tick() => publish_host(&core),
+            () = &mut bounding => {}
+        }
+    }
+}
+
+/// The places of requests that are not answered at once.
+struct Places {
+    waiting: Arc<Semaphore>,
+    under_way: Arc<Semaphore>,
+    large_bytes: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new() -> Self {
+        Self {
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            under_way: Arc::new(Semaphore::new(UNDER_WAY)),
+            large_bytes: Arc::new(Semaphore::new(LARGE_BYTES)),
+        }
+    }
+
+    fn for_op(&self, payload: &[u8]) -> Option<OwnedSemaphorePermit> {
+        let waits = Envelope::parse(payload)
+            .is_ok_and(|envelope| matches!(envelope.op, Op::AgentWait | Op::AgentStop));
+        let places = if waits {
+            &self.waiting
+        } else {
+            &self.under_way
+        };
+        Arc::clone(places).try_acquire_owned().ok()
+    }
+
+    fn for_bytes(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).ok()?;
+        Arc::clone(&self.large_bytes)
+            .try_acquire_many_owned(bytes)
+            .ok()
+    }
+}
+
+fn take(core: &Arc<Core>, places: &Places, Inbound { payload, peer }: Inbound) {
+    let payload = match payload {
+        Ok(payload) => payload,
+        Err(error) => {
+            let id = if let FramingError::TooLarge { id, .. } = error {
+                id
+            } else {
+                None
+            };
+            return peer.reply(refuse(core, id, None, &framing_error(&error)));
+        }
+    };
+    let id = peek_id(&payload);
+    let large = payload.len() > LARGE;
+    let bytes = if large {
+        places.for_bytes(payload.len())
+    } else {
+        None
+    };
+    if large && bytes.is_none() {
+        return peer.reply(refuse(core, id, None, &rate_limited()));
+    }
+    let answering = AssertUnwindSafe(answer(Arc::clone(core), payload.clone())).catch_unwind();
+    let of_answer = Arc::clone(core);
+    // A panic is our bug, and the loop's end would be every agent's.
+    let mut answering = Box::pin(answering.map(move |answer| {
+        answer.unwrap_or_else(|_| refuse(&of_answer, id, None, &internal("an operation panicked")))
+    }));
+    if !large && let Some(reply) = poll_once(answering.as_mut()) {
+        return peer.reply(reply);
+    }
+    let Some(place) = places.for_op(&payload) else {
+        return peer.reply(refuse(core, id, None, &rate_limited()));
+    };
+    tokio::spawn(async move {
+        peer.reply(answering.await);
+        drop((place, bytes));
+    });
+}
+
+fn rate_limited() -> WireError {
+    WireError {
+        details: ErrorDetails {
+            retry_after_ms: Some(1000),
+            ..ErrorDetails::default()
+        },
+        ..WireError::new(
+            ErrorCode::RateLimited,
+            "too many requests are under way: ask again in a second",
+        )
+    }
+}
+
+/// Most requests are answered without waiting for anything: they need no task.
+/// What a first poll leaves unfinished is polled again by the task it becomes,
+/// so that the wake-up lost here is not missed.
+fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match future.poll(&mut context) {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
+    }
+}
+
+fn framing_error(error: &FramingError) -> WireError {
+    match error {
+        FramingError::TooLarge { bytes, .. } => too_large(*bytes),
+        other @ (FramingError::NoPayload | FramingError::SeveralPayloads { .. }) => {
+            WireError::new(ErrorCode::Malformed, other.to_string())
+        }
+    }
+}
+
+fn publish_host(core: &Core) {
+    let event = HostEvent {
+        server_id: core.server_id.clone(),
+        uptime_ms: core.uptime_ms(),
+        agents: core.counts.read(),
+        time_ms: clock::now_ms(),
+    };
+    publish(
+        &core.publisher,
+        &Topic::Host(core.server_id.clone()),
+        &event,
+    );
+}

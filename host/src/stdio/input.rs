@@ -1,0 +1,182 @@
+//! A guest's stdin: a bounded queue that clients fill and the guest drains.
+//! Nobody waits to fill it; what does not fit is not taken.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::lock;
+
+#[derive(Debug)]
+struct State {
+    queue: VecDeque<u8>,
+    closed: bool,
+    reader_gone: bool,
+    taken: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    bound: usize,
+    readable: Notify,
+}
+
+/// A pipe that holds `bound` bytes. `initial` is there from the start and may
+/// be longer.
+#[must_use]
+pub fn stdin(bound: usize, initial: &[u8]) -> (StdinWriter, StdinReader) {
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State {
+            queue: initial.iter().copied().collect(),
+            closed: false,
+            reader_gone: false,
+            taken: initial.len() as u64,
+        }),
+        bound,
+        readable: Notify::new(),
+    });
+    (
+        StdinWriter {
+            shared: Arc::clone(&shared),
+        },
+        StdinReader { shared },
+    )
+}
+
+/// The end that clients write to. Dropping it closes the pipe.
+#[derive(Debug)]
+pub struct StdinWriter {
+    shared: Arc<Shared>,
+}
+
+impl StdinWriter {
+    /// Takes as many of the bytes as fit, and says how many: 0 where the pipe
+    /// is full, closed, or no longer read.
+    pub fn offer(&self, data: &[u8]) -> usize {
+        let mut state = lock(&self.shared.state);
+        if state.closed || state.reader_gone {
+            return 0;
+        }
+        let fits = data
+            .len()
+            .min(self.shared.bound.saturating_sub(state.queue.len()));
+        state.queue.extend(data.get(..fits).unwrap_or_default());
+        state.taken += fits as u64;
+        drop(state);
+        self.shared.readable.notify_waiters();
+        fits
+    }
+
+    /// Nothing comes after what was taken. Closing twice does no harm.
+    pub fn close(&self) {
+        lock(&self.shared.state).closed = true;
+        self.shared.readable.notify_waiters();
+    }
+
+    /// How many bytes were taken in all.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        lock(&self.shared.state).taken
+    }
+
+    /// Whether it was closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        lock(&self.shared.state).closed
+    }
+}
+
+impl Drop for StdinWriter {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What a read finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// Some bytes.
+    Data(Bytes),
+    /// Nothing yet.
+    Empty,
+    /// Nothing, and nothing will come.
+    End,
+}
+
+/// The end that the guest reads from.
+#[derive(Debug)]
+pub struct StdinReader {
+    shared: Arc<Shared>,
+}
+
+impl StdinReader {
+    /// Takes up to `most` bytes that are there.
+    pub fn read(&self, most: usize) -> Read {
+        let mut state = lock(&self.shared.state);
+        if state.queue.is_empty() {
+            return if state.closed { Read::End } else { Read::Empty };
+        }
+        let count = most.min(state.queue.len());
+        Read::Data(state.queue.drain(..count).collect())
+    }
+
+    /// Waits until there is something to read, or the end.
+    pub async fn ready(&self) {
+        loop {
+            let mut notified = std::pin::pin!(self.shared.readable.notified());
+            notified.as_mut().enable();
+            {
+                let state = lock(&self.shared.state);
+                if state.closed || !state.queue.is_empty() {
+                    return;
+                }
+            }
+            notified.await;
+        }
+    }
+}
+
+impl Drop for StdinReader {
+    fn drop(&mut self) {
+        let mut state = lock(&self.shared.state);
+        state.reader_gone = true;
+        state.queue = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn takes_what_fits_and_ends_once_closed() {
+        let (writer, reader) = stdin(4, b"");
+        assert_eq!(reader.read(10), Read::Empty);
+        assert_eq!(writer.offer(b"abcdef"), 4);
+        assert_eq!(writer.offer(b"ef"), 0);
+        assert_eq!(reader.read(3), Read::Data(Bytes::from_static(b"abc")));
+        assert_eq!(writer.offer(b"ef"), 2);
+        writer.close();
+        writer.close();
+        assert_eq!(writer.offer(b"g"), 0);
+        reader.ready().await;
+        assert_eq!(reader.read(10), Read::Data(Bytes::from_static(b"def")));
+        assert_eq!(reader.read(10), Read::End);
+        assert_eq!(writer.taken(), 6);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_is_woken() {
+        let (writer, reader) = stdin(4, b"");
+        let waiting = tokio::spawn(async move {
+            reader.ready().await;
+            reader.read(10)
+        });
+        tokio::task::yield_now().await;
+        drop(writer);
+        assert_eq!(waiting.await.unwrap(), Read::End);
+    }
+}

@@ -1,0 +1,296 @@
+//! A guest's stdout and stderr on their way to its log.
+//!
+//! Both share one queue, so that their order is kept, and each has a budget of
+//! its own in it, so that a flood on one cannot keep the other from being
+//! heard. A writer that finds its budget used up waits: back-pressure reaches
+//! the guest, and nothing is dropped. Costs one short lock a write.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use skep_protocol::event::Stream;
+use tokio::sync::Notify;
+
+use super::lock;
+
+/// Bytes of each stream that wait to be read.
+const BUDGET: usize = 64 * 1024;
+
+/// What a chunk costs besides its bytes, so that a guest which alternates
+/// between its streams byte by byte cannot fill the queue with empty chunks.
+const CHUNK_OVERHEAD: usize = 64;
+
+/// A chunk that is still open for the next write grows up to this.
+const MERGE_UP_TO: usize = 16 * 1024;
+
+/// Bytes of one stream, in the order in which the guest wrote them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    pub stream: Stream,
+    pub data: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    chunks: VecDeque<Chunk>,
+    used: [usize; 2],
+    written: [u64; 2],
+    writers: usize,
+    reader_gone: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    readable: Notify,
+    writable: [Notify; 2],
+}
+
+impl Shared {
+    fn writable(&self, stream: Stream) -> &Notify {
+        let [stdout, stderr] = &self.writable;
+        match stream {
+            Stream::Stdout => stdout,
+            Stream::Stderr => stderr,
+        }
+    }
+}
+
+fn of<T>(pair: &mut [T; 2], stream: Stream) -> &mut T {
+    let [stdout, stderr] = pair;
+    match stream {
+        Stream::Stdout => stdout,
+        Stream::Stderr => stderr,
+    }
+}
+
+/// The pipe of one agent: a writer for stdout, one for stderr, and the reader
+/// of both.
+#[must_use]
+pub fn output() -> (OutputWriter, OutputWriter, OutputReader) {
+    let shared = Arc::new(Shared::default());
+    lock(&shared.state).writers = 2;
+    let writer = |stream| OutputWriter {
+        shared: Arc::clone(&shared),
+        stream,
+    };
+    (
+        writer(Stream::Stdout),
+        writer(Stream::Stderr),
+        OutputReader { shared },
+    )
+}
+
+/// The writing end of one stream. Cloning it gives another writer of the same
+/// stream; the stream ends when all are dropped.
+#[derive(Debug)]
+pub struct OutputWriter {
+    shared: Arc<Shared>,
+    stream: Stream,
+}
+
+impl OutputWriter {
+    /// How many bytes may be written now without exceeding the budget.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        let mut state = lock(&self.shared.state);
+        if state.reader_gone {
+            BUDGET
+        } else {
+            BUDGET.saturating_sub(*of(&mut state.used, self.stream))
+        }
+    }
+
+    /// Takes as many of the bytes as the budget allows, and says how many.
+    /// Where nobody reads any more, all are taken and dropped.
+    pub fn write(&self, data: &[u8]) -> usize {
+        let mut state = lock(&self.shared.state);
+        if state.reader_gone {
+            return data.len();
+        }
+        let used = of(&mut state.used, self.stream);
+        let taken = data.len().min(BUDGET.saturating_sub(*used));
+        let Some(data) = data.get(..taken).filter(|data| !data.is_empty()) else {
+            return 0;
+        };
+        *of(&mut state.written, self.stream) += taken as u64;
+        let cost = match state.chunks.back_mut() {
+            Some(last) if last.stream == self.stream && last.data.len() < MERGE_UP_TO => {
+                last.data.extend_from_slice(data);
+                taken
+            }
+            _ => {
+                state.chunks.push_back(Chunk {
+                    stream: self.stream,
+                    data: data.to_vec(),
+                });
+                taken + CHUNK_OVERHEAD
+            }
+        };
+        *of(&mut state.used, self.stream) += cost;
+        drop(state);
+        self.shared.readable.notify_one();
+        taken
+    }
+
+    /// Waits until something may be written.
+    pub async fn ready(&self) {
+        loop {
+            // Registered before the check, or a wake-up in between is lost.
+            let mut notified = std::pin::pin!(self.shared.writable(self.stream).notified());
+            notified.as_mut().enable();
+            if self.free() > 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Writes all of it, waiting where the budget is used up.
+    pub async fn write_all(&self, mut data: &[u8]) {
+        while !data.is_empty() {
+            self.ready().await;
+            let taken = self.write(data);
+            data = data.get(taken..).unwrap_or_default();
+        }
+    }
+}
+
+impl Clone for OutputWriter {
+    fn clone(&self) -> Self {
+        lock(&self.shared.state).writers += 1;
+        Self {
+            shared: Arc::clone(&self.shared),
+            stream: self.stream,
+        }
+    }
+}
+
+impl Drop for OutputWriter {
+    fn drop(&mut self) {
+        lock(&self.shared.state).writers -= 1;
+        self.shared.readable.notify_one();
+    }
+}
+
+/// The reading end of both streams.
+#[derive(Debug)]
+pub struct OutputReader {
+    shared: Arc<Shared>,
+}
+
+impl OutputReader {
+    /// Waits for output and takes all there is; `None` once every writer is
+    /// gone and all was read. Safe to cancel.
+    pub async fn recv(&mut self) -> Option<Vec<Chunk>> {
+        loop {
+            {
+                let mut state = lock(&self.shared.state);
+                if !state.chunks.is_empty() {
+                    let chunks = std::mem::take(&mut state.chunks).into();
+                    state.used = [0; 2];
+                    drop(state);
+                    self.shared.writable.iter().for_each(Notify::notify_waiters);
+                    return Some(chunks);
+                }
+                if state.writers == 0 {
+                    return None;
+                }
+            }
+            self.shared.readable.notified().await;
+        }
+    }
+
+    /// Counts what is written, for as long as anyone asks.
+    #[must_use]
+    pub fn counter(&self) -> OutputCounter {
+        OutputCounter {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+/// How much was written to a pipe.
+#[derive(Debug, Clone)]
+pub struct OutputCounter {
+    shared: Arc<Shared>,
+}
+
+impl OutputCounter {
+    /// How many bytes were written so far, to stdout and to stderr.
+    #[must_use]
+    pub fn written(&self) -> [u64; 2] {
+        lock(&self.shared.state).written
+    }
+}
+
+impl Drop for OutputReader {
+    fn drop(&mut self) {
+        let mut state = lock(&self.shared.state);
+        state.reader_gone = true;
+        state.chunks.clear();
+        drop(state);
+        self.shared.writable.iter().for_each(Notify::notify_waiters);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn order_is_kept_and_neighbours_merge() {
+        let (out, err, mut reader) = output();
+        assert_eq!(out.write(b"a"), 1);
+        assert_eq!(out.write(b"b\n"), 2);
+        assert_eq!(err.write(b"c"), 1);
+        assert_eq!(out.write(b"d"), 1);
+        let chunks = reader.recv().await.unwrap();
+        let seen: Vec<_> = chunks
+            .iter()
+            .map(|c| (c.stream, c.data.as_slice()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (Stream::Stdout, &b"ab\n"[..]),
+                (Stream::Stderr, b"c"),
+                (Stream::Stdout, b"d")
+            ]
+        );
+        assert_eq!(reader.counter().written(), [4, 1]);
+        drop((out, err));
+        assert_eq!(reader.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_full_stream_waits_and_does_not_silence_the_other() {
+        let (out, err, mut reader) = output();
+        let flood = vec![b'x'; 3 * BUDGET];
+        assert_eq!(out.write(&flood), BUDGET);
+        assert_eq!(out.free(), 0);
+        assert_eq!(out.write(b"more"), 0);
+        assert_eq!(err.write(b"heard"), 5);
+        let writer = tokio::spawn(async move { out.write_all(&flood).await });
+        drop(err);
+        let mut bytes = 0;
+        while let Some(chunks) = reader.recv().await {
+            bytes += chunks.iter().map(|c| c.data.len()).sum::<usize>();
+        }
+        writer.await.unwrap();
+        assert_eq!(bytes, BUDGET + 5 + 3 * BUDGET);
+    }
+
+    #[tokio::test]
+    async fn alternating_streams_stay_within_the_budget() {
+        let (out, err, reader) = output();
+        let mut chunks = 0;
+        while out.write(b"x") + err.write(b"y") > 0 {
+            chunks += 2;
+        }
+        assert!(chunks <= 2 * BUDGET / CHUNK_OVERHEAD, "{chunks}");
+        drop(reader);
+        assert_eq!(out.write(b"nobody reads"), 12);
+        out.ready().await;
+    }
+}
