@@ -1,0 +1,149 @@
+//! What things cost over real sockets on loopback: a round trip, a spawn, a
+//! line of log. Bounded in count and time.
+//!
+//! `cargo run --release --example cost -- examples/prebuilt`
+#![allow(clippy::print_stdout, reason = "its figures are what it is for")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use skep_client::protocol::spec::ComponentRef;
+use skep_client::protocol::{AgentSpec, Digest, LimitsAsk, Outcome};
+use skep_client::{Client, ConnectionConfig, FollowOptions, LogItem};
+use skep_host::config::Config;
+use skep_host::{Endpoints, Host, Purpose};
+use skep_transport::ServerConfig;
+
+const ROUND_TRIPS: usize = 5_000;
+const SPAWNS: usize = 1_000;
+const LINES: u64 = 200_000;
+
+fn main() -> Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(measure())
+}
+
+async fn measure() -> Result<()> {
+    let guests = PathBuf::from(
+        std::env::args()
+            .nth(1)
+            .unwrap_or_else(|| "examples/prebuilt".into()),
+    );
+    let server = ServerConfig::new(
+        "tcp://127.0.0.1:0".parse()?,
+        Some("tcp://127.0.0.1:0".parse()?),
+    );
+    let (wire, sockets) = skep_transport::serve(server)?;
+    let endpoints = Endpoints {
+        control: sockets.control_endpoint().to_string(),
+        events: sockets.events_endpoint().map(ToString::to_string),
+    };
+    let host = Host::start(&Config::embedded(), wire, endpoints, Purpose::Serve)?;
+    let client = Client::connect(ConnectionConfig::new(sockets.control_endpoint().clone()));
+
+    let mut times = Vec::with_capacity(ROUND_TRIPS);
+    for _ in 0..ROUND_TRIPS {
+        let start = Instant::now();
+        client.health().await?;
+        times.push(start.elapsed());
+    }
+    report("host.health, round trip", &mut times);
+
+    let hello = client
+        .upload(&std::fs::read(guests.join("hello.wasm"))?)
+        .await?;
+    run(&client, hello, &[]).await?;
+    let (mut first_line, mut ended) = (Vec::new(), Vec::new());
+    for _ in 0..SPAWNS {
+        let start = Instant::now();
+        let agent = client.spawn(spec(hello, &[])?, None).await?;
+        // The history is asked rather than the live stream, whose subscription
+        // would be measured instead.
+        while client
+            .output(agent.id, None, 0, None)
+            .await?
+            .records
+            .is_empty()
+        {}
+        first_line.push(start.elapsed());
+        client.wait(agent.id, None).await?;
+        ended.push(start.elapsed());
+    }
+    report("spawn to its first log line", &mut first_line);
+    report("spawn to its end", &mut ended);
+
+    let start = Instant::now();
+    let agents: Vec<_> =
+        futures_util::future::try_join_all((0..SPAWNS / 2).map(|_| run(&client, hello, &[])))
+            .await?;
+    let each = start.elapsed() / u32::try_from(agents.len())?;
+    println!(
+        "{:<34} {each:>10.1?} each, {:.0} a second",
+        "spawns and waits, 500 at once",
+        1.0 / each.as_secs_f64()
+    );
+
+    let probe = client
+        .upload(&std::fs::read(guests.join("probe.wasm"))?)
+        .await?;
+    run(&client, probe, &["lines", "1"]).await?;
+    let start = Instant::now();
+    let agent = client
+        .spawn(spec(probe, &["lines", &LINES.to_string()])?, None)
+        .await?;
+    let mut follow = client.follow(agent.id, FollowOptions::default());
+    let (mut records, mut expired) = (0, 0);
+    while let Some(item) = follow.next().await? {
+        match item {
+            LogItem::Record(_) => records += 1,
+            LogItem::Gap(range) => expired += range.to_seq - range.from_seq + 1,
+        }
+    }
+    let each = start.elapsed() / u32::try_from(LINES)?;
+    println!(
+        "{:<34} {each:>10.1?} each, {:.0} a second; {records} followed, {expired} expired",
+        "lines, guest to follower",
+        1.0 / each.as_secs_f64()
+    );
+
+    host.shutdown().await;
+    sockets.close().await;
+    Ok(())
+}
+
+fn spec(component: Digest, args: &[&str]) -> Result<AgentSpec> {
+    Ok(AgentSpec {
+        component: Some(ComponentRef::Digest(component)),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        limits: LimitsAsk {
+            output_history_bytes: Some(64 * 1024 * 1024),
+            ..LimitsAsk::default()
+        },
+        ..AgentSpec::named("cost".parse()?)
+    })
+}
+
+async fn run(client: &Client, component: Digest, args: &[&str]) -> Result<()> {
+    let agent = client.spawn(spec(component, args)?, None).await?;
+    let agent = client.wait(agent.id, Some(Duration::from_secs(60))).await?;
+    anyhow::ensure!(
+        agent.outcome == Some(Outcome::Exited { code: 0 }),
+        "{:?}",
+        agent.outcome
+    );
+    Ok(())
+}
+
+fn report(what: &str, times: &mut [Duration]) {
+    times.sort_unstable();
+    let at = |share: f64| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index into a short list"
+        )]
+        let index = ((times.len() - 1) as f64 * share) as usize;
+        times.get(index).copied().unwrap_or_default()
+    };
+    println!("{what:<34} p50 {:>8.1?}  p99 {:>8.1?}", at(0.5), at(0.99));
+}

@@ -1,0 +1,407 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use skep_client::protocol::AgentName;
+use skep_client::protocol::event::Stream;
+use skep_client::protocol::spec::{DirGrant, OnFuelExhausted, Restart};
+use skep_host::config::units::{parse_count, parse_duration, parse_size};
+
+use super::spec::{self, StdinSource};
+
+/// Runs agents that nobody has to trust.
+#[derive(Debug, Parser)]
+#[command(name = "skep", version, max_term_width = 100)]
+pub(super) struct Cli {
+    /// The host to ask: tcp://HOST:PORT or ipc://PATH [default: tcp://127.0.0.1:5555; `run`: none]
+    #[arg(
+        long,
+        global = true,
+        env = "SKEP_HOST",
+        hide_env_values = true,
+        value_name = "ENDPOINT"
+    )]
+    pub(super) host: Option<String>,
+    /// Print JSON: one document, or one a line for what goes on
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run one agent to its end, here or on a host
+    #[command(override_usage = "skep run [OPTIONS] AGENT.wasm [ARGS…]")]
+    Run(Box<RunArgs>),
+    /// Be a host
+    Serve(ServeArgs),
+    /// Start an agent on a host and print its id
+    #[command(override_usage = "skep spawn [OPTIONS] AGENT.wasm [ARGS…]")]
+    Spawn(Box<SpawnArgs>),
+    /// List agents
+    Ps(PsArgs),
+    /// Tell everything about one agent
+    Inspect(AgentArgs),
+    /// Print an agent's output
+    Logs(LogsArgs),
+    /// Ask agents to end; after the grace they are killed
+    Stop(StopArgs),
+    /// End agents at once
+    Kill(AgentsArgs),
+    /// Wait until an agent ends and exit with its code
+    Wait(WaitArgs),
+    /// Send this command's stdin to an agent
+    Stdin(StdinArgs),
+    /// Bring a component to a host and print its digest
+    Push(PushArgs),
+    /// List a host's components
+    Components,
+    /// Delete ended agents or components
+    Rm(RmArgs),
+    /// Tell how a host is; exits with 1 if it is not well
+    Health,
+    /// Tell what a host has counted
+    Stats,
+    /// Make components of a cargo package or workspace
+    Build(BuildArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// For which
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) spec: SpecArgs,
+    /// Where its stdin comes from: a file, - for this command's, or closed
+    #[arg(
+        long,
+        value_name = "FILE|-|closed",
+        default_value = "-",
+        hide_default_value = true
+    )]
+    pub(super) stdin: StdinSource,
+    /// How long it has to end after Ctrl-C, such as 5s
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) grace: Option<Duration>,
+    /// Print one line at the end: fuel, peak memory, time, output
+    #[arg(long)]
+    pub(super) stats: bool,
+    #[command(flatten)]
+    pub(super) program: ProgramArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SpawnArgs {
+    #[command(flatten)]
+    pub(super) spec: SpecArgs,
+    /// Where its stdin comes from: a file, - for this command's, closed, or open for `skep stdin`
+    #[arg(long, value_name = "FILE|-|open|closed", default_value = "closed")]
+    pub(super) stdin: StdinSource,
+    #[command(flatten)]
+    pub(super) program: ProgramArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProgramArgs {
+    /// A component's file or digest, or with --native a program; then its arguments
+    // One list, so that everything behind its first member belongs to the agent.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "AGENT.wasm [ARGS]"
+    )]
+    pub(super) program: Vec<String>,
+}
+
+/// What an agent is and what it is given.
+#[derive(Debug, Args)]
+pub(super) struct SpecArgs {
+    /// Run a program of this system instead of a component: --native -- PROGRAM ARGS
+    #[arg(long)]
+    pub(super) native: bool,
+    /// What people call it [default: the file's stem]
+    #[arg(long)]
+    pub(super) name: Option<AgentName>,
+    /// Put K into its environment; K alone takes the value from here
+    #[arg(long, value_name = "K[=V]", value_parser = spec::parse_env)]
+    pub(super) env: Vec<(String, String)>,
+    /// Grant it a directory, writable unless :ro
+    #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = spec::parse_dir)]
+    pub(super) dir: Vec<DirGrant>,
+    /// Grant it a private writable directory at /
+    #[arg(long)]
+    pub(super) scratch: bool,
+    /// How many instructions it may run, such as 10G
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub(super) fuel: Option<u64>,
+    /// How much memory it may have, such as 128MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(super) memory: Option<u64>,
+    /// How long it may run, such as 30s
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) timeout: Option<Duration>,
+    /// Set any limit by its name, such as output_history_bytes=64MiB
+    #[arg(long, value_name = "NAME=VALUE", value_parser = spec::parse_limit)]
+    pub(super) limit: Vec<(String, u64)>,
+    /// What it is asked to do
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(super) task: String,
+    /// What it should know to do it
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(super) context: String,
+    /// How it should behave, whatever the task
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(super) system_prompt: String,
+    /// The language model it should use
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(super) model: String,
+    /// Mark it, for filters
+    #[arg(long, value_name = "K=V", value_parser = spec::parse_label)]
+    pub(super) label: Vec<(String, String)>,
+    /// When it runs again: never, on-failure or always; the last two take :MAX
+    #[arg(long, value_name = "POLICY", value_parser = spec::parse_restart)]
+    pub(super) restart: Option<Restart>,
+    /// What happens when its fuel is used up: exit or pause
+    #[arg(long, value_name = "exit|pause", value_parser = spec::parse_on_fuel)]
+    pub(super) on_fuel_exhausted: Option<OnFuelExhausted>,
+    /// Fail at once where the host is full
+    #[arg(long)]
+    pub(super) no_queue: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// The configuration's file
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print the resolved configuration, with its defaults, and exit
+    #[arg(long)]
+    pub(super) print_config: bool,
+    /// server.id
+    #[arg(long, value_name = "ID")]
+    pub(super) id: Option<String>,
+    /// server.control: where requests are taken
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(super) control: Option<String>,
+    /// server.events: where events are published, or none
+    #[arg(long, value_name = "ENDPOINT|none")]
+    pub(super) events: Option<String>,
+    /// server.state_dir
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// server.grace: how long agents have to end when the host does
+    #[arg(long, value_name = "TIME")]
+    pub(super) grace: Option<String>,
+    /// capacity.max_agents
+    #[arg(long, value_name = "N")]
+    pub(super) max_agents: Option<u64>,
+    /// grants.dir_roots: below which directories others may be granted
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir_root: Vec<PathBuf>,
+    /// native.enabled: let native agents run
+    #[arg(long)]
+    pub(super) allow_native: bool,
+    /// Set any value, such as defaults.fuel=1000000 or log.format=json
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub(super) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PsArgs {
+    /// Those that have ended too
+    #[arg(short, long)]
+    pub(super) all: bool,
+    /// Only those of this name
+    #[arg(long)]
+    pub(super) name: Option<AgentName>,
+    /// Only those that bear this label
+    #[arg(long, value_name = "K=V", value_parser = spec::parse_label)]
+    pub(super) label: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AgentArgs {
+    /// Its id, the beginning of one, or a name that only one agent bears
+    pub(super) agent: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AgentsArgs {
+    /// Their ids, the beginnings of them, or names that only one agent bears
+    #[arg(required = true, value_name = "AGENT")]
+    pub(super) agents: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// Go on until the agent ends
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Begin with this record
+    #[arg(
+        long,
+        value_name = "SEQ",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(super) since: u64,
+    /// Only this stream
+    #[arg(long, value_enum)]
+    pub(super) stream: Option<StreamArg>,
+    /// Put the time, in UTC, before each line
+    #[arg(long)]
+    pub(super) timestamps: bool,
+    #[command(flatten)]
+    pub(super) agent: AgentArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum StreamArg {
+    Stdout,
+    Stderr,
+}
+
+impl From<StreamArg> for Stream {
+    fn from(arg: StreamArg) -> Self {
+        match arg {
+            StreamArg::Stdout => Self::Stdout,
+            StreamArg::Stderr => Self::Stderr,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    /// How long they have to end, such as 5s
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) grace: Option<Duration>,
+    #[command(flatten)]
+    pub(super) agents: AgentsArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// Give up after this time, such as 30s, and exit with 125
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(super) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StdinArgs {
+    /// Close its stdin afterwards
+    #[arg(long)]
+    pub(super) close: bool,
+    #[command(flatten)]
+    pub(super) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PushArgs {
+    /// The component
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RmArgs {
+    /// Agents as elsewhere, or whole digests of components
+    #[arg(required = true, value_name = "AGENT|DIGEST")]
+    pub(super) what: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BuildArgs {
+    /// The package or workspace
+    #[arg(default_value = ".")]
+    pub(super) dir: PathBuf,
+    /// Where to put the components, with a manifest of what they were built from
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+    /// Build nothing: tell which components in --out no longer fit their sources
+    #[arg(long, requires = "out")]
+    pub(super) check: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, String> {
+        Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_agent_is_the_agents() {
+        let Command::Run(run) = parse("skep run --stats x.wasm --stats -v -- y")
+            .unwrap()
+            .command
+        else {
+            panic!("run")
+        };
+        assert!(run.stats);
+        assert_eq!(run.program.program, ["x.wasm", "--stats", "-v", "--", "y"]);
+
+        let Command::Run(run) = parse("skep run --native -- /bin/sh -c true")
+            .unwrap()
+            .command
+        else {
+            panic!("run")
+        };
+        assert!(run.spec.native);
+        assert_eq!(run.program.program, ["/bin/sh", "-c", "true"]);
+    }
+
+    #[test]
+    fn flags_become_what_they_mean() {
+        let line = "skep spawn --fuel 1_000 --memory 128MiB --timeout 30s --limit files=3 \
+                    --env A=b=c --label x=y --restart on-failure:3 --stdin open a.wasm";
+        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let Command::Spawn(spawn) = parse(&line).unwrap().command else {
+            panic!("spawn")
+        };
+        let spec = spawn.spec;
+        assert_eq!((spec.fuel, spec.memory), (Some(1000), Some(128 << 20)));
+        assert_eq!(spec.timeout, Some(Duration::from_secs(30)));
+        assert_eq!(spec.limit, [("files".to_owned(), 3)]);
+        assert_eq!(spec.env, [("A".to_owned(), "b=c".to_owned())]);
+        assert_eq!(spec.restart.unwrap().max, Some(3));
+        assert_eq!(spawn.stdin, StdinSource::Open);
+    }
+
+    #[test]
+    fn wrong_flags_are_refused() {
+        for (line, named) in [
+            ("skep run", "AGENT.wasm"),
+            ("skep run --colour x.wasm", "--colour"),
+            ("skep run --fuel lots x.wasm", "`lots` is no number"),
+            ("skep run --memory 1 x", ""),
+            ("skep run --timeout 30 x.wasm", "`30` is no length of time"),
+            ("skep run --dir /srv x.wasm", "HOST:GUEST"),
+            ("skep run --name ../x x.wasm", "not a name"),
+            ("skep run --restart maybe x.wasm", "on-failure"),
+            ("skep run --limit fun=1 x.wasm", "fun"),
+            ("skep build --check", "--out"),
+            ("skep kill", "AGENT"),
+        ] {
+            match parse(line) {
+                Ok(_) => assert!(named.is_empty(), "{line}"),
+                Err(error) => assert!(error.contains(named), "{line}: {error}"),
+            }
+        }
+    }
+}

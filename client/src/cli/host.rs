@@ -1,0 +1,78 @@
+//! `skep health` and `skep stats`.
+
+use std::time::Duration;
+
+use skep_client::protocol::op::Stats;
+
+use super::{Context, Outcome, exit, print, text};
+
+/// `skep health`
+pub(super) async fn health(context: &Context) -> Outcome {
+    let client = context.client().await?;
+    let health = client.health().await?;
+    if context.json {
+        print::json(&health)?;
+    } else {
+        let agents = &health.agents;
+        let mut line = format!(
+            "{}, up for {}; agents: {} queued, {} starting, {} running, {} paused, {} stopping",
+            if health.healthy {
+                "healthy"
+            } else {
+                "not healthy"
+            },
+            text::duration(Duration::from_millis(health.uptime_ms)),
+            agents.queued,
+            agents.starting,
+            agents.running,
+            agents.paused,
+            agents.stopping,
+        );
+        for reason in &health.reasons {
+            line.push_str("\n  ");
+            line.push_str(&text::clean(reason));
+        }
+        print::line(&line)?;
+    }
+    Ok(if health.healthy { 0 } else { exit::NO })
+}
+
+/// `skep stats`
+pub(super) async fn stats(context: &Context) -> Outcome {
+    let client = context.client().await?;
+    let stats = client.stats().await?;
+    if context.json {
+        return print::json(&stats);
+    }
+    let mut table = print::table(["COUNTER", "VALUE"]);
+    for (name, value) in rows(&stats) {
+        table.add_row([name, text::count(value)]);
+    }
+    print::print_table(table)
+}
+
+fn rows(stats: &Stats) -> Vec<(String, u64)> {
+    let wire = &stats.transport;
+    let mut rows: Vec<(String, u64)> = [
+        ("agents spawned", stats.spawns),
+        ("log records", stats.records),
+        ("components compiled", stats.compile_misses),
+        ("components found compiled", stats.compile_hits),
+        ("messages in", wire.messages_in),
+        ("messages out", wire.messages_out),
+        ("bytes in", wire.bytes_in),
+        ("bytes out", wire.bytes_out),
+        ("events", wire.events),
+        ("events dropped", wire.events_dropped),
+        ("peers cut", wire.peers_cut),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec();
+    let outcomes = stats.outcomes.iter();
+    rows.extend(outcomes.map(|(kind, count)| (format!("outcome {}", text::clean(kind)), *count)));
+    for (op, results) in &stats.requests {
+        let name = |result: &String| format!("request {} {}", text::clean(op), text::clean(result));
+        rows.extend(results.iter().map(|(result, count)| (name(result), *count)));
+    }
+    rows
+}

@@ -1,0 +1,146 @@
+//! The command line: one file a command or noun. It prints, it maps failures
+//! to exit codes, and it leaves everything else to the library and the host.
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+use skep_client::{Client, ConnectionConfig, Endpoint};
+use tokio::runtime::Builder;
+
+mod agent;
+mod args;
+mod build;
+mod components;
+mod ending;
+mod exit;
+mod failure;
+mod host;
+mod logging;
+mod logs;
+mod print;
+mod progress;
+mod ps;
+mod run;
+mod serve;
+mod settings;
+mod signals;
+mod sink;
+mod spawn;
+mod spec;
+mod stdin;
+mod text;
+mod wait;
+
+use args::{Cli, Command};
+use failure::Failure;
+
+/// What a command ends with: an exit code, or why there is none of its own.
+type Outcome = Result<u8, Failure>;
+
+/// How long a host may take to answer for the first time. The connection tries
+/// a few times in it.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// What all commands share.
+#[derive(Debug)]
+struct Context {
+    host: Option<String>,
+    json: bool,
+}
+
+impl Context {
+    /// The host that was named, if one was.
+    fn named_host(&self) -> Result<Option<Endpoint>, Failure> {
+        match self.host.as_deref().map(str::trim) {
+            None | Some("") => Ok(None),
+            Some(text) => match text.parse() {
+                Ok(endpoint) => Ok(Some(endpoint)),
+                Err(error) => Err(Failure::of_skep(format!("--host or SKEP_HOST: {error}"))),
+            },
+        }
+    }
+
+    /// The client of the host that was named, or of this machine's.
+    async fn client(&self) -> Result<Client, Failure> {
+        let endpoint = self.named_host()?.unwrap_or(Endpoint::loopback(5555));
+        connect(endpoint).await
+    }
+}
+
+async fn connect(endpoint: Endpoint) -> Result<Client, Failure> {
+    let client = Client::connect(ConnectionConfig::new(endpoint.clone()));
+    match client.connected(CONNECT).await {
+        Ok(()) => Ok(client),
+        Err(_) => Err(Failure::of_skep(format!(
+            "no host answers at {endpoint}: start one with `skep serve`, or name another with \
+             --host or SKEP_HOST"
+        ))),
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too.
+            let failed = error.use_stderr();
+            let _ = error.print();
+            return ExitCode::from(if failed { exit::SKEP_FAILED } else { 0 });
+        }
+    };
+    let context = Context {
+        host: cli.host,
+        json: cli.json,
+    };
+    let code = dispatch(&context, cli.command).unwrap_or_else(|failure| failure.tell());
+    // Ends threads that wait for a terminal, too.
+    std::process::exit(i32::from(code))
+}
+
+fn dispatch(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Run(args) => parallel(run::run(context, *args)),
+        Command::Serve(args) => serve::serve(context, &args),
+        Command::Spawn(args) => alone(spawn::spawn(context, *args)),
+        Command::Ps(args) => alone(ps::ps(context, &args)),
+        Command::Inspect(args) => alone(agent::inspect(context, &args)),
+        Command::Logs(args) => alone(logs::logs(context, &args)),
+        Command::Stop(args) => alone(agent::stop(context, &args)),
+        Command::Kill(args) => alone(agent::kill(context, &args)),
+        Command::Wait(args) => alone(wait::wait(context, &args)),
+        Command::Stdin(args) => alone(stdin::stdin(context, &args)),
+        Command::Push(args) => alone(components::push(context, &args)),
+        Command::Components => alone(components::list(context)),
+        Command::Rm(args) => alone(components::remove(context, &args)),
+        Command::Health => alone(host::health(context)),
+        Command::Stats => alone(host::stats(context)),
+        Command::Build(args) => build::build(context, &args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "skep", &mut script);
+            print::bytes(&script)
+        }
+    }
+}
+
+/// Runs a command that only asks. The connection has threads of its own.
+fn alone(command: impl Future<Output = Outcome>) -> Outcome {
+    block_on(&mut Builder::new_current_thread(), command)
+}
+
+/// Runs a command with a host in this process.
+fn parallel(command: impl Future<Output = Outcome>) -> Outcome {
+    block_on(Builder::new_multi_thread().worker_threads(2), command)
+}
+
+fn block_on(builder: &mut Builder, command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::of_skep(format!("cannot start a runtime: {error}")))?;
+    let outcome = runtime.block_on(command);
+    runtime.shutdown_background();
+    outcome
+}

@@ -1,0 +1,52 @@
+//! What commands write to stdout. Where nobody reads, they end quietly.
+
+use std::io::{self, Write};
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+use super::Outcome;
+use super::failure::Failure;
+
+/// Writes a text and a newline.
+pub(super) fn line(text: &str) -> Outcome {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Writes one JSON document.
+pub(super) fn json(value: &impl Serialize) -> Outcome {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::of_skep(format!("cannot be written as JSON: {error}")))?;
+    line(&text)
+}
+
+/// Writes bytes as they are.
+pub(super) fn bytes(bytes: &[u8]) -> Outcome {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()?;
+    Ok(0)
+}
+
+/// A table without borders, as wide as it needs to be.
+pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
+    table
+}
+
+/// Writes a table, without the blanks that end its lines.
+pub(super) fn print_table(mut table: Table) -> Outcome {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines: Vec<String> = table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    line(&lines.join("\n"))
+}

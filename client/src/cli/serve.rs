@@ -1,0 +1,91 @@
+//! `skep serve`: the host.
+
+use serde_json::json;
+use skep_client::Endpoint;
+use skep_host::config::{Config, RawConfig};
+use skep_host::{Endpoints, Host, Purpose};
+use skep_transport::ServerConfig;
+use tokio::runtime::Builder;
+
+use super::args::ServeArgs;
+use super::failure::Failure;
+use super::settings::Settings;
+use super::signals::Signals;
+use super::{Context, Outcome, exit, logging, print};
+
+pub(super) fn serve(context: &Context, args: &ServeArgs) -> Outcome {
+    let settings = Settings::load(args, std::env::vars_os()).map_err(Failure::of_skep)?;
+    let config = settings.config().map_err(Failure::of_skep)?;
+    if args.print_config {
+        return print_config(context, &config);
+    }
+    logging::start(&config.log)
+        .map_err(|problem| Failure::of_skep(settings.blame("log.filter", &problem)))?;
+    config
+        .create_state_dir()
+        .map_err(|error| Failure::of_skep(settings.blame(&error.key, &error.problem)))?;
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::of_skep(format!("cannot start a runtime: {error}")))?;
+    let outcome = runtime.block_on(host(context, &config));
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn host(context: &Context, config: &Config) -> Outcome {
+    // Before anything is there to be ended.
+    let mut signals = Signals::new()?;
+    let (wire, sockets) = skep_transport::serve(ServerConfig::new(
+        config.control.clone(),
+        config.events.clone(),
+    ))
+    .map_err(|error| Failure::of_skep(format!("cannot listen: {error}")))?;
+    let endpoints = Endpoints {
+        control: sockets.control_endpoint().to_string(),
+        events: sockets.events_endpoint().map(Endpoint::to_string),
+    };
+    let host = Host::start(config, wire, endpoints.clone(), Purpose::Serve)
+        .map_err(|error| Failure::of_skep(format!("the host does not start: {error}")))?;
+    announce(context, config, &endpoints);
+
+    signals.next().await;
+    tracing::info!("ending all agents; a second signal ends the host at once");
+    let ending = async {
+        host.shutdown().await;
+        sockets.close().await;
+    };
+    tokio::select! {
+        () = ending => Ok(0),
+        signal = signals.next() => Ok(exit::of_signal(signal)),
+    }
+}
+
+fn announce(context: &Context, config: &Config, endpoints: &Endpoints) {
+    let Endpoints { control, events } = endpoints;
+    if context.json {
+        let line = json!({
+            "server_id": config.server_id,
+            "control": control,
+            "events": events,
+            "state_dir": config.state_dir,
+        });
+        // Whoever started it may not listen; it serves all the same.
+        let _ = print::line(&line.to_string());
+    }
+    let events = events.as_deref().unwrap_or("none");
+    eprintln!(
+        "skep: listening on {control}, events on {events}, state in {}",
+        config.state_dir.display()
+    );
+}
+
+fn print_config(context: &Context, config: &Config) -> Outcome {
+    let whole = RawConfig::from(config);
+    if context.json {
+        return print::json(&whole);
+    }
+    let text = toml::to_string(&whole)
+        .map_err(|error| Failure::of_skep(format!("cannot be written as TOML: {error}")))?;
+    print::bytes(text.as_bytes())
+}

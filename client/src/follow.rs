@@ -1,0 +1,248 @@
+//! Following an agent's output: live records for speed, the history for the
+//! rest, so that every record is yielded once and in order.
+//!
+//! A record is in the history before it is published. So whenever one is
+//! missing, before the first event, at a hole, after the last event, or where
+//! there are no events at all, it is read from there.
+
+use std::time::Duration;
+
+use skep_protocol::AgentId;
+use skep_protocol::AgentState;
+use skep_protocol::codec::decode;
+use skep_protocol::event::{LogRecord, StatusEvent, Stream, Topic};
+use skep_protocol::op::SeqRange;
+use skep_transport::{Event, Subscription};
+use tokio::time::Instant;
+
+use crate::{Client, Result};
+
+mod sequence;
+
+use sequence::Sequence;
+
+/// How much of the history is read at a time; the most that a host gives.
+const READ: u64 = 1024 * 1024;
+/// The pause before the history is read without cause, in the beginning: over
+/// sockets a subscription is effective some time after it was made. It doubles.
+const FIRST_POLL: Duration = Duration::from_millis(10);
+/// The pause once it has doubled often enough.
+const POLL: Duration = Duration::from_secs(1);
+/// The same, where there are no events.
+const POLL_WITHOUT_EVENTS: Duration = Duration::from_millis(100);
+
+/// What to follow.
+#[derive(Debug, Clone, Default)]
+pub struct FollowOptions {
+    /// Only these streams; both by default.
+    pub streams: Option<Vec<Stream>>,
+    /// From which record on; from the first by default.
+    pub from_seq: u64,
+}
+
+/// What following yields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogItem {
+    /// The next record.
+    Record(LogRecord),
+    /// Records that the history no longer holds. With a choice of streams, it
+    /// may count records of others.
+    Gap(SeqRange),
+}
+
+/// An agent's output, every record once and in order.
+#[derive(Debug)]
+pub struct Follow {
+    client: Client,
+    agent: AgentId,
+    streams: Option<Vec<Stream>>,
+    sequence: Sequence,
+    live: Option<Live>,
+    /// When to read the history without cause.
+    poll_at: Instant,
+    poll_pause: Duration,
+    /// The history was read for what is missing and did not have it: it is not
+    /// read again at once.
+    barren: bool,
+}
+
+/// The subscriptions. Both streams always: only then is a hole a loss.
+#[derive(Debug)]
+struct Live {
+    log: Subscription,
+    status: Subscription,
+    /// Whether the host publishes events.
+    on: bool,
+    closed: bool,
+    interruptions: u64,
+}
+
+impl Live {
+    fn interruptions(&self) -> u64 {
+        self.log.interruptions() + self.status.interruptions()
+    }
+}
+
+impl Follow {
+    pub(crate) fn new(client: Client, agent: AgentId, options: FollowOptions) -> Self {
+        let FollowOptions { streams, from_seq } = options;
+        Self {
+            client,
+            agent,
+            sequence: Sequence::new(from_seq, streams.clone()),
+            streams,
+            live: None,
+            poll_at: Instant::now(),
+            poll_pause: FIRST_POLL,
+            barren: false,
+        }
+    }
+
+    /// The next record or gap; `None` when the agent has ended and everything
+    /// was yielded. Cancel-safe, and may be called again after an error.
+    ///
+    /// # Errors
+    /// Refused with `not_found` if there is no such agent or it was forgotten;
+    /// else as any request.
+    pub async fn next(&mut self) -> Result<Option<LogItem>> {
+        loop {
+            if let Some(item) = self.try_next() {
+                return Ok(Some(item));
+            }
+            if self.sequence.is_complete() {
+                return Ok(None);
+            }
+            if self.live.is_none() {
+                self.live = Some(self.subscribe().await?);
+                continue;
+            }
+            let lacks = self.sequence.lacks() && !self.barren;
+            if lacks || Instant::now() >= self.poll_at {
+                self.read_history().await?;
+                continue;
+            }
+            self.listen().await;
+        }
+    }
+
+    /// The next item, if it is here already.
+    pub fn try_next(&mut self) -> Option<LogItem> {
+        loop {
+            if let Some(item) = self.sequence.pop() {
+                return Some(item);
+            }
+            let log = &mut self.live.as_mut()?.log;
+            let event = log.try_recv()?;
+            self.heard_log(&event);
+        }
+    }
+
+    /// The number of the record that comes next: to go on from later.
+    #[must_use]
+    pub fn next_seq(&self) -> u64 {
+        self.sequence.next_seq()
+    }
+
+    /// Subscribes before the history is read for the first time, so that nothing
+    /// falls between.
+    async fn subscribe(&self) -> Result<Live> {
+        let connection = self.client.connection();
+        let log = connection.subscribe(&format!("log.{}.", self.agent)).await;
+        let status = connection
+            .subscribe(&Topic::Status(self.agent).to_string())
+            .await;
+        let on = self.client.connect_events(self.agent).await?;
+        Ok(Live {
+            log,
+            status,
+            on,
+            closed: false,
+            interruptions: 0,
+        })
+    }
+
+    async fn read_history(&mut self) -> Result<()> {
+        let from_seq = self.sequence.next_seq();
+        let reply = self
+            .client
+            .output(self.agent, self.streams.as_deref(), from_seq, Some(READ))
+            .await?;
+        let more = !reply.records.is_empty();
+        let lacked = self.sequence.lacks();
+        self.sequence.history(reply);
+        self.barren = lacked && self.sequence.next_seq() == from_seq;
+        self.schedule(more);
+        Ok(())
+    }
+
+    /// Sets when the history is read next without cause.
+    fn schedule(&mut self, more: bool) {
+        let now = Instant::now();
+        if more {
+            // There may be as much again behind it.
+            self.poll_at = now;
+            return;
+        }
+        let longest = match &self.live {
+            Some(live) if live.on => POLL,
+            _ => POLL_WITHOUT_EVENTS,
+        };
+        self.poll_at = now + self.poll_pause.min(longest);
+        self.poll_pause = (self.poll_pause * 2).min(longest);
+    }
+
+    /// Waits for an event, or for the time to read the history.
+    async fn listen(&mut self) {
+        enum Heard {
+            Log(Option<Event>),
+            Status(Option<Event>),
+            Time,
+        }
+        let poll_at = self.poll_at;
+        let Some(live) = &mut self.live else { return };
+        let closed = live.closed;
+        let heard = tokio::select! {
+            // Records before the status that says that there are no more.
+            biased;
+            event = live.log.recv(), if !closed => Heard::Log(event),
+            event = live.status.recv(), if !closed => Heard::Status(event),
+            () = tokio::time::sleep_until(poll_at) => Heard::Time,
+        };
+        let interruptions = live.interruptions();
+        if std::mem::replace(&mut live.interruptions, interruptions) != interruptions {
+            // The events connection was lost; it is as in the beginning.
+            self.poll_pause = FIRST_POLL;
+            self.poll_at = Instant::now();
+        }
+        match heard {
+            Heard::Log(Some(event)) => {
+                live.on = true;
+                self.heard_log(&event);
+                self.poll_pause = POLL;
+                self.poll_at = self.poll_at.max(Instant::now() + POLL);
+            }
+            Heard::Status(Some(event)) => self.heard_status(&event),
+            // The connection is closed: the history will say so.
+            Heard::Log(None) | Heard::Status(None) => (live.on, live.closed) = (false, true),
+            Heard::Time => {}
+        }
+    }
+
+    fn heard_log(&mut self, event: &Event) {
+        // What cannot be decoded leaves a hole, which the history fills.
+        if let Ok(record) = decode::<LogRecord>(&event.payload) {
+            self.sequence.live(record);
+        }
+    }
+
+    fn heard_status(&mut self, event: &Event) {
+        if let Ok(status) = decode::<StatusEvent>(&event.payload)
+            && status.state == AgentState::Exited
+        {
+            self.sequence.ends_with(status.last_seq);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

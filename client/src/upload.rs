@@ -1,0 +1,52 @@
+//! Uploads of whole components: in chunks, from where the last one broke off.
+
+use serde_bytes::ByteBuf;
+use skep_protocol::op::ComponentPut;
+use skep_protocol::{Digest, ErrorCode, MAX_CHUNK};
+
+use crate::{Client, ClientError, Result};
+
+impl Client {
+    /// Makes sure that the host has a component, and returns its digest. What
+    /// the host has already is not sent again, be it the whole or its beginning.
+    ///
+    /// # Errors
+    /// Refused with `invalid_component` or `too_large`.
+    pub async fn upload(&self, component: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(component);
+        match self.stat_component(digest).await {
+            Ok(_known) => return Ok(digest),
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        let size = component.len() as u64;
+        let put = |offset: usize, data: &[u8]| ComponentPut {
+            digest,
+            size,
+            offset: offset as u64,
+            data: ByteBuf::from(data),
+        };
+        // Asks how much is there.
+        let mut reply = self.put_component(&put(0, &[])).await?;
+        let mut sent_to = None;
+        while !reply.complete {
+            let offset = usize::try_from(reply.received)
+                .ok()
+                .filter(|&at| at <= component.len());
+            let rest = offset
+                .and_then(|at| component.get(at..))
+                .unwrap_or_default();
+            let (Some(offset), false) = (offset, rest.is_empty() || offset == sent_to) else {
+                let received = reply.received;
+                return Err(ClientError::Protocol(format!(
+                    "an upload of {size} bytes does not go on from {received}"
+                )));
+            };
+            let chunk = rest.get(..MAX_CHUNK).unwrap_or(rest);
+            reply = self.put_component(&put(offset, chunk)).await?;
+            // A host that does not take it would be sent it for ever.
+            sent_to = Some(offset);
+        }
+        Ok(digest)
+    }
+}
