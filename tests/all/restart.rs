@@ -1,0 +1,210 @@
+//! A host that dies and comes back, and one that is asked to end.
+
+use std::time::{Duration, Instant};
+
+use skep_client::protocol::{ErrorCode, Outcome};
+use skep_client::{Client, ClientError, ConnectionState};
+use skep_tests::{
+    HostProcess, Output, end_of, eventually, native, probe, processes_with, run, soon, spec,
+};
+use tokio::task::JoinHandle;
+
+use crate::{running, written};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_go_on_with_a_host_that_was_killed() {
+    let mut host = HostProcess::start(&[]).await;
+    let mut clients = Vec::new();
+    let mut waiting: Vec<JoinHandle<Result<_, ClientError>>> = Vec::new();
+    for _ in 0..4 {
+        let client = host.client();
+        let agent = client
+            .spawn(probe(&["sleep", "600000"]), None)
+            .await
+            .unwrap()
+            .id;
+        // It hears events too, which have to come back as well.
+        let mut watch = client.watch(agent).await.unwrap();
+        tokio::spawn(async move { while watch.next().await.is_some() {} });
+        let waiter = client.clone();
+        waiting.push(tokio::spawn(async move { waiter.wait(agent, None).await }));
+        clients.push(client);
+    }
+    for round in 0..2 {
+        host.kill_9();
+        for client in &clients {
+            let mut states = client.connection().watch_state();
+            let gone = states.wait_for(|state| *state != ConnectionState::Connected);
+            soon("a client that notices", gone).await.unwrap();
+        }
+        // Asked while nobody is there, and answered by who comes.
+        let spawning: Vec<_> = clients
+            .iter()
+            .map(|client| {
+                let client = client.clone();
+                tokio::spawn(async move { run(&client, spec("hello", &[])).await })
+            })
+            .collect();
+        host.start_again().await;
+        for spawned in spawning {
+            let ended = soon("an agent on the new host", spawned).await.unwrap();
+            assert_eq!(ended.outcome, Outcome::Exited { code: 0 }, "round {round}");
+            assert_eq!(ended.output.stdout(), "Hello, world!\n");
+        }
+        for waiter in waiting.drain(..) {
+            // The new host does not know the agent; that is an answer.
+            let answer = soon("an answer to what was asked before", waiter)
+                .await
+                .unwrap();
+            assert_eq!(answer.unwrap_err().code(), Some(ErrorCode::NotFound));
+        }
+        for client in &clients {
+            assert_eq!(client.connection().state(), ConnectionState::Connected);
+            assert_eq!(client.connection().stats().in_flight, 0);
+        }
+    }
+    // Events reach them as before.
+    let client = &clients[0];
+    let agent = client.spawn(probe(&["until-stop"]), None).await.unwrap().id;
+    let following = tokio::spawn({
+        let client = client.clone();
+        async move { Output::follow(&client, agent).await }
+    });
+    written(client, agent, 1).await;
+    client.stop(agent, None).await.unwrap();
+    assert_eq!(
+        soon("its output", following).await.unwrap().stdout(),
+        "ready\nstopping\n"
+    );
+    let reconnections = client.connection().stats().reconnections;
+    assert!(reconnections >= 2, "{reconnections}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_killed_leaves_no_processes() {
+    let mut host = HostProcess::start(&["--allow-native"]).await;
+    let client = host.client();
+    let mark = format!("9{:09}.25", uuid::Uuid::new_v4().as_u128() % 1_000_000_000);
+    for _ in 0..3 {
+        let agent = client
+            .spawn(native(&["/bin/sleep", &mark]), None)
+            .await
+            .unwrap();
+        running(&client, agent.id).await;
+    }
+    eventually("three processes", || async {
+        (processes_with(&mark).len() >= 3).then_some(())
+    })
+    .await;
+    host.kill_9();
+    eventually("no process left", || async {
+        processes_with(&mark).is_empty().then_some(())
+    })
+    .await;
+}
+
+async fn spawn_waiting(client: &Client, args: &[&str]) -> JoinHandle<(Option<Outcome>, String)> {
+    let agent = client.spawn(probe(args), None).await.unwrap().id;
+    running(client, agent).await;
+    let client = client.clone();
+    tokio::spawn(async move {
+        let ended = client.wait(agent, None).await.unwrap();
+        (ended.outcome, agent.to_string())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_all_agents_within_their_grace() {
+    let mut host = HostProcess::start(&["--grace", "1s"]).await;
+    let client = host.client();
+    let polite = spawn_waiting(&client, &["until-stop"]).await;
+    let deaf = spawn_waiting(&client, &["sleep", "600000"]).await;
+    let looping = spawn_waiting(&client, &["spin"]).await;
+    let start = Instant::now();
+    host.terminate();
+    // Their ends are told while the host can still be asked.
+    assert_eq!(
+        polite.await.unwrap().0,
+        Some(Outcome::Stopped { forced: false })
+    );
+    let refused = client.clone().with_patience(Duration::from_millis(300));
+    match refused.spawn(spec("hello", &[]), None).await {
+        Err(ClientError::Refused(refusal)) => assert_eq!(refusal.code, ErrorCode::ShuttingDown),
+        // It was gone already.
+        Err(ClientError::Timeout { .. } | ClientError::Connection(_)) => {}
+        other => panic!("{other:?}"),
+    }
+    for forced in [deaf, looping] {
+        assert_eq!(
+            forced.await.unwrap().0,
+            Some(Outcome::Stopped { forced: true })
+        );
+    }
+    let status = host.ended().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(
+        start.elapsed() < Duration::from_secs(11),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_sigterm_ends_the_host_at_once() {
+    let mut host = HostProcess::start(&["--grace", "10m"]).await;
+    let client = host.client();
+    let agent = client
+        .spawn(probe(&["sleep", "600000"]), None)
+        .await
+        .unwrap()
+        .id;
+    running(&client, agent).await;
+    host.terminate();
+    eventually("a host that shuts down", || async {
+        let health = client.health().await.unwrap();
+        (!health.healthy).then_some(())
+    })
+    .await;
+    assert_eq!(
+        client.get(agent).await.unwrap().outcome,
+        None,
+        "it has its grace"
+    );
+    host.terminate();
+    let status = host.ended().await;
+    assert_eq!(status.code(), Some(143), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hosts_do_not_share_a_port() {
+    let host = HostProcess::start(&[]).await;
+    let control = host.control().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let second = tokio::process::Command::new(skep_tests::skep_binary())
+        .args([
+            "serve",
+            "--events",
+            "none",
+            "--control",
+            &control,
+            "--state-dir",
+        ])
+        .arg(dir.path())
+        .env_clear()
+        .kill_on_drop(true)
+        .output();
+    let second = soon("the end of the second host", second).await.unwrap();
+    assert_eq!(second.status.code(), Some(125));
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(
+        said.starts_with("skep: ") && said.contains(&control),
+        "{said}"
+    );
+    // The first does not mind.
+    let client = host.client();
+    let agent = client.spawn(spec("hello", &[]), None).await.unwrap();
+    assert_eq!(
+        end_of(&client, agent.id).await.output.stdout(),
+        "Hello, world!\n"
+    );
+}

@@ -1,0 +1,183 @@
+//! A host in a process of its own: the real binary, which can be killed.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use skep_client::{Client, ConnectionConfig, Endpoint};
+use tempfile::TempDir;
+
+use crate::wait::eventually;
+
+/// The binary `skep` of the same build.
+///
+/// # Panics
+/// With the command that builds it, if it is not there.
+#[must_use]
+pub fn skep_binary() -> PathBuf {
+    let test = std::env::current_exe().expect("the path of the test");
+    // target/debug/deps/all-… and target/debug/skep
+    let binary = test
+        .ancestors()
+        .nth(2)
+        .map(|dir| dir.join("skep"))
+        .unwrap_or_default();
+    assert!(
+        binary.is_file(),
+        "{} is missing; run: cargo build -p skep-client",
+        binary.display()
+    );
+    binary
+}
+
+/// `skep serve` as a child process. Dropping it kills it.
+#[derive(Debug)]
+pub struct HostProcess {
+    child: Child,
+    ports: (u16, u16),
+    args: Vec<String>,
+    dir: TempDir,
+}
+
+impl HostProcess {
+    /// Starts a host with these further arguments and waits until it answers.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn start(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let ports = (free_port(), free_port());
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let child = serve(ports, dir.path(), &args);
+        let mut host = Self {
+            child,
+            ports,
+            args,
+            dir,
+        };
+        host.answers().await;
+        host
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it takes requests, also after it was started again.
+    #[must_use]
+    pub fn control(&self) -> Endpoint {
+        Endpoint::loopback(self.ports.0)
+    }
+
+    /// A new client, connected or about to be.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::connect(ConnectionConfig::new(self.control()))
+    }
+
+    /// Kills it as `kill -9` does, and waits until it is gone.
+    ///
+    /// # Panics
+    /// If it was gone before.
+    pub fn kill_9(&mut self) {
+        self.child.kill().expect("a process to be killed");
+        self.child.wait().expect("a process that was killed ends");
+    }
+
+    /// Starts it again, at the same endpoints and with the same state.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub async fn start_again(&mut self) {
+        self.child = serve(self.ports, self.dir.path(), &self.args);
+        self.answers().await;
+    }
+
+    /// Sends it SIGTERM.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.pid()).expect("a pid");
+        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("a process to be signalled");
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        eventually("the end of the host's process", || {
+            let status = child.try_wait().expect("a child");
+            async move { status }
+        })
+        .await
+    }
+
+    async fn answers(&mut self) {
+        let client = self.client();
+        let (child, dir) = (&mut self.child, self.dir.path());
+        eventually("a host that answers", || {
+            let status = child.try_wait().expect("a child");
+            let client = client.clone();
+            async move {
+                let log = dir.join(LOG);
+                if status.is_some() {
+                    let said = std::fs::read_to_string(log).unwrap_or_default();
+                    panic!("the host has ended instead of starting: {said}");
+                }
+                let patience = std::time::Duration::from_millis(500);
+                client.with_patience(patience).hello().await.ok()
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for HostProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where the host's own log is, below its directory.
+const LOG: &str = "log";
+
+fn serve((control, events): (u16, u16), dir: &Path, args: &[String]) -> Child {
+    let log = std::fs::File::create(dir.join(LOG)).expect("a file for the host's log");
+    Command::new(skep_binary())
+        // Whatever this test runs under must not configure the host.
+        .env_clear()
+        .arg("serve")
+        .args(["--control", &format!("tcp://127.0.0.1:{control}")])
+        .args(["--events", &format!("tcp://127.0.0.1:{events}")])
+        .arg("--state-dir")
+        .arg(dir.join("state"))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("the host's process")
+}
+
+/// A port that is free, below those that the system gives to connections: a
+/// client that looks for a host which is not there could otherwise be given the
+/// host's own port, and find itself.
+fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = u16::try_from(std::process::id() % u32::from(COUNT)).unwrap_or(0);
+    (0..COUNT)
+        .map(|_| FIRST + own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT)
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("a free port")
+}
