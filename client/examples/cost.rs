@@ -11,7 +11,7 @@ use anyhow::Result;
 use skep_client::protocol::spec::ComponentRef;
 use skep_client::protocol::{AgentSpec, Digest, LimitsAsk, Outcome};
 use skep_client::{Client, ConnectionConfig, FollowOptions, LogItem};
-use skep_host::config::Config;
+use skep_host::config::{Capacity, Config};
 use skep_host::{Endpoints, Host, Purpose};
 use skep_transport::ServerConfig;
 
@@ -38,7 +38,11 @@ async fn measure() -> Result<()> {
         control: sockets.control_endpoint().to_string(),
         events: sockets.events_endpoint().map(ToString::to_string),
     };
-    let host = Host::start(&Config::embedded(), wire, endpoints, Purpose::Serve)?;
+    let config = Config {
+        capacity: Capacity::default(),
+        ..Config::embedded()
+    };
+    let host = Host::start(&config, wire, endpoints, Purpose::Serve)?;
     let client = Client::connect(ConnectionConfig::new(sockets.control_endpoint().clone()));
 
     let mut times = Vec::with_capacity(ROUND_TRIPS);

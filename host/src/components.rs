@@ -231,13 +231,13 @@ impl Components {
         if received < size {
             return Ok(Put::Partial { received });
         }
-        let data = state
-            .uploads
-            .remove(&digest)
-            .map(Upload::assemble)
-            .unwrap_or_default();
-        state.bytes -= data.len() as u64;
-        Ok(Put::Assembled(data))
+        let Some(upload) = state.uploads.remove(&digest) else {
+            return Ok(Put::Partial { received });
+        };
+        state.bytes -= upload.held as u64;
+        // Copying it takes milliseconds, in which spawns go on.
+        drop(state);
+        Ok(Put::Assembled(upload.assemble()))
     }
 
     /// Holds a component whose digest and bytes were checked. Two that insert
