@@ -48,6 +48,8 @@ pub struct Core {
     pub records: RecordCount,
     pub shutdown: CancellationToken,
     pub drivers: TaskTracker,
+    /// Requests that are being answered.
+    pub answering: TaskTracker,
 }
 
 impl Core {

@@ -47,6 +47,9 @@ const CACHED_COMPONENTS: usize = 256;
 /// Beyond the grace, a shutdown waits so long for agents that were killed.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
 
+/// How long the last answers may take once every agent has ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 /// Why a host did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -128,6 +131,7 @@ impl Host {
             records: Arc::default(),
             shutdown: CancellationToken::new(),
             drivers: TaskTracker::new(),
+            answering: TaskTracker::new(),
         });
         let end = CancellationToken::new();
         let server = tokio::spawn(server::serve(Arc::clone(&core), wire.inbox, end.clone()));
@@ -153,6 +157,13 @@ impl Host {
         self.end.cancel();
         if let Err(error) = self.server.await {
             tracing::error!(%error, "the server ended by a panic");
+        }
+        // Every agent has ended, so that whoever waited for one can be told
+        // before the sockets close.
+        self.core.answering.close();
+        let answered = self.core.answering.wait();
+        if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
+            tracing::error!("requests were left without their answer");
         }
     }
 }

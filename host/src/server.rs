@@ -125,7 +125,7 @@ fn take(core: &Arc<Core>, places: &Places, Inbound { payload, peer }: Inbound) {
     let Some(place) = places.for_op(&payload) else {
         return peer.reply(refuse(core, id, None, &rate_limited()));
     };
-    tokio::spawn(async move {
+    core.answering.spawn(async move {
         peer.reply(answering.await);
         drop((place, bytes));
     });
