@@ -121,6 +121,7 @@ async fn look_after(client: Client, over: Arc<AtomicBool>) -> Duration {
     longest
 }
 
+#[expect(clippy::print_stdout, reason = "for whoever measures with it")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_come_and_go_and_leave_nothing_behind() {
     let host = Arc::new(HostProcess::start(&["--allow-native", "--max-agents", "1000"]).await);
@@ -149,6 +150,7 @@ async fn clients_come_and_go_and_leave_nothing_behind() {
     let longest = looking.await.unwrap();
     let visits = visits.load(Ordering::Relaxed);
     assert!(visits >= 2 * CLIENTS as u64, "only {visits} visits");
+    println!("{visits} visits; the longest that a request for health waited: {longest:?}");
 
     quiet(&client).await;
     // Idle threads of the pools end after ten seconds.

@@ -106,19 +106,21 @@ impl Listener {
     }
 }
 
+/// What the system had against a step of binding.
+fn failed(endpoint: &Endpoint, what: &'static str) -> impl FnOnce(io::Error) -> BindError {
+    let endpoint = endpoint.clone();
+    move |source| match source.kind() {
+        ErrorKind::AddrInUse => BindError::InUse { endpoint },
+        _ => BindError::System {
+            endpoint,
+            what,
+            source,
+        },
+    }
+}
+
 fn bind_tcp(endpoint: &Endpoint) -> Result<Listener, BindError> {
-    let system = |what| {
-        move |source: io::Error| match source.kind() {
-            ErrorKind::AddrInUse => BindError::InUse {
-                endpoint: endpoint.clone(),
-            },
-            _ => BindError::System {
-                endpoint: endpoint.clone(),
-                what,
-                source,
-            },
-        }
-    };
+    let system = |what| failed(endpoint, what);
     let addresses = endpoint.resolve().map_err(system("resolving the name"))?;
     let Some(address) = addresses.first() else {
         return Err(BindError::Unusable {
@@ -167,18 +169,7 @@ fn bind_ipc(endpoint: &Endpoint, path: &Path) -> Result<Listener, BindError> {
             problem,
         });
     }
-    let system = |what| {
-        move |source: io::Error| match source.kind() {
-            ErrorKind::AddrInUse => BindError::InUse {
-                endpoint: endpoint.clone(),
-            },
-            _ => BindError::System {
-                endpoint: endpoint.clone(),
-                what,
-                source,
-            },
-        }
-    };
+    let system = |what| failed(endpoint, what);
     remove_stale(endpoint, path)?;
     let socket =
         Socket::new(Domain::UNIX, Type::STREAM, None).map_err(system("making the socket"))?;
