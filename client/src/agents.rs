@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 use skep_protocol::event::Stream;
 use skep_protocol::op::{
-    AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPage, AgentSpawn, AgentStdin,
-    AgentStop, AgentSubscribe, AgentWait, OutputReply, SubscribeReply, WhenFull,
+    AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPage, AgentPause, AgentRefuel,
+    AgentResume, AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, OutputReply,
+    SubscribeReply, WhenFull,
 };
 use skep_protocol::{AgentId, AgentInfo, AgentName, AgentSpec, AgentState};
 use tokio::time::Instant;
@@ -95,8 +96,38 @@ impl Client {
         Ok(self.call(&AgentGet { agent }).await?.agent)
     }
 
+    /// Holds an agent where it is; returns when it stands still.
+    ///
+    /// # Errors
+    /// Refused with `not_found`, with `wrong_state` if it has ended or is being
+    /// ended, or with `unsupported_feature` if its runner cannot hold it.
+    pub async fn pause(&self, agent: AgentId) -> Result<AgentInfo> {
+        Ok(self.call(&AgentPause { agent }).await?.agent)
+    }
+
+    /// Lets an agent that was paused go on.
+    ///
+    /// # Errors
+    /// Refused with `not_found`, or with `wrong_state` if it is out of fuel, has
+    /// ended or is being ended.
+    pub async fn resume(&self, agent: AgentId) -> Result<AgentInfo> {
+        Ok(self.call(&AgentResume { agent }).await?.agent)
+    }
+
+    /// Gives an agent so many instructions more. One that was paused for want
+    /// of fuel goes on.
+    ///
+    /// # Errors
+    /// Refused with `not_found`, with `limit_exceeds_ceiling` if it would have
+    /// more in all than the operator allows, with `wrong_state` if it has ended
+    /// or is being ended, or with `unsupported_feature` if its runner does not
+    /// count fuel.
+    pub async fn refuel(&self, agent: AgentId, fuel: u64) -> Result<AgentInfo> {
+        Ok(self.call(&AgentRefuel { agent, fuel }).await?.agent)
+    }
+
     /// Asks an agent to end; after the grace (5 s by default) it is killed.
-    /// Returns at once.
+    /// Returns when it has ended.
     ///
     /// # Errors
     /// Refused with `not_found`.

@@ -40,6 +40,7 @@ const CEILINGS: Limits = Limits {
     stdin_bytes: 64 * MIB,
     output_history_bytes: 256 * MIB,
     output_bytes_per_s: GIB,
+    paused_ms: 30 * 24 * 3_600_000,
     component_bytes: 256 * MIB,
     args_env_bytes: MIB,
 };

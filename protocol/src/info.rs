@@ -56,6 +56,16 @@ impl std::fmt::Display for AgentState {
     }
 }
 
+/// Why an agent is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PausedReason {
+    /// A client asked for it.
+    Asked,
+    /// Its fuel is used up, and its spec says to pause then.
+    OutOfFuel,
+}
+
 /// What an agent has used so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -209,6 +219,9 @@ pub struct AgentInfo {
     pub runner: RunnerKind,
     /// Where it stands.
     pub state: AgentState,
+    /// Why it is paused, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_reason: Option<PausedReason>,
     /// Counts the changes of its state, from 0.
     pub generation: u64,
     /// When it was spawned, in milliseconds since the epoch.
@@ -221,7 +234,7 @@ pub struct AgentInfo {
     pub exited_ms: Option<u64>,
     /// What was asked for.
     pub spec: SpecInfo,
-    /// Its limits, resolved.
+    /// Its limits, resolved; fuel with what was added since.
     pub limits: Limits,
     /// What it has used so far.
     pub usage: Usage,

@@ -95,7 +95,8 @@ limits! {
     enforced {
         /// Instructions that the guest may run (wasm).
         fuel Fuel = 1_000_000_000_000,
-        /// Milliseconds from the start of compiling to the end.
+        /// Milliseconds from the start of compiling to the end, without those
+        /// in which it was paused.
         wall_ms WallMs = 3_600_000,
         /// Bytes, the sum over all linear memories and tables (wasm).
         memory_bytes MemoryBytes = 64 * MIB,
@@ -111,6 +112,8 @@ limits! {
         output_history_bytes OutputHistoryBytes = 8 * MIB,
         /// Bytes of output a second; what is faster waits.
         output_bytes_per_s OutputBytesPerS = 64 * MIB,
+        /// Milliseconds that the agent may stay paused in all.
+        paused_ms PausedMs = 24 * 3_600_000,
         /// Bytes of the component.
         component_bytes ComponentBytes = 64 * MIB,
         /// Bytes of all arguments and all of the environment.
@@ -121,8 +124,6 @@ limits! {
         disk_bytes DiskBytes,
         /// Files that the agent may make there.
         files Files,
-        /// Milliseconds that the agent may stay paused in all.
-        paused_ms PausedMs,
         /// Files that the agent may hold open.
         open_files OpenFiles,
         /// Processes of a native agent.

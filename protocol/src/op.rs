@@ -125,6 +125,9 @@ operations! {
     AgentSpawn "agent.spawn" Changes AgentSpawn => AgentReply;
     AgentList "agent.list" Reads AgentList => AgentPage;
     AgentGet "agent.get" Reads AgentGet => AgentReply;
+    AgentPause "agent.pause" Changes AgentPause => AgentReply;
+    AgentResume "agent.resume" Changes AgentResume => AgentReply;
+    AgentRefuel "agent.refuel" Changes AgentRefuel => AgentReply;
     AgentStop "agent.stop" Changes AgentStop => AgentReply;
     AgentKill "agent.kill" Changes AgentKill => AgentReply;
     AgentWait "agent.wait" Reads AgentWait => WaitReply;
@@ -136,9 +139,6 @@ operations! {
     announced {
         HostDrain "host.drain";
         ComponentCheck "component.check";
-        AgentPause "agent.pause";
-        AgentResume "agent.resume";
-        AgentRefuel "agent.refuel";
     }
 }
 
@@ -233,6 +233,27 @@ bodies! {
     AgentGet {
         /// Which.
         agent: AgentId,
+    }
+
+    /// Holds an agent where it is, and answers when it stands still.
+    AgentPause {
+        /// Which.
+        agent: AgentId,
+    }
+
+    /// Lets an agent that was paused go on.
+    AgentResume {
+        /// Which.
+        agent: AgentId,
+    }
+
+    /// Gives an agent more fuel. One that is out of it goes on.
+    AgentRefuel {
+        /// Which.
+        agent: AgentId,
+        /// How many instructions more it may run; the operator's ceiling holds
+        /// for the sum.
+        fuel: u64,
     }
 
     /// Asks an agent to end, waits for the grace, then kills it.

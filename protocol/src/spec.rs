@@ -98,7 +98,7 @@ pub enum OnFuelExhausted {
     /// The agent ends.
     #[default]
     Exit,
-    /// The agent pauses until it is refuelled. Not supported yet.
+    /// The agent pauses until it is refuelled (wasm).
     Pause,
 }
 

@@ -18,6 +18,7 @@ mod files;
 mod native;
 mod neighbours;
 mod outcomes;
+mod pausing;
 mod protocol;
 mod raw;
 mod refused;

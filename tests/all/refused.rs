@@ -3,9 +3,7 @@
 
 use serde_bytes::ByteBuf;
 use serde_json::json;
-use skep_client::protocol::spec::{
-    ComponentRef, DirGrant, DirMode, OnFuelExhausted, RestartPolicy,
-};
+use skep_client::protocol::spec::{ComponentRef, DirGrant, DirMode, RestartPolicy};
 use skep_client::protocol::{AgentSpec, LimitName, LimitsAsk, Outcome};
 use skep_protocol::ErrorCode;
 use skep_protocol::op::WhenFull;
@@ -38,9 +36,6 @@ async fn what_is_not_enforced_yet_is_refused() {
         change(&mut spec);
         cases.push((field, spec));
     };
-    with("spec.on_fuel_exhausted", &|spec| {
-        spec.on_fuel_exhausted = OnFuelExhausted::Pause
-    });
     with("spec.restart", &|spec| {
         spec.restart.policy = RestartPolicy::OnFailure
     });
@@ -58,13 +53,7 @@ async fn what_is_not_enforced_yet_is_refused() {
     with("spec.grants.messages", &|spec| {
         spec.grants.messages = vec!["other".to_owned()]
     });
-    for name in [
-        "disk_bytes",
-        "files",
-        "paused_ms",
-        "open_files",
-        "processes",
-    ] {
+    for name in ["disk_bytes", "files", "open_files", "processes"] {
         cases.push((
             name,
             AgentSpec {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use skep_client::protocol::{AgentId, AgentInfo, AgentName, Enforcement, ErrorCode, LimitName};
 use skep_client::{AgentFilter, Client};
 
-use super::args::{AgentArgs, AgentsArgs, StopArgs};
+use super::args::{AgentArgs, AgentsArgs, RefuelArgs, StopArgs};
 use super::failure::Failure;
 use super::{Context, Outcome, ending, print, text};
 
@@ -48,6 +48,33 @@ fn choose<'a>(
     }
 }
 
+/// `skep pause AGENT…`
+pub(super) async fn pause(context: &Context, args: &AgentsArgs) -> Outcome {
+    let client = context.client().await?;
+    for text in &args.agents {
+        let agent = find(&client, text).await?;
+        tell(context, &client.pause(agent).await?)?;
+    }
+    Ok(0)
+}
+
+/// `skep resume AGENT…`
+pub(super) async fn resume(context: &Context, args: &AgentsArgs) -> Outcome {
+    let client = context.client().await?;
+    for text in &args.agents {
+        let agent = find(&client, text).await?;
+        tell(context, &client.resume(agent).await?)?;
+    }
+    Ok(0)
+}
+
+/// `skep refuel AGENT FUEL`
+pub(super) async fn refuel(context: &Context, args: &RefuelArgs) -> Outcome {
+    let client = context.client().await?;
+    let agent = find(&client, &args.agent.agent).await?;
+    tell(context, &client.refuel(agent, args.fuel).await?)
+}
+
 /// `skep stop AGENT…`
 pub(super) async fn stop(context: &Context, args: &StopArgs) -> Outcome {
     let client = context.client().await?;
@@ -73,7 +100,12 @@ fn tell(context: &Context, agent: &AgentInfo) -> Outcome {
     if context.json {
         print::json(agent)
     } else {
-        print::line(&format!("{} {} {}", agent.id, agent.name, agent.state))
+        print::line(&format!(
+            "{} {} {}",
+            agent.id,
+            agent.name,
+            text::state(agent)
+        ))
     }
 }
 
@@ -105,7 +137,7 @@ fn describe(agent: &AgentInfo) -> Vec<(&'static str, String)> {
         ("id", agent.id.to_string()),
         ("name", agent.name.to_string()),
         ("runner", agent.runner.as_str().to_owned()),
-        ("state", agent.state.to_string()),
+        ("state", text::state(agent)),
     ];
     lines.extend(
         agent

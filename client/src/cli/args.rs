@@ -48,6 +48,12 @@ pub(super) enum Command {
     Inspect(AgentArgs),
     /// Print an agent's output
     Logs(LogsArgs),
+    /// Hold agents where they are
+    Pause(AgentsArgs),
+    /// Let paused agents go on
+    Resume(AgentsArgs),
+    /// Give an agent more fuel
+    Refuel(RefuelArgs),
     /// Ask agents to end; after the grace they are killed
     Stop(StopArgs),
     /// End agents at once
@@ -275,6 +281,15 @@ impl From<StreamArg> for Stream {
             StreamArg::Stderr => Self::Stderr,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RefuelArgs {
+    #[command(flatten)]
+    pub(super) agent: AgentArgs,
+    /// How many instructions more it may run, such as 5_000_000_000
+    #[arg(value_parser = parse_count)]
+    pub(super) fuel: u64,
 }
 
 #[derive(Debug, Args)]

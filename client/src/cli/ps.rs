@@ -36,7 +36,7 @@ fn row(agent: &AgentInfo, now_ms: u64) -> [String; 7] {
             AgentOutcome::Exited { code } => format!("exited {code}"),
             other => other.kind().to_owned(),
         },
-        None => agent.state.to_string(),
+        None => text::state(agent),
     };
     // The beginning of an id is enough for people, and for other commands.
     let id: String = agent.id.to_string().chars().take(8).collect();

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use skep_client::protocol::AgentInfo;
+use skep_client::protocol::info::PausedReason;
+
 /// A text from a host, an agent or another client, with nothing in it that
 /// would move a terminal's cursor.
 pub(super) fn clean(text: &str) -> String {
@@ -17,6 +20,14 @@ pub(super) fn clean(text: &str) -> String {
         }
     }
     cleaned
+}
+
+/// Where an agent stands, and why if it is paused.
+pub(super) fn state(agent: &AgentInfo) -> String {
+    match agent.paused_reason {
+        None | Some(PausedReason::Asked) => agent.state.to_string(),
+        Some(PausedReason::OutOfFuel) => format!("{}, out of fuel", agent.state),
+    }
 }
 
 /// Bytes, to three figures: `12 B`, `1.50 MiB`.

@@ -59,6 +59,7 @@ fn info(id: AgentId, outcome: Option<Outcome>) -> AgentInfo {
         } else {
             AgentState::Running
         },
+        paused_reason: None,
         generation: 0,
         created_ms: 0,
         started_ms: None,

@@ -6,22 +6,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_protocol::event::{ProgressEvent, StatusEvent, Topic};
-use skep_protocol::{Outcome, codec};
+use skep_protocol::info::PausedReason;
+use skep_protocol::{AgentState, Limits, Outcome, codec};
 use skep_transport::Publisher;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::handle::{Agent, Command, Status};
+use super::clocks::{Clocks, Runs};
+use super::handle::{Agent, Answer, Command, Declined, Status};
 use super::outcome::{Intent, decide};
 use super::{Step, after};
 use crate::clock;
 use crate::registry::StateCounts;
-use crate::runner::{Asked, End, Guest, GuestEvent, Launch, Progress, Runner};
+use crate::runner::{Able, Asked, End, Guest, GuestEvent, Launch, Progress, Runner, Stand};
 
 /// Reports of progress are published this often at most; the newest counts.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// What an agent that is out of fuel gets when it is asked to stop: about half
+/// a second.
+const FUEL_TO_STOP: u64 = 1_000_000_000;
 
 /// After a kill, a runner has this long to report the end. Its contract is
 /// 100 ms; what takes longer than this is a bug and ends as `host_fault`.
@@ -65,6 +71,24 @@ struct Wish {
     intent: Intent,
     /// When a stop becomes a kill, or a kill a fault.
     until: Option<Instant>,
+    clocks: Clocks,
+    /// Who waits until the guest stands still: as many as the host serves
+    /// requests at a time, at most.
+    pausing: Vec<Answer>,
+}
+
+impl Wish {
+    fn want(&mut self, intent: Intent, until: Instant) {
+        self.intent = intent;
+        self.until = Some(until);
+    }
+
+    fn answer_pausing(&mut self, answer: &Result<(), Declined>) {
+        for pausing in self.pausing.drain(..) {
+            // Whoever asked may have gone.
+            let _ = pausing.send(answer.clone());
+        }
+    }
 }
 
 impl Driver {
@@ -73,15 +97,15 @@ impl Driver {
     pub async fn run(mut self, runner: Arc<dyn Runner>, launch: Launch) -> Outcome {
         let publication = Arc::clone(&self.publication);
         let agent = &publication.agent;
-        let deadline = Instant::now() + Duration::from_millis(agent.limits.wall_ms);
+        let clocks = Clocks::new(&agent.limits, Instant::now());
         publication.publish_status();
         let guest = runner.start(launch);
         agent.runs_under(Arc::clone(&guest.control));
 
-        let (intent, end) = self.attend(guest, deadline).await;
+        let (intent, end) = self.attend(guest, clocks).await;
         self.unthrottle.cancel();
         match self.recorder.await {
-            Ok(()) => decide(intent, end, &agent.limits),
+            Ok(()) => decide(intent, end, &publication.limits()),
             Err(error) => {
                 tracing::error!(agent = %agent.id, %error, "the recorder of an agent ended early");
                 Outcome::HostFault {
@@ -92,15 +116,18 @@ impl Driver {
     }
 
     /// Selects over guest events first, then what time and clients want of it.
-    async fn attend(&mut self, mut guest: Guest, deadline: Instant) -> (Intent, End) {
+    async fn attend(&mut self, mut guest: Guest, clocks: Clocks) -> (Intent, End) {
         let mut wish = Wish {
             intent: Intent::Run,
             until: None,
+            clocks,
+            pausing: Vec::new(),
         };
         let mut shutting_down = false;
         let mut progress_at = Instant::now();
         loop {
             let until = wish.until;
+            let due = wish.clocks.due();
             let patience = async {
                 match until {
                     Some(at) => sleep_until(at).await,
@@ -128,7 +155,18 @@ impl Driver {
                         return (wish.intent, End::Fault { incident });
                     }
                 },
+                Ok(()) = guest.stand.changed() => {
+                    let stand = *guest.stand.borrow_and_update();
+                    self.stands(&mut wish, stand);
+                }
                 command = self.commands.recv() => match command {
+                    Some(Command::Pause(answer)) => self.pause(&guest, &mut wish, answer),
+                    Some(Command::Resume(answer)) => {
+                        let _ = answer.send(self.resume(&guest, &mut wish));
+                    }
+                    Some(Command::Refuel { fuel, ceiling, answer }) => {
+                        let _ = answer.send(self.refuel(&guest, &mut wish, fuel, ceiling));
+                    }
                     Some(Command::Stop { grace }) => self.stop(&guest, &mut wish, grace),
                     Some(Command::Kill) => self.kill(&guest, &mut wish, Intent::Kill),
                     // Every handle is gone: the host forgot a running agent.
@@ -142,12 +180,19 @@ impl Driver {
                     shutting_down = true;
                     self.stop(&guest, &mut wish, self.shutdown_grace);
                 }
-                () = sleep_until(deadline), if matches!(wish.intent, Intent::Run | Intent::Stop) => {
-                    self.kill(&guest, &mut wish, Intent::Deadline);
+                () = sleep_until(due), if matches!(wish.intent, Intent::Run | Intent::Stop) => {
+                    let intent = match wish.clocks.runs() {
+                        Runs::Wall => Intent::Deadline,
+                        Runs::Paused => Intent::PausedTooLong,
+                    };
+                    self.kill(&guest, &mut wish, intent);
                 }
                 () = patience => match wish.intent {
                     Intent::Run | Intent::Stop => self.kill(&guest, &mut wish, Intent::StopByForce),
-                    Intent::StopByForce | Intent::Kill | Intent::Deadline => {
+                    Intent::StopByForce
+                    | Intent::Kill
+                    | Intent::Deadline
+                    | Intent::PausedTooLong => {
                         let incident = crate::incident("a killed guest did not end");
                         return (wish.intent, End::Fault { incident });
                     }
@@ -160,16 +205,100 @@ impl Driver {
         }
     }
 
+    /// The guest has begun to stand still, or to go on.
+    fn stands(&self, wish: &mut Wish, stand: Stand) {
+        let publication = &self.publication;
+        if wish.intent != Intent::Run {
+            return;
+        }
+        let now = Instant::now();
+        match stand {
+            Stand::Held(reason) => {
+                wish.clocks.let_run(Runs::Paused, now);
+                publication.hold(reason);
+                wish.answer_pausing(&Ok(()));
+            }
+            Stand::Goes => {
+                wish.clocks.let_run(Runs::Wall, now);
+                publication.go_on();
+            }
+        }
+    }
+
+    fn pause(&self, guest: &Guest, wish: &mut Wish, answer: Answer) {
+        let state = self.publication.state();
+        let refused = match wish.intent {
+            Intent::Run if state == AgentState::Paused => Ok(()),
+            Intent::Run => match guest.control.pause() {
+                Able::Yes => return wish.pausing.push(answer),
+                Able::No => Err(Declined::Unable("pause")),
+            },
+            _ => Err(ending(state)),
+        };
+        let _ = answer.send(refused);
+    }
+
+    fn resume(&self, guest: &Guest, wish: &mut Wish) -> Result<(), Declined> {
+        let state = self.publication.state();
+        if wish.intent != Intent::Run {
+            return Err(ending(state));
+        }
+        let stand = *guest.stand.borrow();
+        if stand == Stand::Held(PausedReason::OutOfFuel) {
+            return Err(Declined::WrongState {
+                state,
+                message: "it is out of fuel: give it some with agent.refuel",
+            });
+        }
+        guest.control.resume();
+        self.stands(wish, Stand::Goes);
+        // Whoever paused it in this very moment had it paused for no time.
+        wish.answer_pausing(&Ok(()));
+        Ok(())
+    }
+
+    fn refuel(
+        &self,
+        guest: &Guest,
+        wish: &mut Wish,
+        fuel: u64,
+        ceiling: u64,
+    ) -> Result<(), Declined> {
+        if !matches!(wish.intent, Intent::Run | Intent::Stop) {
+            return Err(ending(self.publication.state()));
+        }
+        let limit = self.publication.limits().fuel;
+        let asked = limit.saturating_add(fuel);
+        if asked > ceiling {
+            return Err(Declined::OverCeiling { asked, ceiling });
+        }
+        match guest.control.refuel(fuel) {
+            Able::Yes => {
+                self.publication.refuelled(asked);
+                let stand = *guest.stand.borrow();
+                self.stands(wish, stand);
+                Ok(())
+            }
+            Able::No => Err(Declined::Unable("fuel")),
+        }
+    }
+
+    /// Lets a guest that is paused run for its grace. One that is out of fuel
+    /// gets a little, once, or it could not even see that it should stop.
     fn stop(&mut self, guest: &Guest, wish: &mut Wish, grace: Duration) {
         let until = Instant::now() + grace;
         match wish.intent {
             Intent::Run => {
                 self.publication.step(Step::Stop);
+                wish.answer_pausing(&Err(ending(AgentState::Stopping)));
+                wish.clocks.let_run(Runs::Wall, Instant::now());
                 match guest.control.ask_stop() {
                     Asked::Yes => {
-                        *wish = Wish {
-                            intent: Intent::Stop,
-                            until: Some(until),
+                        wish.want(Intent::Stop, until);
+                        let stand = *guest.stand.borrow();
+                        guest.control.resume();
+                        if stand == Stand::Held(PausedReason::OutOfFuel) {
+                            let _ = guest.control.refuel(FUEL_TO_STOP);
                         }
                     }
                     Asked::Deaf => self.kill(guest, wish, Intent::StopByForce),
@@ -177,7 +306,7 @@ impl Driver {
             }
             // A second stop may shorten the grace, never lengthen it.
             Intent::Stop => wish.until = Some(wish.until.map_or(until, |before| before.min(until))),
-            Intent::StopByForce | Intent::Kill | Intent::Deadline => {}
+            Intent::StopByForce | Intent::Kill | Intent::Deadline | Intent::PausedTooLong => {}
         }
     }
 
@@ -188,14 +317,19 @@ impl Driver {
                 // or the end of a fast writer would be lost.
                 self.unthrottle.cancel();
                 guest.control.kill();
-                *wish = Wish {
-                    intent,
-                    until: Some(Instant::now() + KILL_PATIENCE),
-                };
+                wish.want(intent, Instant::now() + KILL_PATIENCE);
             }
             // It is being ended already, and for a reason that came first.
-            Intent::StopByForce | Intent::Kill | Intent::Deadline => {}
+            Intent::StopByForce | Intent::Kill | Intent::Deadline | Intent::PausedTooLong => {}
         }
+    }
+}
+
+/// Why something cannot be done with an agent that is being ended.
+const fn ending(state: AgentState) -> Declined {
+    Declined::WrongState {
+        state,
+        message: "it is being ended",
     }
 }
 
@@ -210,6 +344,37 @@ impl Publication {
         self.advance(step, None);
     }
 
+    fn state(&self) -> AgentState {
+        self.status.borrow().state
+    }
+
+    /// The limits as they are now.
+    fn limits(&self) -> Limits {
+        Limits {
+            fuel: self.status.borrow().fuel,
+            ..self.agent.limits
+        }
+    }
+
+    fn refuelled(&self, limit: u64) {
+        self.status.send_modify(|status| status.fuel = limit);
+    }
+
+    fn hold(&self, reason: PausedReason) {
+        self.status
+            .send_modify(|status| status.paused_reason = Some(reason));
+        self.step(Step::Pause);
+    }
+
+    fn go_on(&self) {
+        let begun = self.status.borrow().started_ms.is_some();
+        self.step(if begun {
+            Step::Resume
+        } else {
+            Step::ResumeStart
+        });
+    }
+
     fn advance(&self, step: Step, outcome: Option<Outcome>) {
         let moved = self.status.send_if_modified(|status| {
             let Some(state) = after(status.state, step) else {
@@ -218,9 +383,12 @@ impl Publication {
             self.counts.moved(Some(status.state), state);
             status.state = state;
             status.generation += 1;
+            if state != AgentState::Paused {
+                status.paused_reason = None;
+            }
             match step {
                 Step::Run => status.started_ms = Some(clock::now_ms()),
-                Step::Stop => {}
+                Step::Pause | Step::Resume | Step::ResumeStart | Step::Stop => {}
                 Step::End => status.exited_ms = Some(clock::now_ms()),
             }
             status.outcome = outcome;

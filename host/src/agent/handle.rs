@@ -4,11 +4,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use skep_protocol::info::SpecInfo;
+use skep_protocol::info::{PausedReason, SpecInfo};
 use skep_protocol::{
     AgentId, AgentInfo, AgentName, AgentState, Enforced, Limits, Outcome, RunnerKind, Usage,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::log::History;
 use crate::runner::GuestControl;
@@ -18,17 +18,48 @@ use crate::stdio::{OutputCounter, StdinWriter};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
     pub state: AgentState,
+    pub paused_reason: Option<PausedReason>,
     pub generation: u64,
+    /// The limit of fuel, with what was added.
+    pub fuel: u64,
     pub started_ms: Option<u64>,
     pub exited_ms: Option<u64>,
     pub outcome: Option<Outcome>,
 }
 
 /// What a driver is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Command {
-    Stop { grace: Duration },
+    /// Answered when the agent stands still.
+    Pause(Answer),
+    Resume(Answer),
+    Refuel {
+        fuel: u64,
+        ceiling: u64,
+        answer: Answer,
+    },
+    Stop {
+        grace: Duration,
+    },
     Kill,
+}
+
+/// Where a driver says that it did what it was asked for, or why not.
+pub type Answer = oneshot::Sender<Result<(), Declined>>;
+
+/// Why a driver did not do what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Declined {
+    WrongState {
+        state: AgentState,
+        message: &'static str,
+    },
+    /// The agent's runner can't.
+    Unable(&'static str),
+    OverCeiling {
+        asked: u64,
+        ceiling: u64,
+    },
 }
 
 /// What a driver's queue holds. More commands at once wait for their turn.
@@ -136,6 +167,20 @@ impl Handle {
         let _ = self.commands.send(command).await;
     }
 
+    /// Asks the driver for something and waits for its answer.
+    ///
+    /// # Errors
+    /// What the driver declines with. An agent that has ended, or does so
+    /// meanwhile, is in the wrong state.
+    pub async fn ask(&self, command: impl FnOnce(Answer) -> Command) -> Result<(), Declined> {
+        let (answer, answered) = oneshot::channel();
+        self.send(command(answer)).await;
+        answered.await.unwrap_or(Err(Declined::WrongState {
+            state: AgentState::Exited,
+            message: "it has ended",
+        }))
+    }
+
     #[must_use]
     pub fn info(&self) -> AgentInfo {
         let agent = &*self.agent;
@@ -145,12 +190,16 @@ impl Handle {
             name: agent.name.clone(),
             runner: agent.runner,
             state: status.state,
+            paused_reason: status.paused_reason,
             generation: status.generation,
             created_ms: agent.created_ms,
             started_ms: status.started_ms,
             exited_ms: status.exited_ms,
             spec: agent.spec.clone(),
-            limits: agent.limits,
+            limits: Limits {
+                fuel: status.fuel,
+                ..agent.limits
+            },
             usage: agent.usage(),
             enforced: agent.enforced,
             outcome: status.outcome,

@@ -1,16 +1,21 @@
 //! An agent's life: what it may become, and who may say so.
 //!
 //! ```text
-//!   starting ─► running ─► stopping
-//!      │           │          │
-//!      │           ▼          ▼
-//!      └───────► exited(outcome)
+//!        ┌───────────► paused ─────────┐
+//!        ▼                ▲ │           │
+//!   starting ─► running ◄─┼─┘           │
+//!      │ │         │  └───┘             │
+//!      │ └─────────┴─────► stopping ◄───┤
+//!      │           │          │         │
+//!      ▼           ▼          ▼         │
+//!      └───────► exited(outcome) ◄──────┘
 //! ```
-//! A stop may also come while it starts. The [`driver`] is the only writer of
+//! From paused it goes back to where it was held. The [`driver`] is the only writer of
 //! an agent's state; everyone else reads it through a [`handle`].
 
 use skep_protocol::AgentState;
 
+pub mod clocks;
 pub mod driver;
 pub mod handle;
 pub mod outcome;
@@ -21,6 +26,12 @@ pub mod spec;
 pub enum Step {
     /// The guest runs.
     Run,
+    /// It stands still.
+    Pause,
+    /// It goes on, having begun to run before it was held.
+    Resume,
+    /// It goes on, having been held while it started.
+    ResumeStart,
     /// It was asked to stop and has its grace.
     Stop,
     /// It has ended.
@@ -30,11 +41,14 @@ pub enum Step {
 /// The state after a step; `None` where the step cannot be.
 #[must_use]
 pub const fn after(state: AgentState, step: Step) -> Option<AgentState> {
-    use AgentState::{Exited, Running, Starting, Stopping};
+    use AgentState::{Exited, Paused, Running, Starting, Stopping};
     match (state, step) {
-        (Starting, Step::Run) => Some(Running),
-        (Starting | Running, Step::Stop) => Some(Stopping),
-        (Starting | Running | Stopping, Step::End) => Some(Exited),
+        (Starting, Step::Run) | (Paused, Step::Resume) => Some(Running),
+        // It stands still right after its first instruction.
+        (Starting | Running, Step::Pause) | (Paused, Step::Run) => Some(Paused),
+        (Paused, Step::ResumeStart) => Some(Starting),
+        (Starting | Running | Paused, Step::Stop) => Some(Stopping),
+        (Starting | Running | Paused | Stopping, Step::End) => Some(Exited),
         _ => None,
     }
 }
@@ -45,17 +59,31 @@ mod tests {
 
     #[test]
     fn the_drawing_is_the_table() {
-        use AgentState::{Exited, Running, Starting, Stopping};
+        use AgentState::{Exited, Paused, Running, Starting, Stopping};
         let allowed = [
             (Starting, Step::Run, Running),
             (Starting, Step::Stop, Stopping),
             (Starting, Step::End, Exited),
+            (Starting, Step::Pause, Paused),
+            (Running, Step::Pause, Paused),
             (Running, Step::Stop, Stopping),
             (Running, Step::End, Exited),
+            (Paused, Step::Run, Paused),
+            (Paused, Step::Resume, Running),
+            (Paused, Step::ResumeStart, Starting),
+            (Paused, Step::Stop, Stopping),
+            (Paused, Step::End, Exited),
             (Stopping, Step::End, Exited),
         ];
         for from in AgentState::ALL {
-            for step in [Step::Run, Step::Stop, Step::End] {
+            for step in [
+                Step::Run,
+                Step::Pause,
+                Step::Resume,
+                Step::ResumeStart,
+                Step::Stop,
+                Step::End,
+            ] {
                 let expected = allowed
                     .iter()
                     .find(|a| (a.0, a.1) == (from, step))

@@ -19,6 +19,8 @@ pub enum Intent {
     Kill,
     /// That it ends now, since its time is over.
     Deadline,
+    /// That it ends now, since it was paused for as long as it may be.
+    PausedTooLong,
 }
 
 /// The outcome of an agent whose guest ended like this while that was wanted.
@@ -31,6 +33,9 @@ pub fn decide(intent: Intent, end: End, limits: &Limits) -> Outcome {
         (End::Killed, Intent::Kill) => Outcome::Killed,
         (End::Killed, Intent::Deadline) => Outcome::Deadline {
             limit_ms: limits.wall_ms,
+        },
+        (End::Killed, Intent::PausedTooLong) => Outcome::Deadline {
+            limit_ms: limits.paused_ms,
         },
         (End::Killed, Intent::Stop | Intent::StopByForce) => Outcome::Stopped { forced: true },
         (End::Killed, Intent::Run) => Outcome::HostFault {
@@ -76,11 +81,16 @@ mod tests {
     fn an_end_that_skep_brought_about_bears_its_reason() {
         let limits = Limits {
             wall_ms: 7,
+            paused_ms: 8,
             ..Limits::default()
         };
         let killed = |intent| decide(intent, End::Killed, &limits);
         assert_eq!(killed(Intent::Kill), Outcome::Killed);
         assert_eq!(killed(Intent::Deadline), Outcome::Deadline { limit_ms: 7 });
+        assert_eq!(
+            killed(Intent::PausedTooLong),
+            Outcome::Deadline { limit_ms: 8 }
+        );
         assert_eq!(
             killed(Intent::StopByForce),
             Outcome::Stopped { forced: true }

@@ -164,7 +164,8 @@ fn invalid(field: impl Into<String>, message: impl Into<String>) -> Denied {
 }
 
 fn refuse_unsupported(spec: &AgentSpec) -> Result<(), Denied> {
-    let field = if spec.on_fuel_exhausted == OnFuelExhausted::Pause {
+    let native = spec.runner == RunnerKind::Native;
+    let field = if native && spec.on_fuel_exhausted == OnFuelExhausted::Pause {
         "spec.on_fuel_exhausted"
     } else if spec.restart.policy != RestartPolicy::Never
         || spec.restart.max.is_some()
@@ -181,7 +182,6 @@ fn refuse_unsupported(spec: &AgentSpec) -> Result<(), Denied> {
             None => return Ok(()),
             Some(LimitName::DiskBytes) => "spec.limits.disk_bytes",
             Some(LimitName::Files) => "spec.limits.files",
-            Some(LimitName::PausedMs) => "spec.limits.paused_ms",
             Some(LimitName::OpenFiles) => "spec.limits.open_files",
             Some(LimitName::Processes) => "spec.limits.processes",
             Some(_) => "spec.limits",

@@ -1,14 +1,17 @@
-//! `agent.stop`, `agent.kill`, `agent.wait`, `agent.stdin`.
+//! `agent.pause`, `agent.resume`, `agent.refuel`, `agent.stop`, `agent.kill`,
+//! `agent.wait`, `agent.stdin`.
 
 use std::time::Duration;
 
 use skep_protocol::AgentId;
 use skep_protocol::info::StdinKind;
-use skep_protocol::op::{AgentReply, AgentStdin, AgentStop, AgentWait, StdinReply, WaitReply};
+use skep_protocol::op::{
+    AgentRefuel, AgentReply, AgentStdin, AgentStop, AgentWait, StdinReply, WaitReply,
+};
 
 use super::Error;
 use super::agents::find;
-use crate::agent::handle::Command;
+use crate::agent::handle::{Answer, Command};
 use crate::agent::outcome::DEFAULT_GRACE;
 use crate::core::Core;
 
@@ -21,6 +24,45 @@ fn duration(field: &'static str, ms: u64) -> Result<Duration, Error> {
         return Err(Error::Invalid { field, message });
     }
     Ok(Duration::from_millis(ms))
+}
+
+async fn ask(
+    core: &Core,
+    agent: AgentId,
+    command: impl FnOnce(Answer) -> Command,
+) -> Result<AgentReply, Error> {
+    let handle = find(core, agent)?;
+    handle.ask(command).await?;
+    Ok(AgentReply {
+        agent: handle.info(),
+    })
+}
+
+/// Answers when the agent stands still.
+pub async fn pause(core: &Core, agent: AgentId) -> Result<AgentReply, Error> {
+    ask(core, agent, Command::Pause).await
+}
+
+pub async fn resume(core: &Core, agent: AgentId) -> Result<AgentReply, Error> {
+    ask(core, agent, Command::Resume).await
+}
+
+pub async fn refuel(core: &Core, body: &AgentRefuel) -> Result<AgentReply, Error> {
+    let fuel = body.fuel;
+    if fuel == 0 {
+        let message = "must be at least 1".to_owned();
+        return Err(Error::Invalid {
+            field: "fuel",
+            message,
+        });
+    }
+    let ceiling = core.rules.ceilings.fuel;
+    ask(core, body.agent, |answer| Command::Refuel {
+        fuel,
+        ceiling,
+        answer,
+    })
+    .await
 }
 
 /// Answers when the agent has ended.

@@ -8,8 +8,9 @@ pub mod host;
 pub mod output;
 pub mod spawn;
 
-use skep_protocol::{AgentId, AgentState, Digest};
+use skep_protocol::{AgentId, AgentState, Digest, LimitName};
 
+use crate::agent::handle::Declined;
 use crate::agent::spec::Denied;
 use crate::components::StoreError;
 use crate::runner::native::Refused as ProgramRefused;
@@ -59,6 +60,20 @@ pub enum Error {
     Storage(#[source] std::io::Error),
     #[error("a part of the host failed: {0}")]
     Internal(&'static str),
+}
+
+impl From<Declined> for Error {
+    fn from(declined: Declined) -> Self {
+        match declined {
+            Declined::WrongState { state, message } => Self::WrongState { state, message },
+            Declined::Unable(feature) => Self::Unsupported(feature),
+            Declined::OverCeiling { asked, ceiling } => Self::Denied(Denied::OverCeiling {
+                limit: LimitName::Fuel,
+                asked,
+                ceiling,
+            }),
+        }
+    }
 }
 
 impl From<Refusal> for Error {

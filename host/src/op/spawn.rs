@@ -138,6 +138,7 @@ fn start(
         Arc::clone(&core.history),
     );
     let history = Arc::new(history.charged(shown_bytes(&spec.info) as u64));
+    let on_fuel_exhausted = spec.info.on_fuel_exhausted;
     let agent = Arc::new(Agent {
         id,
         name: spec.name.clone(),
@@ -152,7 +153,9 @@ fn start(
     });
     let status = Status {
         state: AgentState::Starting,
+        paused_reason: None,
         generation: 0,
+        fuel: spec.limits.fuel,
         started_ms: None,
         exited_ms: None,
         outcome: None,
@@ -195,6 +198,7 @@ fn start(
         env: spec.env,
         task: spec.task,
         limits: spec.limits,
+        on_fuel_exhausted,
         dirs,
         stdin: stdin_reader,
         stdout,

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use skep_protocol::event::Preview;
-use skep_protocol::spec::DirMode;
+use skep_protocol::info::PausedReason;
+use skep_protocol::spec::{DirMode, OnFuelExhausted};
 use skep_protocol::{AgentId, Digest, Enforced, ErrorCode, Limits, Trap};
 use tokio::sync::{mpsc, watch};
 
@@ -76,6 +77,7 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     pub task: Task,
     pub limits: Limits,
+    pub on_fuel_exhausted: OnFuelExhausted,
     /// The directories, the scratch directory at `/` included.
     pub dirs: Vec<GrantedDir>,
     pub stdin: StdinReader,
@@ -90,6 +92,8 @@ pub struct Guest {
     pub events: mpsc::Receiver<GuestEvent>,
     /// The newest report of progress; older ones are passed over.
     pub progress: watch::Receiver<Option<Progress>>,
+    /// Whether it stands still.
+    pub stand: watch::Receiver<Stand>,
     pub control: Arc<dyn GuestControl>,
 }
 
@@ -112,6 +116,15 @@ pub enum GuestEvent {
     Ended(End),
 }
 
+/// Whether a guest goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stand {
+    /// It runs whenever it can.
+    Goes,
+    /// Nothing of it runs.
+    Held(PausedReason),
+}
+
 /// How far a guest says that it has come.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
@@ -126,6 +139,17 @@ pub struct Progress {
 
 /// What is done to a guest from outside. No call waits.
 pub trait GuestControl: Send + Sync {
+    /// Holds the guest where it is, within 100 ms in any state; [`Guest::stand`]
+    /// tells when it stands still.
+    fn pause(&self) -> Able;
+
+    /// Takes [`Self::pause`] back.
+    fn resume(&self);
+
+    /// Gives the guest more fuel, so that it goes on if it was held for want
+    /// of it.
+    fn refuel(&self, fuel: u64) -> Able;
+
     /// Asks the guest to stop.
     fn ask_stop(&self) -> Asked;
 
@@ -135,6 +159,13 @@ pub trait GuestControl: Send + Sync {
 
     /// What it has used so far; exact once it has ended.
     fn usage(&self) -> GuestUsage;
+}
+
+/// Whether a runner can do something with this guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Able {
+    Yes,
+    No,
 }
 
 /// Whether a guest can be asked to stop.

@@ -4,9 +4,9 @@ use serde_bytes::ByteBuf;
 use skep_protocol::AgentState;
 use skep_protocol::event::Stream;
 use skep_protocol::op::{
-    AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentSpawn, AgentStdin, AgentStop,
-    AgentSubscribe, AgentWait, ComponentList, ComponentPut, ComponentRemove, ComponentStat,
-    HostHealth, HostHello, HostStats, Request, WhenFull,
+    AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPause, AgentRefuel, AgentResume,
+    AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, ComponentList, ComponentPut,
+    ComponentRemove, ComponentStat, HostHealth, HostHello, HostStats, Request, WhenFull,
 };
 
 use super::parts::{agent, digest, full_spec, minimal_spec, native_spec, texts};
@@ -78,6 +78,16 @@ pub(super) fn all() -> Vec<Sample> {
         request("", any, Request::AgentList),
         request("-full", list, Request::AgentList),
         request("", AgentGet { agent }, Request::AgentGet),
+        request("", AgentPause { agent }, Request::AgentPause),
+        request("", AgentResume { agent }, Request::AgentResume),
+        request(
+            "",
+            AgentRefuel {
+                agent,
+                fuel: 5_000_000_000,
+            },
+            Request::AgentRefuel,
+        ),
         request(
             "",
             AgentStop {

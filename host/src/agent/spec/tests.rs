@@ -59,6 +59,7 @@ fn a_limit_over_its_ceiling_is_refused_with_both_numbers() {
 fn what_is_not_there_yet_is_refused() {
     let cases = [
         AgentSpec {
+            runner: RunnerKind::Native,
             on_fuel_exhausted: OnFuelExhausted::Pause,
             ..spec()
         },

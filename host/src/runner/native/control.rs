@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::tree::Snapshots;
-use crate::runner::{Asked, GuestControl, GuestUsage};
+use crate::runner::{Able, Asked, GuestControl, GuestUsage};
 
 /// Shared by whoever drives the guest and the guest's task.
 #[derive(Debug)]
@@ -80,6 +80,17 @@ impl Control {
 }
 
 impl GuestControl for Control {
+    fn pause(&self) -> Able {
+        Able::No
+    }
+
+    fn resume(&self) {}
+
+    /// Nobody counts what a process computes.
+    fn refuel(&self, _: u64) -> Able {
+        Able::No
+    }
+
     fn ask_stop(&self) -> Asked {
         self.asked.store(true, Ordering::Release);
         self.changed.notify_one();

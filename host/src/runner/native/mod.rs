@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, watch};
 use self::control::Control;
 use self::process::Process;
 use self::tree::Snapshots;
-use super::{GUEST_EVENTS, Guest, Launch, Runner};
+use super::{GUEST_EVENTS, Guest, Launch, Runner, Stand};
 
 /// The argument that makes the binary a shim; [`shim::shim_main`] is to be called
 /// then, before anything else.
@@ -163,8 +163,9 @@ impl Runner for NativeRunner {
     /// so it is reported. Dropping [`Guest::events`] kills the guest.
     fn start(&self, launch: Launch) -> Guest {
         let (events, receiver) = mpsc::channel(GUEST_EVENTS);
-        // Natives report no progress.
+        // Natives report no progress and are not held.
         let (_, progress) = watch::channel(None);
+        let (_, stand) = watch::channel(Stand::Goes);
         let control = Arc::new(Control::new(Arc::clone(&self.snapshots)));
         let program = match &launch.program {
             super::Program::Command(command) => command
@@ -181,6 +182,7 @@ impl Runner for NativeRunner {
         Guest {
             events: receiver,
             progress,
+            stand,
             control,
         }
     }

@@ -5,20 +5,25 @@
 //! wait for its turn: the future is taken out of its slot and dropped on a
 //! thread kept for that. If it is being polled at that moment, the next tick of
 //! the clock ends it.
+//!
+//! A guest is held by not polling it. It gives its thread back at every tick,
+//! so it then stands between two instructions, or in the call to the host that
+//! it waits for, and nothing of its store is looked at until it goes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use skep_protocol::info::PausedReason;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::store::Orders;
 use super::usage::Meters;
 use super::workers::Workers;
-use crate::runner::{Asked, End, GuestControl, GuestEvent, GuestUsage};
+use crate::runner::{Able, Asked, End, GuestControl, GuestEvent, GuestUsage, Stand};
 
 /// The whole of a guest, from the wait for its compiled form to its end.
 pub(super) type Life = Pin<Box<dyn Future<Output = End> + Send>>;
@@ -34,9 +39,30 @@ enum Stage {
     Gone,
 }
 
+/// What happens to a guest's future.
+struct Place {
+    stage: Stage,
+    /// Whether it is to be held, as somebody asked.
+    pause: bool,
+    /// To be called when it is held no more.
+    waker: Option<Waker>,
+}
+
+impl Place {
+    /// Takes what is to be called now that the guest may go on.
+    fn let_go(&mut self, slot: &Slot) -> Option<Waker> {
+        slot.tell(self);
+        match slot.held_for(self) {
+            Some(_) => None,
+            None => self.waker.take(),
+        }
+    }
+}
+
 /// Where a guest's future lives. The lock is held for a few instructions.
 pub(super) struct Slot {
-    stage: Mutex<Stage>,
+    place: Mutex<Place>,
+    stand: watch::Sender<Stand>,
     events: Mutex<Option<mpsc::Sender<GuestEvent>>>,
     meters: Arc<Meters>,
 }
@@ -52,9 +78,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Slot {
-    pub(super) fn new(life: Life, events: mpsc::Sender<GuestEvent>, meters: Arc<Meters>) -> Self {
+    pub(super) fn new(
+        life: Life,
+        events: mpsc::Sender<GuestEvent>,
+        stand: watch::Sender<Stand>,
+        meters: Arc<Meters>,
+    ) -> Self {
+        let place = Place {
+            stage: Stage::Still(life),
+            pause: false,
+            waker: None,
+        };
         Self {
-            stage: Mutex::new(Stage::Still(life)),
+            place: Mutex::new(place),
+            stand,
             events: Mutex::new(Some(events)),
             meters,
         }
@@ -62,13 +99,52 @@ impl Slot {
 
     /// Takes the future if nobody polls it, and otherwise dooms it.
     fn condemn(&self) -> Option<Life> {
-        let mut stage = lock(&self.stage);
-        match std::mem::replace(&mut *stage, Stage::Gone) {
+        let stage = &mut lock(&self.place).stage;
+        match std::mem::replace(stage, Stage::Gone) {
             Stage::Still(life) => return Some(life),
             Stage::Turning | Stage::Doomed => *stage = Stage::Doomed,
             Stage::Gone => {}
         }
         None
+    }
+
+    fn held_for(&self, place: &Place) -> Option<PausedReason> {
+        if self.meters.fuel.is_out() {
+            Some(PausedReason::OutOfFuel)
+        } else {
+            place.pause.then_some(PausedReason::Asked)
+        }
+    }
+
+    /// Tells whether the guest stands still; while it is polled, whoever does
+    /// that tells it afterwards.
+    fn tell(&self, place: &Place) {
+        let stand = match (&place.stage, self.held_for(place)) {
+            (_, None) => Stand::Goes,
+            (Stage::Still(_), Some(reason)) => Stand::Held(reason),
+            (Stage::Turning | Stage::Doomed | Stage::Gone, Some(_)) => return,
+        };
+        self.stand.send_if_modified(|told| {
+            let news = *told != stand;
+            *told = stand;
+            news
+        });
+    }
+
+    /// Puts the future back, and says whether it is to be polled again when
+    /// something has happened; not if it is doomed.
+    fn put_back(&self, life: Life, waker: &Waker) -> Result<(), Life> {
+        let mut place = lock(&self.place);
+        if !matches!(place.stage, Stage::Turning) {
+            return Err(life);
+        }
+        place.stage = Stage::Still(life);
+        self.tell(&place);
+        if self.held_for(&place).is_some() {
+            // What happens meanwhile wakes this task in vain.
+            place.waker = Some(waker.clone());
+        }
+        Ok(())
     }
 
     /// Drops what is left of the guest, and then tells its end.
@@ -102,11 +178,15 @@ impl Future for Turns {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let slot = &self.0;
         let mut life = {
-            let mut stage = lock(&slot.stage);
-            match std::mem::replace(&mut *stage, Stage::Turning) {
+            let mut place = lock(&slot.place);
+            if matches!(place.stage, Stage::Still(_)) && slot.held_for(&place).is_some() {
+                place.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            match std::mem::replace(&mut place.stage, Stage::Turning) {
                 Stage::Still(life) => life,
                 other => {
-                    *stage = other;
+                    place.stage = other;
                     return Poll::Ready(());
                 }
             }
@@ -116,17 +196,16 @@ impl Future for Turns {
         slot.meters.ran(begun.elapsed());
         let end = match polled {
             Ok(Poll::Ready(end)) => end,
-            Ok(Poll::Pending) => {
-                let mut stage = lock(&slot.stage);
-                if matches!(*stage, Stage::Turning) {
-                    *stage = Stage::Still(life);
-                    return Poll::Pending;
+            Ok(Poll::Pending) => match slot.put_back(life, cx.waker()) {
+                Ok(()) => return Poll::Pending,
+                Err(doomed) => {
+                    life = doomed;
+                    End::Killed
                 }
-                End::Killed
-            }
+            },
             Err(panic) => fault(&*panic),
         };
-        *lock(&slot.stage) = Stage::Gone;
+        lock(&slot.place).stage = Stage::Gone;
         slot.bury(life, end);
         Poll::Ready(())
     }
@@ -153,7 +232,35 @@ pub(super) struct Control {
     pub(super) reapers: Arc<Workers>,
 }
 
+impl Control {
+    /// Changes what holds the guest, and lets it go if nothing does any more.
+    fn change(&self, change: impl FnOnce(&mut Place)) {
+        let waker = {
+            let mut place = lock(&self.slot.place);
+            change(&mut place);
+            place.let_go(&self.slot)
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
 impl GuestControl for Control {
+    fn pause(&self) -> Able {
+        self.change(|place| place.pause = true);
+        Able::Yes
+    }
+
+    fn resume(&self) {
+        self.change(|place| place.pause = false);
+    }
+
+    fn refuel(&self, fuel: u64) -> Able {
+        self.change(|_| self.meters.fuel.add(fuel));
+        Able::Yes
+    }
+
     fn ask_stop(&self) -> Asked {
         self.orders.ask_stop();
         if self.listens {
@@ -209,6 +316,9 @@ impl Drop for Grave {
 mod tests {
     use std::time::Duration;
 
+    use skep_protocol::spec::OnFuelExhausted;
+
+    use super::super::fuel::Fuel;
     use super::*;
     use crate::runner::GUEST_EVENTS;
 
@@ -220,9 +330,15 @@ mod tests {
         }
     }
 
+    fn slot(life: Life, events: mpsc::Sender<GuestEvent>) -> Slot {
+        let fuel = Fuel::new(1, OnFuelExhausted::Exit);
+        let stand = watch::Sender::new(Stand::Goes);
+        Slot::new(life, events, stand, Arc::new(Meters::new(fuel)))
+    }
+
     async fn end_of(life: impl Future<Output = End> + Send + 'static) -> End {
         let (events, mut ended) = mpsc::channel(GUEST_EVENTS);
-        let slot = Slot::new(Box::pin(life), events, Arc::new(Meters::new(0)));
+        let slot = slot(Box::pin(life), events);
         tokio::spawn(Turns(Arc::new(slot))).await.unwrap();
         match tokio::time::timeout(Duration::from_secs(10), ended.recv())
             .await
@@ -252,7 +368,7 @@ mod tests {
     async fn a_task_that_is_dropped_ends_its_guest() {
         let (events, mut ended) = mpsc::channel(GUEST_EVENTS);
         let never = Box::pin(std::future::pending());
-        let slot = Arc::new(Slot::new(never, events, Arc::new(Meters::new(0))));
+        let slot = Arc::new(slot(never, events));
         drop(Turns(slot));
         assert_eq!(ended.recv().await, Some(GuestEvent::Ended(End::Killed)));
         assert_eq!(ended.recv().await, None);

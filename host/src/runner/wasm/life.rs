@@ -98,7 +98,7 @@ struct Metered {
 impl Drop for Metered {
     fn drop(&mut self) {
         if let Ok(left) = self.store.get_fuel() {
-            self.meters.fuel_left(left);
+            self.meters.fuel.left(left);
         }
     }
 }

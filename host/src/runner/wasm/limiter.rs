@@ -129,11 +129,18 @@ impl ResourceLimiter for Limiter {
 
 #[cfg(test)]
 mod tests {
+    use skep_protocol::spec::OnFuelExhausted;
+
+    use super::super::fuel::Fuel;
     use super::*;
+
+    fn meters() -> Arc<Meters> {
+        Arc::new(Meters::new(Fuel::new(1, OnFuelExhausted::Exit)))
+    }
 
     #[test]
     fn the_sum_counts_and_a_refusal_is_forgotten_once_growth_succeeds() {
-        let meters = Arc::new(Meters::new(0));
+        let meters = meters();
         let mut limiter = Limiter::new(100, 4, Arc::clone(&meters));
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.memory_growing(0, 41, None).unwrap());
@@ -148,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_the_system_refuses_is_not_counted() {
-        let mut limiter = Limiter::new(100, 4, Arc::new(Meters::new(0)));
+        let mut limiter = Limiter::new(100, 4, meters());
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         limiter
             .memory_grow_failed(wasmtime::Error::msg("no memory"))

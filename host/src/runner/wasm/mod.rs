@@ -11,7 +11,7 @@
 //!   component is and needs, before anything is compiled
 //! - `compile`: the compiled components
 //! - `guest` and `life`: a guest as a task, from its start to its `End`
-//! - `store`, `limiter`, `epoch` and `usage`: its limits and counters
+//! - `store`, `limiter`, `fuel`, `epoch` and `usage`: its limits and counters
 //! - `stdio` and `agent_api`: its streams, and `skep:agent`
 //! - `verdict` and `refusal`: how it ended, and why it never ran
 
@@ -21,6 +21,7 @@ mod census;
 mod compile;
 mod engine;
 mod epoch;
+mod fuel;
 mod guest;
 mod inspect;
 mod life;
@@ -51,13 +52,14 @@ pub use self::refusal::Refusal;
 use self::compile::Compiler;
 use self::engine::Engines;
 use self::epoch::Ticker;
+use self::fuel::Fuel;
 use self::guest::{Control, Slot, Turns};
 use self::life::{Given, House};
 use self::stdio::{Input, Output};
 use self::store::Orders;
 use self::usage::Meters;
 use self::workers::{Priority, Workers};
-use super::{GUEST_EVENTS, Guest, Launch, Program, Runner};
+use super::{GUEST_EVENTS, Guest, Launch, Program, Runner, Stand};
 
 /// Threads for files that guests read and write.
 const FILE_THREADS: usize = 32;
@@ -188,7 +190,7 @@ impl Runner for WasmRunner {
             wall: Enforcement::Enforced,
             files: Enforcement::Enforced,
             network: Enforcement::Enforced,
-            pause: Enforcement::None,
+            pause: Enforcement::Enforced,
         }
     }
 
@@ -196,7 +198,9 @@ impl Runner for WasmRunner {
         let (events, driver_events) = mpsc::channel(GUEST_EVENTS);
         let (progress, driver_progress) = watch::channel(None);
         let orders = Arc::new(Orders::default());
-        let meters = Arc::new(Meters::new(launch.limits.fuel));
+        let (stand, driver_stand) = watch::channel(Stand::Goes);
+        let fuel = Fuel::new(launch.limits.fuel, launch.on_fuel_exhausted);
+        let meters = Arc::new(Meters::new(fuel));
         let listens = matches!(
             launch.program,
             Program::Component {
@@ -230,7 +234,7 @@ impl Runner for WasmRunner {
                 super::End::Fault { incident }
             }),
         };
-        let slot = Arc::new(Slot::new(life, events, Arc::clone(&meters)));
+        let slot = Arc::new(Slot::new(life, events, stand, Arc::clone(&meters)));
         let turns = Turns(Arc::clone(&slot));
         let task = match &self.threads {
             Some(threads) => threads.spawn(turns).abort_handle(),
@@ -249,6 +253,7 @@ impl Runner for WasmRunner {
         Guest {
             events: driver_events,
             progress: driver_progress,
+            stand: driver_stand,
             control,
         }
     }

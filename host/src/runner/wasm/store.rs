@@ -10,17 +10,13 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
+use super::fuel;
 use super::limiter::Limiter;
 use super::refusal::Refusal;
 use super::stdio::{Input, Output};
 use super::usage::Meters;
 use super::verdict::Killed;
 use crate::runner::{GrantedDir, Progress, Task};
-
-/// How many instructions a guest runs at most between two readings of its fuel
-/// that are right: compiled code keeps the count in a register meanwhile. Some
-/// milliseconds.
-const FUEL_INTERVAL: u64 = 10_000_000;
 
 /// How many ticks a guest computes before it lets another.
 const TURN: u64 = 1;
@@ -136,15 +132,19 @@ fn apply(store: &mut Store<Held>, limits: &Limits) -> wasmtime::Result<()> {
     store.set_max_component_handles(bytes(limits.handles));
     store.set_hostcall_fuel(bytes(limits.hostcall_bytes));
     store.limiter(|held| &mut held.limiter);
-    store.set_fuel(limits.fuel)?;
-    store.fuel_async_yield_interval(Some(FUEL_INTERVAL))?;
+    store.set_fuel(store.data().meters.fuel.at_start())?;
+    store.fuel_async_yield_interval(Some(fuel::INTERVAL))?;
     store.set_epoch_deadline(TURN);
-    store.epoch_deadline_callback(|store| {
+    store.epoch_deadline_callback(|mut store| {
         let left = store.get_fuel()?;
         let held = store.data();
-        held.meters.fuel_left(left);
         if held.orders.killed() {
             return Err(wasmtime::Error::new(Killed));
+        }
+        let fuel = &held.meters.fuel;
+        fuel.left(left);
+        if let Some(fuel) = fuel.claim(left) {
+            store.set_fuel(fuel)?;
         }
         Ok(UpdateDeadline::Yield(TURN))
     });

@@ -3,38 +3,33 @@
 //!
 //! The fuel is exact at the end of a guest that returned, exited, panicked or
 //! ran out of it. After other traps, and after a kill between two instructions,
-//! what ran since the last call or the last ten million instructions may be
+//! what ran since the last call or the last million instructions may be
 //! missing: compiled code keeps the count in a register there, and the trap
 //! does not save it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::fuel::Fuel;
 use crate::runner::GuestUsage;
 
 /// The counters of one guest.
 #[derive(Debug)]
 pub(super) struct Meters {
-    fuel_limit: u64,
-    fuel_left: AtomicU64,
+    pub(super) fuel: Fuel,
     memory_bytes: AtomicU64,
     memory_peak_bytes: AtomicU64,
     cpu_ns: AtomicU64,
 }
 
 impl Meters {
-    pub(super) fn new(fuel_limit: u64) -> Self {
+    pub(super) fn new(fuel: Fuel) -> Self {
         Self {
-            fuel_limit,
-            fuel_left: AtomicU64::new(fuel_limit),
+            fuel,
             memory_bytes: AtomicU64::new(0),
             memory_peak_bytes: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
         }
-    }
-
-    pub(super) fn fuel_left(&self, left: u64) {
-        self.fuel_left.store(left, Relaxed);
     }
 
     pub(super) fn memory(&self, bytes: u64) {
@@ -54,10 +49,9 @@ impl Meters {
     }
 
     pub(super) fn read(&self) -> GuestUsage {
-        let fuel_left = self.fuel_left.load(Relaxed);
         GuestUsage {
-            fuel_used: self.fuel_limit.saturating_sub(fuel_left),
-            fuel_left: Some(fuel_left),
+            fuel_used: self.fuel.used(),
+            fuel_left: Some(self.fuel.remaining()),
             memory_bytes: self.memory_bytes.load(Relaxed),
             memory_peak_bytes: self.memory_peak_bytes.load(Relaxed),
             cpu_ms: self.cpu_ns.load(Relaxed) / 1_000_000,

@@ -76,9 +76,9 @@ fn operations_of_later_builds_are_known() {
     for op in Op::ALL {
         assert_eq!(Op::from_name(op.as_str()), Some(*op));
     }
-    let payload = request("agent.pause", &json!({"agent": ID}));
+    let payload = request("host.drain", &json!({"timeout_ms": 5}));
     let request = Envelope::parse(&payload).unwrap().decode().unwrap();
-    assert_eq!(request, Request::Unsupported(Op::AgentPause));
+    assert_eq!(request, Request::Unsupported(Op::HostDrain));
 }
 
 #[test]

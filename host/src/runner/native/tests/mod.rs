@@ -67,6 +67,7 @@ fn launch(command: &[&str]) -> (Launch, StdinWriter, OutputReader) {
         env: BTreeMap::new(),
         task: Task::default(),
         limits: Limits::default(),
+        on_fuel_exhausted: skep_protocol::spec::OnFuelExhausted::Exit,
         dirs: Vec::new(),
         stdin: reader,
         stdout,

@@ -6,6 +6,7 @@ mod io;
 mod loading;
 mod memory;
 mod outcomes;
+mod pausing;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use skep_protocol::event::Stream;
+use skep_protocol::spec::OnFuelExhausted;
 use skep_protocol::{AgentId, Digest, Limits, Trap};
 
 use super::*;
@@ -67,6 +69,7 @@ struct Ask {
     env: BTreeMap<String, String>,
     task: Task,
     limits: Limits,
+    on_fuel_exhausted: OnFuelExhausted,
     dirs: Vec<crate::runner::GrantedDir>,
     stdin: Vec<u8>,
 }
@@ -78,6 +81,7 @@ fn ask(bytes: Bytes) -> Ask {
         env: BTreeMap::new(),
         task: Task::default(),
         limits: Limits::default(),
+        on_fuel_exhausted: OnFuelExhausted::Exit,
         dirs: Vec::new(),
         stdin: Vec::new(),
     }
@@ -127,6 +131,7 @@ impl Ask {
             env: self.env,
             task: self.task,
             limits: self.limits,
+            on_fuel_exhausted: self.on_fuel_exhausted,
             dirs: self.dirs,
             stdin,
             stdout,
