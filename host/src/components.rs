@@ -110,7 +110,11 @@ struct Held {
 struct State {
     whole: HashMap<Digest, Held>,
     uploads: HashMap<Digest, Upload>,
-    /// Bytes of what is whole, and of the chunks of uploads.
+    /// Deleted, but agents are made of them or wait to be: they count until the
+    /// last is gone, or a client could fill the host with what it puts, spawns
+    /// and deletes.
+    deleted: Vec<Arc<Component>>,
+    /// Bytes of all of these, and of the chunks of uploads.
     bytes: u64,
     uses: u64,
 }
@@ -271,14 +275,13 @@ impl Components {
     /// agents that were started from it go on.
     pub fn remove(&self, digest: &Digest) -> bool {
         let mut state = self.state();
-        let whole = state
-            .whole
-            .remove(digest)
-            .map(|held| held.component.bytes.len());
-        let upload = state.uploads.remove(digest).map(|upload| upload.held);
-        let freed = whole.unwrap_or(0) + upload.unwrap_or(0);
-        state.bytes -= freed as u64;
-        whole.is_some() || upload.is_some()
+        let whole = state.whole.remove(digest);
+        let upload = state.uploads.remove(digest);
+        let found = whole.is_some() || upload.is_some();
+        state.bytes -= upload.map_or(0, |upload| upload.held) as u64;
+        state.deleted.extend(whole.map(|held| held.component));
+        state.drop_deleted();
+        found
     }
 
     /// Up to `limit` components after a digest, by digest.
@@ -298,6 +301,17 @@ impl Components {
 }
 
 impl State {
+    fn drop_deleted(&mut self) {
+        let bytes = &mut self.bytes;
+        self.deleted.retain(|component| {
+            let stays = Arc::strong_count(component) > 1;
+            if !stays {
+                *bytes -= component.bytes.len() as u64;
+            }
+            stays
+        });
+    }
+
     fn drop_idle_uploads(&mut self) {
         let now = Instant::now();
         let bytes = &mut self.bytes;
@@ -314,6 +328,7 @@ impl State {
     /// bytes fit.
     fn make_room(&mut self, asked: u64, bound: u64) -> Result<(), StoreError> {
         if self.bytes.saturating_add(asked) > bound {
+            self.drop_deleted();
             self.drop_idle_uploads();
         }
         while self.bytes.saturating_add(asked) > bound {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use skep_protocol::{AgentName, LimitName, Limits};
 use skep_transport::Endpoint;
 
+mod machine;
 mod raw;
 pub mod units;
 
@@ -75,8 +76,16 @@ pub struct Config {
 /// How much a host holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
-    /// Agents that are not ended.
+    /// Agents that are not ended and do not wait.
     pub max_agents: usize,
+    /// Agents that wait for their turn; one more is refused.
+    pub max_queued: usize,
+    /// Bytes that the memories and tables of all agents take; growth beyond it
+    /// is refused.
+    pub memory_bytes: u64,
+    /// How many times that their limits may add up to; who would exceed it
+    /// waits.
+    pub memory_overcommit: u64,
     /// Ended agents that are remembered; then the oldest is forgotten.
     pub max_ended: usize,
     /// Bytes of the output of all agents; then the oldest ended agent's is
@@ -90,10 +99,21 @@ impl Default for Capacity {
     fn default() -> Self {
         Self {
             max_agents: 1000,
+            max_queued: 10_000,
+            memory_bytes: machine::memory_bytes() / 5 * 4,
+            memory_overcommit: 8,
             max_ended: 10_000,
             history_bytes: GIB,
             components_bytes: GIB,
         }
+    }
+}
+
+impl Capacity {
+    /// What the memory limits of all agents may add up to.
+    #[must_use]
+    pub fn limits_bytes(&self) -> u64 {
+        self.memory_bytes.saturating_mul(self.memory_overcommit)
     }
 }
 
@@ -171,9 +191,10 @@ impl Config {
             state_dir: std::env::temp_dir().join(format!("skep-{unique}")),
             capacity: Capacity {
                 max_agents: 16,
+                max_queued: 16,
                 max_ended: 16,
-                history_bytes: GIB,
                 components_bytes: 512 * MIB,
+                ..Capacity::default()
             },
             // The only reader may be slower than the agent for a while.
             defaults: Limits {
@@ -213,14 +234,15 @@ impl TryFrom<RawConfig> for Config {
     type Error = ConfigError;
 
     fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
-        let ceilings = limits("ceilings", CEILINGS, &raw.ceilings)?;
-        let defaults = defaults(&raw.defaults, &raw.ceilings, &ceilings)?;
+        let capacity = capacity(&raw.capacity)?;
+        let ceilings = ceilings(&raw.ceilings, &capacity)?;
+        let defaults = defaults(&raw.defaults, &ceilings)?;
         Ok(Self {
             server_id: server_id(raw.server.id)?,
             control: control(raw.server.control)?,
             events: events(raw.server.events)?,
             state_dir: state_dir(raw.server.state_dir)?,
-            capacity: capacity(&raw.capacity)?,
+            capacity,
             defaults,
             ceilings,
             dir_roots: dir_roots(raw.grants.dir_roots.unwrap_or_default())?,
@@ -305,24 +327,6 @@ fn state_dir(dir: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
 }
 
 fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
-    for (key, asked, missing) in [
-        ("max_queued", raw.max_queued.is_some(), "queue spawns"),
-        (
-            "memory_bytes",
-            raw.memory_bytes.is_some(),
-            "limit the memory of all agents together",
-        ),
-        (
-            "memory_overcommit",
-            raw.memory_overcommit.is_some(),
-            "limit the memory of all agents together",
-        ),
-    ] {
-        if asked {
-            let problem = format!("this build does not {missing} yet: leave it out");
-            return Err(ConfigError::new(format!("capacity.{key}"), problem));
-        }
-    }
     let count = |key: &str, value: Option<u64>, default: usize| match value {
         None => Ok(default),
         Some(value) => positive(&format!("capacity.{key}"), value)
@@ -335,6 +339,17 @@ fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
     let default = Capacity::default();
     Ok(Capacity {
         max_agents: count("max_agents", raw.max_agents, default.max_agents)?,
+        // None may wait where it is 0.
+        max_queued: match raw.max_queued {
+            Some(0) => 0,
+            value => count("max_queued", value, default.max_queued)?,
+        },
+        memory_bytes: bytes("memory_bytes", raw.memory_bytes, default.memory_bytes)?,
+        memory_overcommit: raw
+            .memory_overcommit
+            .map_or(Ok(default.memory_overcommit), |times| {
+                positive("capacity.memory_overcommit", times)
+            })?,
         max_ended: count("max_ended", raw.max_ended, default.max_ended)?,
         history_bytes: bytes("history_bytes", raw.history_bytes, default.history_bytes)?,
         components_bytes: bytes(
@@ -371,16 +386,30 @@ fn limits(section: &str, base: Limits, raw: &RawLimits) -> Result<Limits, Config
     Ok(base.with(ask))
 }
 
+/// No agent is promised more memory than all may use together.
+fn ceilings(asked: &RawLimits, capacity: &Capacity) -> Result<Limits, ConfigError> {
+    let most = capacity.memory_bytes;
+    let base = Limits {
+        memory_bytes: CEILINGS.memory_bytes.min(most),
+        ..CEILINGS
+    };
+    let ceilings = limits("ceilings", base, asked)?;
+    if ceilings.memory_bytes > most {
+        let problem = format!(
+            "{} is over capacity.memory_bytes, which is {most}",
+            ceilings.memory_bytes
+        );
+        return Err(ConfigError::new("ceilings.memory_bytes", problem));
+    }
+    Ok(ceilings)
+}
+
 /// An operator who lowers a ceiling need not lower the default too; one who
 /// sets both wrongly is told.
-fn defaults(
-    asked: &RawLimits,
-    asked_ceilings: &RawLimits,
-    ceilings: &Limits,
-) -> Result<Limits, ConfigError> {
+fn defaults(asked: &RawLimits, ceilings: &Limits) -> Result<Limits, ConfigError> {
     let base = Limits::default();
     let lowered = LimitName::ENFORCED.iter().filter_map(|&name| {
-        let ceiling = asked_ceilings.0.get(name)?;
+        let ceiling = ceilings.get(name)?;
         (base.get(name)? > ceiling).then_some((name.as_str(), ceiling))
     });
     let lowered = raw::asks::<serde::de::value::Error>(lowered)

@@ -8,6 +8,7 @@ use skep_transport::{Meter, Publisher};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::agent::slots::Slots;
 use crate::agent::spec::Rules;
 use crate::components::Components;
 use crate::log::{Budget, RecordCount};
@@ -34,6 +35,7 @@ pub struct Core {
     pub scratch_root: PathBuf,
     /// How long agents have to end when the host shuts down.
     pub grace: Duration,
+    pub slots: Arc<Slots>,
     pub registry: Registry,
     pub counts: Arc<StateCounts>,
     pub components: Components,

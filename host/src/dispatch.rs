@@ -158,7 +158,7 @@ fn wire_error(error: &Error) -> WireError {
                 ..none()
             },
         ),
-        Error::UnsupportedField { field } | Error::Denied(Denied::Unsupported { field }) => {
+        Error::Denied(Denied::Unsupported { field }) => {
             WireError::of_field(ErrorCode::UnsupportedFeature, *field, message)
         }
         Error::Denied(Denied::Invalid { field, .. }) => {
@@ -197,12 +197,12 @@ fn wire_error(error: &Error) -> WireError {
                 ..none()
             },
         ),
-        Error::Capacity { running, max } => of(
+        Error::Full(full) => of(
             ErrorCode::Capacity,
             ErrorDetails {
-                running: Some(*running),
-                max: Some(*max),
-                queued: Some(0),
+                running: Some(full.running as u64),
+                max: Some(full.max as u64),
+                queued: Some(full.queued as u64),
                 ..none()
             },
         ),

@@ -35,6 +35,8 @@ pub mod tally;
 
 pub use crate::core::Endpoints;
 
+use crate::agent::admission::Bounds;
+use crate::agent::slots::Slots;
 use crate::agent::spec::Rules;
 use crate::config::Config;
 use crate::core::Core;
@@ -86,9 +88,11 @@ impl Host {
         endpoints: Endpoints,
         purpose: Purpose,
     ) -> Result<Self, StartError> {
+        let capacity = &config.capacity;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let wasm = WasmRunner::new(WasmConfig {
-            max_agents: config.capacity.max_agents,
+            max_agents: capacity.max_agents,
+            memory_bytes: capacity.memory_bytes,
             compile_workers: cores,
             cached_components: CACHED_COMPONENTS,
             pooling: purpose == Purpose::Serve,
@@ -102,7 +106,7 @@ impl Host {
                 programs: native.programs.clone(),
             }))
         });
-        let history = log::Budget::new(config.capacity.history_bytes);
+        let history = log::Budget::new(capacity.history_bytes);
         let core = Arc::new(Core {
             server_id: config.server_id.clone(),
             endpoints,
@@ -114,13 +118,14 @@ impl Host {
             },
             scratch_root: config.state_dir.join("scratch"),
             grace: config.grace,
-            registry: registry::Registry::new(
-                config.capacity.max_agents,
-                config.capacity.max_ended,
-                Arc::clone(&history),
-            ),
+            slots: Slots::new(Bounds {
+                max_agents: capacity.max_agents,
+                max_queued: capacity.max_queued,
+                memory_bytes: capacity.limits_bytes(),
+            }),
+            registry: registry::Registry::new(capacity.max_ended, Arc::clone(&history)),
             counts: Arc::default(),
-            components: components::Components::new(config.capacity.components_bytes),
+            components: components::Components::new(capacity.components_bytes),
             history,
             replies: Arc::default(),
             wasm: Arc::new(wasm),

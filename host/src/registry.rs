@@ -1,7 +1,7 @@
-//! The agents of a host, by id, and the slots that they run in.
+//! The agents of a host, by id.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
@@ -19,59 +19,17 @@ pub struct Registry {
     ended: Mutex<VecDeque<AgentId>>,
     max_ended: usize,
     history: Arc<Budget>,
-    slots: Arc<Slots>,
-}
-
-#[derive(Debug)]
-struct Slots {
-    taken: AtomicUsize,
-    max: usize,
-}
-
-/// A place for an agent to run in, given back on drop.
-#[derive(Debug)]
-pub struct Slot(Arc<Slots>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Every slot is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("all {max} slots are taken")]
-pub struct Full {
-    pub max: usize,
 }
 
 impl Registry {
     #[must_use]
-    pub fn new(max_agents: usize, max_ended: usize, history: Arc<Budget>) -> Self {
+    pub fn new(max_ended: usize, history: Arc<Budget>) -> Self {
         Self {
             agents: DashMap::new(),
             ended: Mutex::default(),
             max_ended,
             history,
-            slots: Arc::new(Slots {
-                taken: AtomicUsize::new(0),
-                max: max_agents,
-            }),
         }
-    }
-
-    /// Takes a slot.
-    ///
-    /// # Errors
-    /// [`Full`], if there is none.
-    pub fn take_slot(&self) -> Result<Slot, Full> {
-        let Slots { taken, max } = &*self.slots;
-        taken
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
-                (taken < *max).then_some(taken + 1)
-            })
-            .map(|_| Slot(Arc::clone(&self.slots)))
-            .map_err(|_| Full { max: *max })
     }
 
     pub fn insert(&self, handle: Handle) {

@@ -11,7 +11,7 @@ use crate::{AgentId, AgentName, Digest, Limits, Outcome, RunnerKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AgentState {
-    /// Waits for a free slot.
+    /// Waits until the host has room for it.
     Queued,
     /// Is compiled and instantiated.
     Starting,
@@ -208,6 +208,18 @@ mod component {
     }
 }
 
+/// Where an agent stands that waits for its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueInfo {
+    /// Its place, counted from 1.
+    pub position: u64,
+    /// How long it may take, in milliseconds, by how long agents of its
+    /// component took, or all where none of its own has ended. Absent where
+    /// none has ended at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_wait_ms: Option<u64>,
+}
+
 /// Everything about one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentInfo {
@@ -243,6 +255,9 @@ pub struct AgentInfo {
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// Where it stands, while it is queued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueInfo>,
     /// The sequence number that its next log record will have.
     pub next_seq: u64,
 }

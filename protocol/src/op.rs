@@ -205,7 +205,7 @@ bodies! {
     AgentSpawn {
         /// What to run.
         spec: AgentSpec,
-        /// What to do when the host is full. `queue` is not supported yet.
+        /// What to do when the host is full (`queue`).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         when_full: Option<WhenFull>,
     }
@@ -279,7 +279,8 @@ bodies! {
         timeout_ms: u64,
     }
 
-    /// Brings bytes for an agent's stdin, or closes it.
+    /// Brings bytes for an agent's stdin, or closes it. One that is queued takes
+    /// none yet.
     AgentStdin {
         /// Whose.
         agent: AgentId,
@@ -327,7 +328,7 @@ bodies! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// Wait for a free slot.
+    /// Wait, first in, first out; refuse with `capacity` where too many do.
     Queue,
     /// Refuse with `capacity`.
     Reject,

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use skep_client::protocol::spec::ComponentRef;
 use skep_client::protocol::{AgentSpec, Digest, Outcome};
 use skep_client::{Client, ClientError};
+use skep_protocol::ErrorCode;
+use skep_protocol::op::WhenFull;
 use skep_tests::{DEADLINE, HostProcess, Resources, guest, probe, run, sh, soon, spec};
 use tokio::task::JoinSet;
 
@@ -17,6 +19,14 @@ use crate::quiet;
 /// otherwise; by hand it is 60.
 const SECONDS: u64 = 10;
 const CLIENTS: usize = 10;
+/// Room for a thousand agents of the default limits, on a small machine too.
+const ROOMY: [&str; 5] = [
+    "--allow-native",
+    "--max-agents",
+    "1000",
+    "--set",
+    "capacity.memory_bytes=16GiB",
+];
 /// Spawns of one client at once.
 const AT_ONCE: usize = 20;
 /// Descriptors that a host opens when it first needs them, and keeps.
@@ -124,7 +134,7 @@ async fn look_after(client: Client, over: Arc<AtomicBool>) -> Duration {
 #[expect(clippy::print_stdout, reason = "for whoever measures with it")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_come_and_go_and_leave_nothing_behind() {
-    let host = Arc::new(HostProcess::start(&["--allow-native", "--max-agents", "1000"]).await);
+    let host = Arc::new(HostProcess::start(&ROOMY).await);
     let client = host.client();
     for name in ["hello", "probe"] {
         client.upload(&guest(name)).await.unwrap();
@@ -183,8 +193,8 @@ async fn clients_come_and_go_and_leave_nothing_behind() {
         spawned.unwrap();
     }
     crate::refused(
-        client.spawn(probe_sleeper(), None).await,
-        skep_protocol::ErrorCode::Capacity,
+        client.spawn(probe_sleeper(), Some(WhenFull::Reject)).await,
+        ErrorCode::Capacity,
     );
 }
 

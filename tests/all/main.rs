@@ -20,6 +20,7 @@ mod neighbours;
 mod outcomes;
 mod pausing;
 mod protocol;
+mod queue;
 mod raw;
 mod refused;
 mod registry;

@@ -6,7 +6,6 @@ use serde_json::json;
 use skep_client::protocol::spec::{ComponentRef, DirGrant, DirMode, RestartPolicy};
 use skep_client::protocol::{AgentSpec, LimitName, LimitsAsk, Outcome};
 use skep_protocol::ErrorCode;
-use skep_protocol::op::WhenFull;
 use skep_tests::{TestHost, native, run, spec};
 
 use crate::{refusal, refused};
@@ -84,9 +83,6 @@ async fn what_is_not_enforced_yet_is_refused() {
             "{told} for {field}"
         );
     }
-    let refusal = refusal(client.spawn(hello(), Some(WhenFull::Queue)).await);
-    assert_eq!(refusal.code, ErrorCode::UnsupportedFeature);
-    assert_eq!(refusal.details.field.as_deref(), Some("when_full"));
     assert_eq!(client.stats().await.unwrap().spawns, 0);
     host.end().await;
 }

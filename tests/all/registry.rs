@@ -7,9 +7,12 @@ use std::time::Duration;
 use skep_client::AgentFilter;
 use skep_client::protocol::{AgentId, AgentState, Digest, Outcome};
 use skep_protocol::ErrorCode;
+use skep_protocol::op::WhenFull;
 use skep_tests::{TestHost, probe, run, spec};
 
 use crate::{refusal, refused, running};
+
+const REJECT: Option<WhenFull> = Some(WhenFull::Reject);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exit_codes_are_the_guests_own() {
@@ -122,12 +125,11 @@ async fn a_full_host_refuses_and_each_end_makes_room() {
     let first = client.spawn(sleeper(), None).await.unwrap();
     client.spawn(sleeper(), None).await.unwrap();
     for _ in 0..3 {
-        let refusal = refusal(client.spawn(spec("hello", &[]), None).await);
+        let refusal = refusal(client.spawn(spec("hello", &[]), REJECT).await);
         assert_eq!(refusal.code, ErrorCode::Capacity);
-        assert_eq!(
-            (refusal.details.running, refusal.details.max),
-            (Some(2), Some(2))
-        );
+        let details = refusal.details;
+        assert_eq!((details.running, details.max), (Some(2), Some(2)));
+        assert_eq!(details.queued, Some(0));
     }
     client.kill(first.id).await.unwrap();
     // Who sees the end finds the slot free, every time.
@@ -136,6 +138,6 @@ async fn a_full_host_refuses_and_each_end_makes_room() {
         assert_eq!(ended.outcome, Outcome::Exited { code: 0 });
     }
     client.spawn(sleeper(), None).await.unwrap();
-    refused(client.spawn(sleeper(), None).await, ErrorCode::Capacity);
+    refused(client.spawn(sleeper(), REJECT).await, ErrorCode::Capacity);
     host.end().await;
 }

@@ -134,7 +134,11 @@ async fn input_that_is_sent_again_is_taken_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_is_remembered_like_any_answer() {
-    let host = TestHost::with(|config| config.capacity.max_agents = 1).await;
+    let host = TestHost::with(|config| {
+        config.capacity.max_agents = 1;
+        config.capacity.max_queued = 0;
+    })
+    .await;
     let client = host.client().await;
     let sleeper = client
         .spawn(probe(&["sleep", "600000"]), None)

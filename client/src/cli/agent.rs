@@ -8,7 +8,7 @@ use skep_client::{AgentFilter, Client};
 
 use super::args::{AgentArgs, AgentsArgs, RefuelArgs, StopArgs};
 use super::failure::Failure;
-use super::{Context, Outcome, ending, print, text};
+use super::{Context, Outcome, ending, print, queue, text};
 
 /// The agent of that id, of an id with that beginning, or of that name.
 pub(super) async fn find(client: &Client, text: &str) -> Result<AgentId, Failure> {
@@ -145,6 +145,7 @@ fn describe(agent: &AgentInfo) -> Vec<(&'static str, String)> {
             .as_ref()
             .map(|outcome| ("outcome", ending::told(outcome))),
     );
+    lines.extend(agent.queue.as_ref().map(|own| ("queue", queue::place(own))));
     lines.push(("created", text::time(agent.created_ms)));
     lines.extend(agent.started_ms.map(|ms| ("started", text::time(ms))));
     lines.extend(agent.exited_ms.map(|ms| ("exited", text::time(ms))));

@@ -177,7 +177,7 @@ pub(super) struct SpecArgs {
     /// What happens when its fuel is used up: exit or pause
     #[arg(long, value_name = "exit|pause", value_parser = spec::parse_on_fuel)]
     pub(super) on_fuel_exhausted: Option<OnFuelExhausted>,
-    /// Fail at once where the host is full
+    /// Fail at once where the host is full, instead of waiting for a turn
     #[arg(long)]
     pub(super) no_queue: bool,
 }
@@ -208,6 +208,9 @@ pub(super) struct ServeArgs {
     /// capacity.max_agents
     #[arg(long, value_name = "N")]
     pub(super) max_agents: Option<u64>,
+    /// capacity.max_queued
+    #[arg(long, value_name = "N")]
+    pub(super) max_queued: Option<u64>,
     /// grants.dir_roots: below which directories others may be granted
     #[arg(long, value_name = "DIR")]
     pub(super) dir_root: Vec<PathBuf>,

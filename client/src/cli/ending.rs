@@ -14,6 +14,10 @@ pub(super) fn explain(agent: &AgentInfo, outcome: &Outcome) -> Option<String> {
         }
         Outcome::Trapped { .. } => "look at the agent's stderr and code",
         Outcome::OutOfFuel { .. } => "give it more with --fuel",
+        Outcome::OutOfMemory {
+            limit_bytes,
+            asked_bytes,
+        } if asked_bytes <= limit_bytes => "run it when other agents have ended",
         Outcome::OutOfMemory { .. } => "give it more with --memory",
         Outcome::Deadline { .. } => "give it more with --timeout",
         Outcome::Signaled { .. } => "look at the program",
@@ -46,6 +50,14 @@ pub(super) fn told(outcome: &Outcome) -> String {
         Outcome::OutOfFuel { limit } => {
             format!("ran out of fuel, of which it had {}", text::count(*limit))
         }
+        // Within its limit, it was the host that had no more.
+        Outcome::OutOfMemory {
+            limit_bytes,
+            asked_bytes,
+        } if asked_bytes <= limit_bytes => format!(
+            "ran out of memory: it asked for {}, and its host had no more to give",
+            text::size(*asked_bytes)
+        ),
         Outcome::OutOfMemory {
             limit_bytes,
             asked_bytes,

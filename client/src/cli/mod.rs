@@ -22,6 +22,7 @@ mod logs;
 mod print;
 mod progress;
 mod ps;
+mod queue;
 mod run;
 mod serve;
 mod settings;

@@ -4,7 +4,7 @@ use skep_client::AgentFilter;
 use skep_client::protocol::{AgentInfo, AgentState, Outcome as AgentOutcome};
 
 use super::args::PsArgs;
-use super::{Context, Outcome, print, text};
+use super::{Context, Outcome, print, queue, text};
 
 pub(super) async fn ps(context: &Context, args: &PsArgs) -> Outcome {
     let client = context.client().await?;
@@ -36,7 +36,10 @@ fn row(agent: &AgentInfo, now_ms: u64) -> [String; 7] {
             AgentOutcome::Exited { code } => format!("exited {code}"),
             other => other.kind().to_owned(),
         },
-        None => text::state(agent),
+        None => match &agent.queue {
+            Some(queue) => format!("queued, {}", queue::place(queue)),
+            None => text::state(agent),
+        },
     };
     // The beginning of an id is enough for people, and for other commands.
     let id: String = agent.id.to_string().chars().take(8).collect();

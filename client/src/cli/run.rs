@@ -16,7 +16,7 @@ use super::progress::ProgressLine;
 use super::signals::Signals;
 use super::sink::{Form, Sink};
 use super::spec::StdinSource;
-use super::{Context, Outcome, connect, ending, exit, logging, spec, stdin};
+use super::{Context, Outcome, connect, ending, exit, logging, queue, spec, stdin};
 
 /// How long the final state may take to be told once all output is there.
 const LAST_WORD: Duration = Duration::from_secs(30);
@@ -95,6 +95,8 @@ async fn run_on(
             signal = signals.next() => return Err(Failure::quiet(exit::of_signal(signal))),
         },
     };
+
+    queue::tell(&agent);
 
     let interrupts = tokio::spawn(obey(client.clone(), agent.id, grace, signals, asked));
     let pump = source.map(|source| {

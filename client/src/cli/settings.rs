@@ -20,13 +20,14 @@ const SECTIONS: [&str; 7] = [
 
 /// Values that have a flag, and variables of the same name: `--state-dir` and
 /// `SKEP_STATE_DIR`. Every other one is `SKEP_<SECTION>_<KEY>`.
-const SHORT: [(&str, &str); 8] = [
+const SHORT: [(&str, &str); 9] = [
     ("id", "server.id"),
     ("control", "server.control"),
     ("events", "server.events"),
     ("state_dir", "server.state_dir"),
     ("grace", "server.grace"),
     ("max_agents", "capacity.max_agents"),
+    ("max_queued", "capacity.max_queued"),
     ("dir_root", "grants.dir_roots"),
     ("allow_native", "native.enabled"),
 ];
@@ -238,6 +239,7 @@ fn flags(args: &ServeArgs) -> Result<Vec<Setting>, String> {
         args.state_dir.as_deref().map(|dir| Value::from(path(dir))),
         args.grace.clone().map(Value::from),
         args.max_agents.map(Value::from),
+        args.max_queued.map(Value::from),
         (!roots.is_empty()).then(|| Value::from(roots)),
         args.allow_native.then(|| Value::from(true)),
     ];

@@ -6,7 +6,7 @@ use skep_client::protocol::spec::Stdin;
 use super::args::SpawnArgs;
 use super::failure::Failure;
 use super::spec::StdinSource;
-use super::{Context, Outcome, print, spec, stdin};
+use super::{Context, Outcome, print, queue, spec, stdin};
 
 /// Files up to this size come with the spawn; larger ones are sent afterwards,
 /// as the agent reads them.
@@ -30,6 +30,7 @@ pub(super) async fn spawn(context: &Context, args: SpawnArgs) -> Outcome {
     let when_full = args.spec.when_full();
     let spec = spec::build(args.spec, args.program, kind, &client).await?;
     let agent = client.spawn(spec, when_full).await?;
+    queue::tell(&agent);
     if context.json {
         print::json(&agent)?;
     } else {

@@ -76,6 +76,7 @@ fn info(id: AgentId, outcome: Option<Outcome>) -> AgentInfo {
             pause: none,
         },
         outcome,
+        queue: None,
         next_seq: 0,
     }
 }

@@ -98,7 +98,6 @@ impl Driver {
         let publication = Arc::clone(&self.publication);
         let agent = &publication.agent;
         let clocks = Clocks::new(&agent.limits, Instant::now());
-        publication.publish_status();
         let guest = runner.start(launch);
         agent.runs_under(Arc::clone(&guest.control));
 
@@ -340,7 +339,7 @@ impl Publication {
         self.advance(Step::End, Some(outcome));
     }
 
-    fn step(&self, step: Step) {
+    pub fn step(&self, step: Step) {
         self.advance(step, None);
     }
 
@@ -388,7 +387,7 @@ impl Publication {
             }
             match step {
                 Step::Run => status.started_ms = Some(clock::now_ms()),
-                Step::Pause | Step::Resume | Step::ResumeStart | Step::Stop => {}
+                Step::Start | Step::Pause | Step::Resume | Step::ResumeStart | Step::Stop => {}
                 Step::End => status.exited_ms = Some(clock::now_ms()),
             }
             status.outcome = outcome;
@@ -399,7 +398,7 @@ impl Publication {
         }
     }
 
-    fn publish_status(&self) {
+    pub fn publish_status(&self) {
         let status = self.status.borrow().clone();
         let event = StatusEvent {
             agent: self.agent.id,

@@ -10,6 +10,7 @@ use skep_protocol::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::slots::Standing;
 use crate::log::History;
 use crate::runner::GuestControl;
 use crate::stdio::{OutputCounter, StdinWriter};
@@ -79,6 +80,8 @@ pub struct Agent {
     /// Present where the spec asked for an open stdin.
     pub stdin: Option<StdinWriter>,
     pub meter: UsageMeter,
+    /// Present where it had to wait for its turn.
+    pub standing: Option<Standing>,
 }
 
 /// What an agent has used: of its guest, and of its pipes.
@@ -185,6 +188,8 @@ impl Handle {
     pub fn info(&self) -> AgentInfo {
         let agent = &*self.agent;
         let status = self.status.borrow().clone();
+        let queue = (status.state == AgentState::Queued)
+            .then(|| agent.standing.as_ref().and_then(Standing::read));
         AgentInfo {
             id: agent.id,
             name: agent.name.clone(),
@@ -203,6 +208,7 @@ impl Handle {
             usage: agent.usage(),
             enforced: agent.enforced,
             outcome: status.outcome,
+            queue: queue.flatten(),
             next_seq: agent.history.next_seq(),
         }
     }

@@ -1,29 +1,37 @@
 //! An agent's life: what it may become, and who may say so.
 //!
 //! ```text
-//!        ┌───────────► paused ─────────┐
-//!        ▼                ▲ │           │
-//!   starting ─► running ◄─┼─┘           │
-//!      │ │         │  └───┘             │
-//!      │ └─────────┴─────► stopping ◄───┤
-//!      │           │          │         │
-//!      ▼           ▼          ▼         │
-//!      └───────► exited(outcome) ◄──────┘
+//!                  ┌───────────► paused ─────────┐
+//!                  ▼                ▲ │           │
+//!   queued ─► starting ─► running ◄─┼─┘           │
+//!      │         │ │         │  └───┘             │
+//!      │         │ └─────────┴─────► stopping ◄───┤
+//!      │         │           │          │         │
+//!      ▼         ▼           ▼          ▼         │
+//!      └─────────┴───────► exited(outcome) ◄──────┘
 //! ```
-//! From paused it goes back to where it was held. The [`driver`] is the only writer of
-//! an agent's state; everyone else reads it through a [`handle`].
+//! From paused it goes back to where it was held. One task is the only writer of
+//! an agent's state: it [waits](turn) for the agent's turn and then is its
+//! [`driver`]; everyone else reads it through a [`handle`].
 
 use skep_protocol::AgentState;
 
+pub mod admission;
 pub mod clocks;
 pub mod driver;
 pub mod handle;
 pub mod outcome;
+pub mod pace;
+pub mod queue;
+pub mod slots;
 pub mod spec;
+pub mod turn;
 
 /// What moves an agent from one state to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// Its turn has come.
+    Start,
     /// The guest runs.
     Run,
     /// It stands still.
@@ -41,14 +49,14 @@ pub enum Step {
 /// The state after a step; `None` where the step cannot be.
 #[must_use]
 pub const fn after(state: AgentState, step: Step) -> Option<AgentState> {
-    use AgentState::{Exited, Paused, Running, Starting, Stopping};
+    use AgentState::{Exited, Paused, Queued, Running, Starting, Stopping};
     match (state, step) {
+        (Queued, Step::Start) | (Paused, Step::ResumeStart) => Some(Starting),
         (Starting, Step::Run) | (Paused, Step::Resume) => Some(Running),
         // It stands still right after its first instruction.
         (Starting | Running, Step::Pause) | (Paused, Step::Run) => Some(Paused),
-        (Paused, Step::ResumeStart) => Some(Starting),
         (Starting | Running | Paused, Step::Stop) => Some(Stopping),
-        (Starting | Running | Paused | Stopping, Step::End) => Some(Exited),
+        (Queued | Starting | Running | Paused | Stopping, Step::End) => Some(Exited),
         _ => None,
     }
 }
@@ -59,8 +67,10 @@ mod tests {
 
     #[test]
     fn the_drawing_is_the_table() {
-        use AgentState::{Exited, Paused, Running, Starting, Stopping};
+        use AgentState::{Exited, Paused, Queued, Running, Starting, Stopping};
         let allowed = [
+            (Queued, Step::Start, Starting),
+            (Queued, Step::End, Exited),
             (Starting, Step::Run, Running),
             (Starting, Step::Stop, Stopping),
             (Starting, Step::End, Exited),
@@ -77,6 +87,7 @@ mod tests {
         ];
         for from in AgentState::ALL {
             for step in [
+                Step::Start,
                 Step::Run,
                 Step::Pause,
                 Step::Resume,

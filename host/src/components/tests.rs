@@ -113,6 +113,24 @@ fn room_is_made_by_least_recent_use_and_never_from_what_is_used() {
     store.insert(component(b"4")).unwrap();
 }
 
+#[test]
+fn what_is_deleted_counts_until_no_agent_is_made_of_it() {
+    let store = Components::new(10);
+    let held = store.insert(component(b"1111111")).unwrap();
+    store.insert(component(b"22")).unwrap();
+    assert!(store.remove(&held.digest) && !store.remove(&held.digest));
+    assert!(store.get(&held.digest).is_none());
+    assert!(store.remove(&Digest::of(b"22")));
+    assert_eq!(store.state().bytes, 7);
+    assert!(matches!(
+        store.insert(component(b"3333")),
+        Err(StoreError::Full { .. })
+    ));
+    drop(held);
+    store.insert(component(b"3333")).unwrap();
+    assert_eq!(store.state().bytes, 4);
+}
+
 proptest! {
     #[test]
     fn chunks_in_any_order_make_the_whole(

@@ -66,20 +66,20 @@ sections! {
 
     /// `[capacity]`
     RawCapacity {
-        /// Agents that are not ended.
+        /// Agents that are not ended and do not wait.
         max_agents: u64,
+        /// Agents that wait.
+        max_queued: u64,
+        /// Bytes of memory that all agents may use.
+        memory_bytes: RawSize,
+        /// How many times that their limits may add up to.
+        memory_overcommit: u64,
         /// Ended agents that are remembered.
         max_ended: u64,
         /// Bytes of the output of all agents.
         history_bytes: RawSize,
         /// Bytes of components.
         components_bytes: RawSize,
-        /// Not supported yet.
-        max_queued: u64,
-        /// Not supported yet.
-        memory_bytes: RawSize,
-        /// Not supported yet.
-        memory_overcommit: u64,
     }
 
     /// `[grants]`
@@ -257,10 +257,12 @@ impl From<&Config> for RawConfig {
             },
             capacity: RawCapacity {
                 max_agents: Some(capacity.max_agents as u64),
+                max_queued: Some(capacity.max_queued as u64),
+                memory_bytes: Some(RawSize(capacity.memory_bytes)),
+                memory_overcommit: Some(capacity.memory_overcommit),
                 max_ended: Some(capacity.max_ended as u64),
                 history_bytes: Some(RawSize(capacity.history_bytes)),
                 components_bytes: Some(RawSize(capacity.components_bytes)),
-                ..RawCapacity::default()
             },
             defaults: whole(&config.defaults),
             ceilings: whole(&config.ceilings),

@@ -27,6 +27,27 @@ fn a_ceiling_lowers_a_default_that_nobody_set() {
 }
 
 #[test]
+fn no_agent_is_promised_more_memory_than_all_may_use() {
+    let mut raw = RawConfig::default();
+    raw.capacity.memory_bytes = Some(RawSize(32 * MIB));
+    raw.capacity.max_queued = Some(0);
+    let config = Config::try_from(raw.clone()).unwrap();
+    assert_eq!(config.ceilings.memory_bytes, 32 * MIB);
+    assert_eq!(config.defaults.memory_bytes, 32 * MIB);
+    assert_eq!(config.capacity.limits_bytes(), 8 * 32 * MIB);
+    assert_eq!(config.capacity.max_queued, 0);
+    raw.ceilings.0.memory_bytes = Some(64 * MIB);
+    assert_eq!(
+        Config::try_from(raw).unwrap_err().to_string(),
+        "ceilings.memory_bytes: 67108864 is over capacity.memory_bytes, which is 33554432"
+    );
+    let mut raw = RawConfig::default();
+    raw.capacity.memory_overcommit = Some(0);
+    let error = Config::try_from(raw).unwrap_err();
+    assert_eq!(error.key, "capacity.memory_overcommit");
+}
+
+#[test]
 fn only_this_machine_is_served() {
     let mut raw = RawConfig::default();
     raw.server.events = Some("tcp://10.0.0.1:5556".to_owned());

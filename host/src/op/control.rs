@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use skep_protocol::AgentId;
 use skep_protocol::info::StdinKind;
 use skep_protocol::op::{
     AgentRefuel, AgentReply, AgentStdin, AgentStop, AgentWait, StdinReply, WaitReply,
 };
+use skep_protocol::{AgentId, AgentState};
 
 use super::Error;
 use super::agents::find;
@@ -117,6 +117,10 @@ pub fn stdin(core: &Core, body: &AgentStdin) -> Result<StdinReply, Error> {
             state: handle.state(),
             message: "its stdin is gone with it",
         });
+    }
+    // Ten thousand agents that wait might be given a full queue each.
+    if handle.state() == AgentState::Queued && !data.is_empty() {
+        return Ok(StdinReply { accepted: 0 });
     }
     if stdin.is_closed() && !data.is_empty() {
         return Err(Error::WrongState {

@@ -10,6 +10,7 @@ pub mod spawn;
 
 use skep_protocol::{AgentId, AgentState, Digest, LimitName};
 
+use crate::agent::admission::Full;
 use crate::agent::handle::Declined;
 use crate::agent::spec::Denied;
 use crate::components::StoreError;
@@ -38,8 +39,6 @@ pub enum Error {
     },
     #[error("{0} is not supported by this build")]
     Unsupported(&'static str),
-    #[error("`{field}` is not supported by this build: leave it out")]
-    UnsupportedField { field: &'static str },
     #[error(transparent)]
     Denied(#[from] Denied),
     #[error(transparent)]
@@ -48,8 +47,8 @@ pub enum Error {
     Component(Box<Refusal>),
     #[error("the component has {asked} bytes, and the limit component_bytes is {ceiling}")]
     ComponentTooLarge { asked: u64, ceiling: u64 },
-    #[error("all {max} slots of the host are taken: try again when an agent has ended")]
-    Capacity { running: u64, max: u64 },
+    #[error(transparent)]
+    Full(#[from] Full),
     #[error("native agents are off on this host: its operator sets [native] enabled")]
     NativeOff,
     #[error(transparent)]

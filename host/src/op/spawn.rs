@@ -1,7 +1,8 @@
 //! `agent.spawn`: from a spec to a driver that runs. What bytes, imports,
 //! limits and grants tell is refused here; compiling and instantiating are the
 //! agent's own `starting`. A spawn of a known digest without directories
-//! touches no disk and compiles nothing.
+//! touches no disk and compiles nothing. Where there is no room the agent is
+//! there all the same, and waits.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,16 +11,20 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use skep_protocol::op::{AgentReply, AgentSpawn, WhenFull};
 use skep_protocol::spec::{ComponentRef, DirMode, Stdin};
-use skep_protocol::{AgentId, AgentState, Outcome, RunnerKind};
+use skep_protocol::{AgentId, AgentSpec, AgentState, Enforcement, Outcome, RunnerKind};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::agents::shown_bytes;
 use super::component::admit;
+use crate::agent::Step;
+use crate::agent::admission::Need;
 use crate::agent::driver::{Driver, Publication};
 use crate::agent::handle::{Agent, COMMANDS, Handle, Status, UsageMeter};
+use crate::agent::slots::{Applicant, Place};
 use crate::agent::spec::{Spec, validate};
+use crate::agent::turn::turn;
 use crate::clock;
 use crate::components::Component;
 use crate::core::Core;
@@ -28,15 +33,38 @@ use crate::runner::{GrantedDir, Launch, Program, Runner};
 use crate::scratch::Scratch;
 use crate::stdio::{output, stdin};
 
+/// What may run here, as far as can be told before it does.
+pub(super) struct Admissible {
+    spec: Spec,
+    program: Program,
+    runner: Arc<dyn Runner>,
+    /// Of a wasm agent.
+    component: Option<Arc<Component>>,
+}
+
 pub async fn spawn(core: &Arc<Core>, body: AgentSpawn) -> Result<AgentReply, Error> {
-    if body.when_full == Some(WhenFull::Queue) {
-        return Err(Error::UnsupportedField { field: "when_full" });
-    }
     if core.shutdown.is_cancelled() {
         return Err(Error::ShuttingDown);
     }
-    let mut spec = validate(body.spec, &core.rules)?;
-    let (program, runner, component) = match spec.runner {
+    let admissible = consider(core, body.spec).await?;
+    let applicant = Applicant {
+        need: need(&admissible),
+        component: admissible.spec.info.component,
+    };
+    let place = match body.when_full.unwrap_or(WhenFull::Queue) {
+        WhenFull::Queue => core.slots.take_or_wait(applicant)?,
+        WhenFull::Reject => Place::Now(core.slots.take(applicant)?),
+    };
+    let handle = start(core, admissible, place)?;
+    Ok(AgentReply {
+        agent: handle.info(),
+    })
+}
+
+/// Decides what is decided before anything is taken or run.
+pub(super) async fn consider(core: &Core, spec: AgentSpec) -> Result<Admissible, Error> {
+    let mut spec = validate(spec, &core.rules)?;
+    match spec.runner {
         RunnerKind::Wasm => {
             let component = component_of(core, &mut spec).await?;
             let program = Program::Component {
@@ -44,8 +72,12 @@ pub async fn spawn(core: &Arc<Core>, body: AgentSpawn) -> Result<AgentReply, Err
                 bytes: component.bytes.clone(),
                 asks_control: component.facts.asks_control,
             };
-            let runner: Arc<dyn Runner> = core.wasm.clone();
-            (program, runner, Some(component))
+            Ok(Admissible {
+                spec,
+                program,
+                runner: core.wasm.clone(),
+                component: Some(component),
+            })
         }
         RunnerKind::Native => {
             let native = core.native.as_ref().ok_or(Error::NativeOff)?;
@@ -56,14 +88,38 @@ pub async fn spawn(core: &Arc<Core>, body: AgentSpawn) -> Result<AgentReply, Err
                     .to_string_lossy()
                     .into_owned();
             }
-            let runner: Arc<dyn Runner> = native.clone();
-            (Program::Command(command), runner, None)
+            Ok(Admissible {
+                spec,
+                program: Program::Command(command),
+                runner: native.clone(),
+                component: None,
+            })
         }
+    }
+}
+
+/// What the agent takes of what all have together.
+fn need(Admissible { spec, runner, .. }: &Admissible) -> Need {
+    let enforced = runner.enforced().memory == Enforcement::Enforced;
+    let stdin_bytes = match &spec.stdin {
+        Stdin::Data(data) => data.len(),
+        Stdin::Closed | Stdin::Open => 0,
     };
-    let handle = start(core, spec, program, runner, component)?;
-    Ok(AgentReply {
-        agent: handle.info(),
-    })
+    let env_bytes: usize = (spec.env.iter())
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    // Its texts are there twice: to be shown, and for the guest. Besides, each
+    // agent that waits takes some 13 KiB, whatever its spec; its component
+    // counts among the components.
+    let held_bytes = 2 * shown_bytes(&spec.info) + env_bytes + stdin_bytes;
+    Need {
+        memory_bytes: if enforced {
+            spec.limits.memory_bytes
+        } else {
+            0
+        },
+        held_bytes: held_bytes as u64,
+    }
 }
 
 async fn component_of(core: &Core, spec: &mut Spec) -> Result<Arc<Component>, Error> {
@@ -93,17 +149,13 @@ fn check_size(spec: &Spec, bytes: usize) -> Result<(), Error> {
     }
 }
 
-fn start(
-    core: &Arc<Core>,
-    spec: Spec,
-    program: Program,
-    runner: Arc<dyn Runner>,
-    component: Option<Arc<Component>>,
-) -> Result<Handle, Error> {
-    let slot = core.registry.take_slot().map_err(|full| Error::Capacity {
-        running: full.max as u64,
-        max: full.max as u64,
-    })?;
+fn start(core: &Arc<Core>, admissible: Admissible, place: Place) -> Result<Handle, Error> {
+    let Admissible {
+        spec,
+        program,
+        runner,
+        component,
+    } = admissible;
     let id = AgentId::random();
     let mut dirs = spec.dirs;
     let scratch = if spec.scratch {
@@ -150,9 +202,17 @@ fn start(
         history: Arc::clone(&history),
         stdin: open_stdin,
         meter: UsageMeter::new(output.counter(), stdin_given),
+        standing: match &place {
+            Place::Now(_) => None,
+            Place::Later(turn) => Some(turn.standing()),
+        },
     });
+    let state = match &place {
+        Place::Now(_) => AgentState::Starting,
+        Place::Later(_) => AgentState::Queued,
+    };
     let status = Status {
-        state: AgentState::Starting,
+        state,
         paused_reason: None,
         generation: 0,
         fuel: spec.limits.fuel,
@@ -161,10 +221,10 @@ fn start(
         outcome: None,
     };
     let (status, status_reader) = watch::channel(status);
-    let (commands, command_reader) = mpsc::channel(COMMANDS);
+    let (commands, mut command_reader) = mpsc::channel(COMMANDS);
     let handle = Handle::new(Arc::clone(&agent), status_reader, commands);
     core.registry.insert(handle.clone());
-    core.counts.moved(None, AgentState::Starting);
+    core.counts.moved(None, state);
     core.tally.spawned();
 
     let unthrottle = CancellationToken::new();
@@ -182,14 +242,6 @@ fn start(
         publisher: core.publisher.clone(),
         counts: Arc::clone(&core.counts),
     });
-    let driver = Driver {
-        publication: Arc::clone(&publication),
-        commands: command_reader,
-        shutdown: core.shutdown.clone(),
-        shutdown_grace: core.grace,
-        recorder: tokio::spawn(recorder.run(output)),
-        unthrottle,
-    };
     let launch = Launch {
         id,
         name: spec.name.to_string(),
@@ -204,15 +256,39 @@ fn start(
         stdout,
         stderr,
     };
+    let (host, published) = (Arc::clone(core), Arc::clone(&publication));
+    let life = async move {
+        published.publish_status();
+        let slot = match place {
+            Place::Now(slot) => slot,
+            Place::Later(later) => {
+                let slot = turn(later, &mut command_reader, &host.shutdown).await?;
+                published.step(Step::Start);
+                slot
+            }
+        };
+        let driver = Driver {
+            publication: published,
+            commands: command_reader,
+            shutdown: host.shutdown.clone(),
+            shutdown_grace: host.grace,
+            recorder: tokio::spawn(recorder.run(output)),
+            unthrottle,
+        };
+        Ok((driver.run(runner, launch).await, slot))
+    };
     let host = Arc::clone(core);
     core.drivers.spawn(async move {
-        let life = AssertUnwindSafe(driver.run(runner, launch)).catch_unwind();
-        let outcome = life.await.unwrap_or_else(|_| {
-            publication.agent.kill_guest();
-            Outcome::HostFault {
-                incident: crate::incident("a driver panicked"),
+        let life = AssertUnwindSafe(life).catch_unwind().await;
+        let (outcome, slot) = match life {
+            Ok(Ok((outcome, slot))) => (outcome, Some(slot)),
+            Ok(Err(outcome)) => (outcome, None),
+            Err(_) => {
+                publication.agent.kill_guest();
+                let incident = crate::incident("a driver panicked");
+                (Outcome::HostFault { incident }, None)
             }
-        });
+        };
         // All that the agent held is given back before its end is told: who
         // sees the end finds the slot free and the directory gone.
         if scratch.is_some() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_bytes::ByteBuf;
 use skep_protocol::event::{LogRecord, Stream};
-use skep_protocol::info::{SpecInfo, StdinKind};
+use skep_protocol::info::{QueueInfo, SpecInfo, StdinKind};
 use skep_protocol::spec::{
     ComponentRef, DirGrant, DirMode, Grants, OnFuelExhausted, Restart, RestartPolicy, Stdin,
 };
@@ -104,6 +104,18 @@ fn grants() -> Grants {
     }
 }
 
+/// An agent that waits for its turn.
+pub(super) fn queued() -> AgentInfo {
+    AgentInfo {
+        state: AgentState::Queued,
+        queue: Some(QueueInfo {
+            position: 3,
+            estimated_wait_ms: Some(4_500),
+        }),
+        ..starting()
+    }
+}
+
 /// An agent that has just been spawned.
 pub(super) fn starting() -> AgentInfo {
     AgentInfo {
@@ -142,6 +154,7 @@ pub(super) fn starting() -> AgentInfo {
             pause: Enforcement::Enforced,
         },
         outcome: None,
+        queue: None,
         next_seq: 0,
     }
 }

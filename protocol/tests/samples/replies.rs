@@ -11,7 +11,7 @@ use skep_protocol::op::{
 };
 use skep_protocol::{AgentInfo, AgentState, Limits, Outcome, RunnerKind};
 
-use super::parts::{agent, digest, exited, line, piece, running, starting};
+use super::parts::{agent, digest, exited, line, piece, queued, running, starting};
 use super::{Sample, reply};
 
 pub(super) fn all() -> Vec<Sample> {
@@ -166,6 +166,7 @@ fn agents() -> Vec<Sample> {
     };
     vec![
         reply::<AgentSpawn>("", one(starting())),
+        reply::<AgentSpawn>("-queued", one(queued())),
         reply::<AgentList>(
             "",
             AgentPage {

@@ -11,6 +11,7 @@ use wasmtime::Store;
 use super::compile::{Compiled, Compiler, Failure, Found};
 use super::engine::Engines;
 use super::epoch::Ticker;
+use super::memory::HostMemory;
 use super::refusal::Refusal;
 use super::stdio::{Input, Output};
 use super::store::{self, Held, Orders, Parts};
@@ -25,6 +26,7 @@ pub(super) struct House {
     pub(super) ticker: Ticker,
     pub(super) compiler: Compiler,
     pub(super) engines: Arc<Engines>,
+    pub(super) memory: Arc<HostMemory>,
 }
 
 /// What a guest is given.
@@ -86,7 +88,7 @@ async fn begin(house: &House, given: Given) -> Result<End, Failure> {
         );
     };
     let _ticking = house.ticker.start();
-    run(&compiled, given).await
+    run(&compiled, given, &house.memory).await
 }
 
 /// A store whose last reading of fuel is taken however it goes.
@@ -103,7 +105,7 @@ impl Drop for Metered {
     }
 }
 
-async fn run(compiled: &Compiled, given: Given) -> Result<End, Failure> {
+async fn run(compiled: &Compiled, given: Given, memory: &Arc<HostMemory>) -> Result<End, Failure> {
     let (stdout, stderr) = (given.stdout.clone(), given.stderr.clone());
     let parts = Parts {
         name: given.name,
@@ -118,6 +120,7 @@ async fn run(compiled: &Compiled, given: Given) -> Result<End, Failure> {
         progress: given.progress,
         orders: given.orders,
         meters: Arc::clone(&given.meters),
+        memory: Arc::clone(memory),
     };
     let store = store::open(compiled.command.engine(), parts).map_err(Failure::Refused)?;
     let mut metered = Metered {

@@ -1,12 +1,15 @@
 //! How much memory a guest has: the sum over all of its linear memories and
 //! tables, since wasmtime's own limiter counts each by itself and lets a guest
 //! have thousands. An element of a table counts as the 8 bytes of the pointer
-//! that it is. Costs a few additions a growth.
+//! that it is. What is allowed is taken from what all guests have together, and
+//! given back when the guest is gone. Costs a few additions a growth.
 
 use std::sync::Arc;
 
+use skep_protocol::Limits;
 use wasmtime::ResourceLimiter;
 
+use super::memory::HostMemory;
 use super::usage::Meters;
 
 /// Bytes of one element of a table.
@@ -17,6 +20,16 @@ pub(super) const ELEMENT_BYTES: u64 = 8;
 pub(super) struct Refused {
     /// The sum that it would have reached, in bytes.
     pub(super) asked_bytes: u64,
+    pub(super) by: Bound,
+}
+
+/// What a growth was refused by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// The guest's own limit, or the system.
+    Limit,
+    /// What all guests have together.
+    Host,
 }
 
 /// Watches the growth of one guest.
@@ -30,18 +43,19 @@ pub(super) struct Limiter {
     /// The growth that was allowed last, in case the system cannot give it.
     last: u64,
     refused: Option<Refused>,
+    host: Arc<HostMemory>,
     meters: Arc<Meters>,
 }
 
 impl Limiter {
-    pub(super) fn new(limit: u64, instances: u64, meters: Arc<Meters>) -> Self {
-        let instances = usize::try_from(instances).unwrap_or(usize::MAX);
+    pub(super) fn new(limits: &Limits, host: Arc<HostMemory>, meters: Arc<Meters>) -> Self {
         Self {
-            limit,
-            instances,
+            limit: limits.memory_bytes,
+            instances: usize::try_from(limits.instances).unwrap_or(usize::MAX),
             used: 0,
             last: 0,
             refused: None,
+            host,
             meters,
         }
     }
@@ -58,8 +72,22 @@ impl Limiter {
         }
         let more = desired.saturating_sub(current);
         let asked_bytes = self.used.saturating_add(more);
-        if asked_bytes > self.limit {
-            self.refused = Some(Refused { asked_bytes });
+        let bound = if asked_bytes > self.limit {
+            Some(Bound::Limit)
+        } else if !self.host.take(more) {
+            // A guest that goes on asking is told of once.
+            if self.refused.is_none() {
+                tracing::warn!(
+                    more,
+                    "the agents use all the memory that they may: a growth is refused"
+                );
+            }
+            Some(Bound::Host)
+        } else {
+            None
+        };
+        if let Some(by) = bound {
+            self.refused = Some(Refused { asked_bytes, by });
             return false;
         }
         self.used = asked_bytes;
@@ -74,9 +102,18 @@ impl Limiter {
 
     fn undo(&mut self) {
         let asked_bytes = self.used;
-        self.used = self.used.saturating_sub(std::mem::take(&mut self.last));
-        self.refused = Some(Refused { asked_bytes });
+        let last = std::mem::take(&mut self.last);
+        self.used = self.used.saturating_sub(last);
+        self.host.give_back(last);
+        let by = Bound::Limit;
+        self.refused = Some(Refused { asked_bytes, by });
         self.meters.memory(self.used);
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.host.give_back(self.used);
     }
 }
 
@@ -134,35 +171,64 @@ mod tests {
     use super::super::fuel::Fuel;
     use super::*;
 
-    fn meters() -> Arc<Meters> {
-        Arc::new(Meters::new(Fuel::new(1, OnFuelExhausted::Exit)))
+    fn limiter(host: &Arc<HostMemory>) -> Limiter {
+        let limits = Limits {
+            memory_bytes: 100,
+            instances: 4,
+            ..Limits::default()
+        };
+        let meters = Meters::new(Fuel::new(1, OnFuelExhausted::Exit));
+        Limiter::new(&limits, Arc::clone(host), Arc::new(meters))
+    }
+
+    fn refused(asked_bytes: u64, by: Bound) -> Option<Refused> {
+        Some(Refused { asked_bytes, by })
     }
 
     #[test]
     fn the_sum_counts_and_a_refusal_is_forgotten_once_growth_succeeds() {
-        let meters = meters();
-        let mut limiter = Limiter::new(100, 4, Arc::clone(&meters));
+        let mut limiter = limiter(&HostMemory::new(u64::MAX));
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.memory_growing(0, 41, None).unwrap());
-        assert_eq!(limiter.refused(), Some(Refused { asked_bytes: 101 }));
+        assert_eq!(limiter.refused(), refused(101, Bound::Limit));
         assert!(limiter.memory_growing(60, 60, None).unwrap());
-        assert_eq!(limiter.refused(), Some(Refused { asked_bytes: 101 }));
+        assert_eq!(limiter.refused(), refused(101, Bound::Limit));
         assert!(limiter.table_growing(0, 5, None).unwrap());
         assert_eq!(limiter.refused(), None);
         assert!(!limiter.table_growing(5, 6, None).unwrap());
-        assert_eq!(limiter.refused(), Some(Refused { asked_bytes: 108 }));
+        assert_eq!(limiter.refused(), refused(108, Bound::Limit));
     }
 
     #[test]
     fn what_the_system_refuses_is_not_counted() {
-        let mut limiter = Limiter::new(100, 4, meters());
+        let host = HostMemory::new(u64::MAX);
+        let mut limiter = limiter(&host);
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         limiter
             .memory_grow_failed(wasmtime::Error::msg("no memory"))
             .unwrap();
-        assert_eq!(limiter.refused(), Some(Refused { asked_bytes: 60 }));
+        assert_eq!(limiter.refused(), refused(60, Bound::Limit));
+        assert_eq!(host.used(), 0);
         assert!(limiter.memory_growing(0, 100, None).unwrap());
         assert!(!limiter.memory_growing(0, 10, Some(5)).unwrap());
         assert_eq!(limiter.refused(), None);
+    }
+
+    #[test]
+    fn all_guests_together_have_no_more_than_the_host_gives() {
+        let host = HostMemory::new(150);
+        let (mut one, mut other) = (limiter(&host), limiter(&host));
+        assert!(one.memory_growing(0, 100, None).unwrap());
+        assert!(other.memory_growing(0, 50, None).unwrap());
+        assert!(!other.table_growing(0, 1, None).unwrap());
+        assert_eq!(other.refused(), refused(58, Bound::Host));
+        // The twin: its own limit is told as such.
+        assert!(!other.memory_growing(50, 101, None).unwrap());
+        assert_eq!(other.refused(), refused(101, Bound::Limit));
+        drop(one);
+        assert_eq!(host.used(), 50);
+        assert!(other.memory_growing(50, 100, None).unwrap());
+        drop(other);
+        assert_eq!(host.used(), 0);
     }
 }

@@ -11,7 +11,8 @@
 //!   component is and needs, before anything is compiled
 //! - `compile`: the compiled components
 //! - `guest` and `life`: a guest as a task, from its start to its `End`
-//! - `store`, `limiter`, `fuel`, `epoch` and `usage`: its limits and counters
+//! - `store`, `limiter`, `fuel`, `epoch` and `usage`: its limits and counters;
+//!   `memory`: what all guests have together
 //! - `stdio` and `agent_api`: its streams, and `skep:agent`
 //! - `verdict` and `refusal`: how it ended, and why it never ran
 
@@ -27,6 +28,7 @@ mod inspect;
 mod life;
 mod limiter;
 mod linker;
+mod memory;
 mod offer;
 mod play;
 mod refusal;
@@ -55,6 +57,7 @@ use self::epoch::Ticker;
 use self::fuel::Fuel;
 use self::guest::{Control, Slot, Turns};
 use self::life::{Given, House};
+use self::memory::HostMemory;
 use self::stdio::{Input, Output};
 use self::store::Orders;
 use self::usage::Meters;
@@ -73,6 +76,8 @@ const TURNS_BETWEEN_LOOKS: u32 = 4;
 pub struct WasmConfig {
     /// Guests at a time, for which the pool is made.
     pub max_agents: usize,
+    /// Bytes that the memories and tables of all guests may take together.
+    pub memory_bytes: u64,
     /// Threads that compile.
     pub compile_workers: usize,
     /// Compiled components that are kept; those used longest ago go first.
@@ -91,6 +96,7 @@ impl Default for WasmConfig {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             max_agents: 1000,
+            memory_bytes: u64::MAX,
             compile_workers: cores.div_ceil(2),
             cached_components: 256,
             pooling: true,
@@ -135,6 +141,7 @@ impl WasmRunner {
         let house = House {
             ticker: Ticker::new(move || of_ticker.tick())?,
             compiler: Compiler::new(&config, Arc::clone(&engines))?,
+            memory: HostMemory::new(config.memory_bytes),
             engines,
         };
         let mut threads = tokio::runtime::Builder::new_multi_thread();
@@ -167,6 +174,12 @@ impl WasmRunner {
     #[must_use]
     pub fn is_compiled(&self, digest: &Digest) -> bool {
         self.house.compiler.is_compiled(digest)
+    }
+
+    /// Bytes that the memories and tables of all guests take.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.house.memory.used()
     }
 
     /// How many guests found their component compiled, or being compiled.

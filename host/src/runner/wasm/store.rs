@@ -12,6 +12,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::fuel;
 use super::limiter::Limiter;
+use super::memory::HostMemory;
 use super::refusal::Refusal;
 use super::stdio::{Input, Output};
 use super::usage::Meters;
@@ -89,6 +90,7 @@ pub(super) struct Parts<'a> {
     pub(super) progress: watch::Sender<Option<Progress>>,
     pub(super) orders: Arc<Orders>,
     pub(super) meters: Arc<Meters>,
+    pub(super) memory: Arc<HostMemory>,
 }
 
 /// A store with all of its limits. Opens the directories that were granted.
@@ -110,7 +112,7 @@ pub(super) fn open(engine: &Engine, parts: Parts<'_>) -> Result<Store<Held>, Ref
     let held = Held {
         wasi: wasi.build(),
         table: ResourceTable::new(),
-        limiter: Limiter::new(limits.memory_bytes, limits.instances, parts.meters),
+        limiter: Limiter::new(limits, parts.memory, parts.meters),
         name: parts.name,
         task: parts.task,
         progress: parts.progress,

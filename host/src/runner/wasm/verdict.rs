@@ -6,7 +6,7 @@ use skep_protocol::{ErrorCode, Trap};
 use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::limiter::Refused;
+use super::limiter::{Bound, Refused};
 use super::refusal::cut;
 use crate::runner::End;
 
@@ -52,17 +52,26 @@ pub(super) fn of(error: &wasmtime::Error, phase: Phase, refused: Option<Refused>
     let ran = trap.is_some() || error.is::<WasmBacktrace>();
     match (phase, refused) {
         // Memory that the component is made with, before any of it runs.
-        (Phase::Starting, Some(Refused { asked_bytes })) if !ran => {
-            return start_failed(
-                ErrorCode::LimitTooSmall,
-                format!("its limit memory_bytes is too small: to start it needs {asked_bytes}"),
-            );
+        (Phase::Starting, Some(Refused { asked_bytes, by })) if !ran => {
+            return match by {
+                Bound::Limit => start_failed(
+                    ErrorCode::LimitTooSmall,
+                    format!("its limit memory_bytes is too small: to start it needs {asked_bytes}"),
+                ),
+                Bound::Host => start_failed(
+                    ErrorCode::Capacity,
+                    format!(
+                        "to start it needs {asked_bytes} bytes of memory, and the agents of this \
+                         host use all that they may: try again when some have ended"
+                    ),
+                ),
+            };
         }
         (Phase::Starting, None) if !ran => return unstarted(error),
-        (Phase::Starting, Some(Refused { asked_bytes })) => {
+        (Phase::Starting, Some(Refused { asked_bytes, .. })) => {
             return End::OutOfMemory { asked_bytes };
         }
-        (Phase::Running, Some(Refused { asked_bytes }))
+        (Phase::Running, Some(Refused { asked_bytes, .. }))
             if trap == Some(wasmtime::Trap::UnreachableCodeReached) =>
         {
             return End::OutOfMemory { asked_bytes };
