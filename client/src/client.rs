@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use skep_protocol::codec::{decode_reply, encode_request};
 use skep_protocol::op::{
-    ComponentInfo, ComponentList, ComponentPage, ComponentPut, ComponentRemove, ComponentStat,
-    ComponentSummary, Health, HostHealth, HostHello, HostInfo, HostStats, Operation, PutReply,
-    Stats,
+    CheckReply, ComponentCheck, ComponentInfo, ComponentList, ComponentPage, ComponentPut,
+    ComponentRemove, ComponentStat, ComponentSummary, Health, HostHealth, HostHello, HostInfo,
+    HostStats, Operation, PutReply, Stats,
 };
 use skep_protocol::{Digest, RequestId};
 use skep_transport::{Connection, ConnectionConfig, ConnectionState, RequestError};
@@ -198,6 +198,15 @@ impl Client {
                 _ => return Ok(all),
             }
         }
+    }
+
+    /// Asks whether a spawn of a component would be taken, without running
+    /// anything.
+    ///
+    /// # Errors
+    /// Refused with `not_found`. That the component cannot run is no error.
+    pub async fn check_component(&self, asked: &ComponentCheck) -> Result<CheckReply> {
+        self.call(asked).await
     }
 
     /// Deletes a component.

@@ -85,6 +85,9 @@ async fn execute(core: &Arc<Core>, id: RequestId, request: Request) -> Executed 
         Request::HostStats(_) => granted(id, &op::host::stats(core)),
         Request::ComponentPut(body) => granted(id, &op::component::put(core, body).await?),
         Request::ComponentStat(body) => granted(id, &op::component::stat(core, body.digest)?),
+        Request::ComponentCheck(body) => {
+            granted(id, &op::check::check(core, body, wire_error).await?)
+        }
         Request::ComponentList(body) => granted(id, &op::component::list(core, &body)?),
         Request::ComponentRemove(body) => granted(id, &op::component::remove(core, body.digest)?),
         Request::AgentSpawn(body) => granted(id, &op::spawn::spawn(core, body).await?),

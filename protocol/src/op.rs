@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::event::Stream;
-use crate::{AgentId, AgentName, AgentSpec, AgentState, Digest};
+use crate::spec::Grants;
+use crate::{AgentId, AgentName, AgentSpec, AgentState, Digest, LimitsAsk};
 
 mod reply;
 
@@ -120,6 +121,7 @@ operations! {
     HostStats "host.stats" Reads HostStats => Stats;
     ComponentPut "component.put" Reads ComponentPut => PutReply;
     ComponentStat "component.stat" Reads ComponentStat => ComponentInfo;
+    ComponentCheck "component.check" Reads ComponentCheck => CheckReply;
     ComponentList "component.list" Reads ComponentList => ComponentPage;
     ComponentRemove "component.remove" Reads ComponentRemove => Done;
     AgentSpawn "agent.spawn" Changes AgentSpawn => AgentReply;
@@ -138,7 +140,6 @@ operations! {
     }
     announced {
         HostDrain "host.drain";
-        ComponentCheck "component.check";
     }
 }
 
@@ -183,6 +184,19 @@ bodies! {
     ComponentStat {
         /// Which.
         digest: Digest,
+    }
+
+    /// Asks whether a spawn of a component would be taken, as far as that can
+    /// be told before anything runs. Whether there is room is no part of it.
+    ComponentCheck {
+        /// Which.
+        digest: Digest,
+        /// The grants that its spec would ask for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grants: Option<Grants>,
+        /// The limits that its spec would ask for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limits: Option<LimitsAsk>,
     }
 
     /// Lists components by digest.

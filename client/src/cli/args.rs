@@ -64,6 +64,8 @@ pub(super) enum Command {
     Stdin(StdinArgs),
     /// Bring a component to a host and print its digest
     Push(PushArgs),
+    /// Tell what a component imports and needs, and whether it would run; runs nothing
+    Check(CheckArgs),
     /// List a host's components
     Components,
     /// Delete ended agents or components
@@ -326,6 +328,24 @@ pub(super) struct StdinArgs {
 pub(super) struct PushArgs {
     /// The component
     pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// As if it were granted this directory
+    #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = spec::parse_dir)]
+    pub(super) dir: Vec<DirGrant>,
+    /// As if it were granted a private writable directory at /
+    #[arg(long)]
+    pub(super) scratch: bool,
+    /// As if it had this much memory, such as 128MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(super) memory: Option<u64>,
+    /// As if this limit were set, such as instances=100
+    #[arg(long, value_name = "NAME=VALUE", value_parser = spec::parse_limit)]
+    pub(super) limit: Vec<(String, u64)>,
+    /// The component's file, which is brought to the host, or its digest there
+    pub(super) file: String,
 }
 
 #[derive(Debug, Args)]

@@ -57,7 +57,7 @@ pub(super) fn of_error(error: &ClientError) -> u8 {
 }
 
 /// Whether it is the component that cannot run, whoever asked.
-fn is_of_component(refusal: &WireError) -> bool {
+pub(super) fn is_of_component(refusal: &WireError) -> bool {
     match refusal.code {
         ErrorCode::InvalidComponent
         | ErrorCode::UnsupportedWorld

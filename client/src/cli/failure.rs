@@ -122,7 +122,7 @@ impl From<io::Error> for Failure {
 }
 
 /// What a host's messages don't say themselves, since they know of no flags.
-fn advice(code: ErrorCode) -> Option<&'static str> {
+pub(super) fn advice(code: ErrorCode) -> Option<&'static str> {
     match code {
         ErrorCode::NotFound => Some("`skep ps -a` and `skep components` list what there is"),
         ErrorCode::InvalidComponent => {

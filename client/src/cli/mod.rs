@@ -12,7 +12,9 @@ use tokio::runtime::Builder;
 mod agent;
 mod args;
 mod build;
+mod check;
 mod components;
+mod embedded;
 mod ending;
 mod exit;
 mod failure;
@@ -116,6 +118,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Wait(args) => alone(wait::wait(context, &args)),
         Command::Stdin(args) => alone(stdin::stdin(context, &args)),
         Command::Push(args) => alone(components::push(context, &args)),
+        Command::Check(args) => parallel(check::check(context, args)),
         Command::Components => alone(components::list(context)),
         Command::Rm(args) => alone(components::remove(context, &args)),
         Command::Health => alone(host::health(context)),

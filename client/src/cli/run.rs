@@ -7,10 +7,9 @@ use skep_client::protocol::AgentId;
 use skep_client::protocol::event::ProgressEvent;
 use skep_client::protocol::spec::Stdin;
 use skep_client::{Client, FollowOptions, WatchEvent};
-use skep_host::config::Config;
-use skep_host::{Endpoints, Host, Purpose};
 
 use super::args::RunArgs;
+use super::embedded::Embedded;
 use super::failure::Failure;
 use super::progress::ProgressLine;
 use super::signals::Signals;
@@ -23,28 +22,6 @@ const LAST_WORD: Duration = Duration::from_secs(30);
 
 /// How long a kill may take when this command fails.
 const LAST_BLOW: Duration = Duration::from_secs(1);
-
-/// A host in this process, with what it leaves behind.
-struct Embedded {
-    host: Host,
-    config: Config,
-}
-
-impl Embedded {
-    fn start() -> Result<(Self, Client), Failure> {
-        let config = Config::embedded();
-        let (wire, connection) = skep_transport::local();
-        let host = Host::start(&config, wire, Endpoints::default(), Purpose::RunOne)
-            .map_err(|error| Failure::of_skep(format!("the host does not start: {error}")))?;
-        Ok((Self { host, config }, Client::over(connection)))
-    }
-
-    async fn end(self) {
-        self.host.shutdown().await;
-        // It may never have been made.
-        let _ = std::fs::remove_dir_all(&self.config.state_dir);
-    }
-}
 
 pub(super) async fn run(context: &Context, args: RunArgs) -> Outcome {
     logging::quiet()?;

@@ -124,7 +124,7 @@ fn limits(args: &SpecArgs) -> Result<LimitsAsk, Failure> {
     Ok(ask)
 }
 
-fn named_limits(limits: &[(String, u64)]) -> Result<LimitsAsk, String> {
+pub(super) fn named_limits(limits: &[(String, u64)]) -> Result<LimitsAsk, String> {
     let map = limits
         .iter()
         .map(|(name, value)| (name.clone(), (*value).into()));

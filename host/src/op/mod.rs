@@ -2,6 +2,7 @@
 //! nothing of envelopes and replies; [`dispatch`](crate::dispatch) does.
 
 pub mod agents;
+pub mod check;
 pub mod component;
 pub mod control;
 pub mod host;

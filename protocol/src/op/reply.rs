@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::event::LogRecord;
-use crate::{AgentId, AgentInfo, Digest, Limits, RunnerKind};
+use crate::{AgentId, AgentInfo, Digest, Limits, RunnerKind, WireError};
 
 macro_rules! replies {
     ($(
@@ -105,6 +105,34 @@ replies! {
         missing: Vec<String>,
     }
 
+    /// Whether a component can run, and what it takes.
+    CheckReply {
+        /// `component` or `core-module`.
+        kind: String,
+        /// What it imports: at most 1,000, and first what it lacks.
+        imports: Vec<ImportInfo>,
+        /// Whether a spawn would be taken.
+        runnable: bool,
+        /// What it takes to start it.
+        needs: ComponentNeeds,
+        /// What the spawn would be refused with. Its fields are those of
+        /// `agent.spawn`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refusal: Option<WireError>,
+    }
+
+    /// What a component imports.
+    ImportInfo {
+        /// Its full name; of an interface that lacks a function, with `#` and
+        /// the function.
+        name: String,
+        /// Whether it gets it.
+        status: ImportStatus,
+        /// The grant that it lacks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grant: Option<String>,
+    }
+
     /// One of many components.
     ComponentSummary {
         /// Its digest.
@@ -177,6 +205,31 @@ replies! {
         /// it is in the history, what comes is published.
         next_seq: u64,
     }
+}
+
+/// Whether a component gets what it imports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportStatus {
+    /// This host provides it.
+    Provided,
+    /// This host provides it to those who are granted it. No import of this
+    /// build needs a grant: files and sockets are there for everyone, and what
+    /// was not granted is refused to the guest, call by call.
+    NeedsGrant,
+    /// Nothing provides it.
+    Unknown,
+}
+
+/// What starting a component takes: the least that its limits must allow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentNeeds {
+    /// Bytes of its memories and tables as they are made.
+    pub memory_bytes: u64,
+    /// Instances; or memories or tables, if those are more.
+    pub instances: u64,
+    /// Tables.
+    pub tables: u64,
 }
 
 /// A range of log records, both ends included.

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use skep_protocol::op::{
     AgentCounts, AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPage, AgentReply,
-    AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, ComponentInfo, ComponentList,
-    ComponentPage, ComponentPut, ComponentRemove, ComponentStat, ComponentSummary, Done, Health,
-    HostHealth, HostHello, HostInfo, HostStats, OutputReply, PutReply, SeqRange, Stats, StdinReply,
-    SubscribeReply, TransportCounts, WaitReply,
+    AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, CheckReply, ComponentCheck,
+    ComponentInfo, ComponentList, ComponentNeeds, ComponentPage, ComponentPut, ComponentRemove,
+    ComponentStat, ComponentSummary, Done, Health, HostHealth, HostHello, HostInfo, HostStats,
+    ImportInfo, ImportStatus, OutputReply, PutReply, SeqRange, Stats, StdinReply, SubscribeReply,
+    TransportCounts, WaitReply,
 };
-use skep_protocol::{AgentInfo, AgentState, Limits, Outcome, RunnerKind};
+use skep_protocol::{AgentInfo, AgentState, ErrorCode, Limits, Outcome, RunnerKind, WireError};
 
 use super::parts::{agent, digest, exited, line, piece, queued, running, starting};
 use super::{Sample, reply};
@@ -105,6 +106,40 @@ fn components() -> Vec<Sample> {
         ],
         missing: vec!["acme:db/query@1.0.0".to_owned()],
     };
+    let import = |name: &str, status, grant: Option<&str>| ImportInfo {
+        name: name.to_owned(),
+        status,
+        grant: grant.map(str::to_owned),
+    };
+    let stdout = import("wasi:cli/stdout@0.2.0", ImportStatus::Provided, None);
+    let runs = CheckReply {
+        kind: "component".to_owned(),
+        imports: vec![stdout.clone()],
+        runnable: true,
+        needs: ComponentNeeds {
+            memory_bytes: 1_114_112,
+            instances: 3,
+            tables: 2,
+        },
+        refusal: None,
+    };
+    let lacks = CheckReply {
+        imports: vec![
+            import("acme:db/query@1.0.0", ImportStatus::Unknown, None),
+            import(
+                "wasi:http/types@0.2.0",
+                ImportStatus::NeedsGrant,
+                Some("http"),
+            ),
+            stdout,
+        ],
+        runnable: false,
+        refusal: Some(WireError::new(
+            ErrorCode::MissingImport,
+            "it imports acme:db/query@1.0.0, which this host does not provide",
+        )),
+        ..runs.clone()
+    };
     let components = vec![ComponentSummary {
         digest,
         size: 70_000,
@@ -119,6 +154,8 @@ fn components() -> Vec<Sample> {
             },
         ),
         reply::<ComponentStat>("", info),
+        reply::<ComponentCheck>("", runs),
+        reply::<ComponentCheck>("-refused", lacks),
         reply::<ComponentList>(
             "",
             ComponentPage {

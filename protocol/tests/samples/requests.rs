@@ -5,8 +5,9 @@ use skep_protocol::AgentState;
 use skep_protocol::event::Stream;
 use skep_protocol::op::{
     AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPause, AgentRefuel, AgentResume,
-    AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, ComponentList, ComponentPut,
-    ComponentRemove, ComponentStat, HostHealth, HostHello, HostStats, Request, WhenFull,
+    AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, ComponentCheck, ComponentList,
+    ComponentPut, ComponentRemove, ComponentStat, HostHealth, HostHello, HostStats, Request,
+    WhenFull,
 };
 
 use super::parts::{agent, digest, full_spec, minimal_spec, native_spec, texts};
@@ -60,6 +61,16 @@ pub(super) fn all() -> Vec<Sample> {
         offset: 65_536,
         data: ByteBuf::from(vec![0, 0xff]),
     };
+    let check = ComponentCheck {
+        digest,
+        grants: None,
+        limits: None,
+    };
+    let full_check = ComponentCheck {
+        digest,
+        grants: Some(full_spec().grants),
+        limits: Some(full_spec().limits),
+    };
     let page = ComponentList {
         limit: Some(100),
         after: Some(digest),
@@ -70,6 +81,8 @@ pub(super) fn all() -> Vec<Sample> {
         request("", HostStats {}, Request::HostStats),
         request("", put, Request::ComponentPut),
         request("", ComponentStat { digest }, Request::ComponentStat),
+        request("", check, Request::ComponentCheck),
+        request("-full", full_check, Request::ComponentCheck),
         request("", page, Request::ComponentList),
         request("", ComponentRemove { digest }, Request::ComponentRemove),
         spawn("", minimal_spec(), None),

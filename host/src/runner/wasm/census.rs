@@ -37,6 +37,16 @@ pub struct Needs {
     pub(super) tables_per_module: u64,
 }
 
+impl Needs {
+    /// The least that the limit `instances` must be: each memory and table
+    /// costs address space, however small it is, so that of either there may be
+    /// as many as instances.
+    #[must_use]
+    pub fn least_instances(&self) -> u64 {
+        self.instances.max(self.memories).max(self.tables)
+    }
+}
+
 /// One core module.
 #[derive(Debug, Default)]
 pub(super) struct Module {

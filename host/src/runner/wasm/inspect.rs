@@ -43,9 +43,7 @@ impl Facts {
             return Err(Refusal::missing(self.missing.clone()));
         }
         let needs = &self.needs;
-        // Each memory and table costs address space, however small it is: of
-        // either there may be as many as instances.
-        let instances = needs.instances.max(needs.memories).max(needs.tables);
+        let instances = needs.least_instances();
         if instances > limits.instances {
             return Err(Refusal::too_small(
                 LimitName::Instances,

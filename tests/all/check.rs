@@ -1,0 +1,380 @@
+//! What is told of a component before anything of it runs: the same as a spawn
+//! would say.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use skep_client::protocol::op::{CheckReply, ComponentCheck, ImportStatus};
+use skep_client::protocol::spec::{ComponentRef, DirGrant, DirMode, Grants};
+use skep_client::protocol::{AgentName, AgentSpec, AgentState, Digest, LimitsAsk};
+use skep_client::{Client, ClientError};
+use skep_protocol::{ErrorCode, WireError};
+use skep_tests::{TestHost, guest};
+
+use crate::command::{prebuilt, skep};
+use crate::{refusal, refused};
+
+/// A component with these imports, whose `run` comes from a module with more in
+/// it.
+fn component(imports: &str, module: &str) -> Vec<u8> {
+    wat::parse_str(format!(
+        r#"(component {imports}
+            (core module $m (func (export "run") (result i32) (i32.const 0)) {module})
+            (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#
+    ))
+    .unwrap()
+}
+
+const NOBODYS: &str = r#"(import "nobody:knows/this@1.2.3" (instance (export "f" (func))))"#;
+const NO_SUCH_FUNCTION: &str =
+    r#"(import "wasi:cli/stdout@0.2.0" (instance (export "get-stdin" (func))))"#;
+const SOCKETS: &str = r#"(import "wasi:sockets/network@0.2.0" (instance $network
+        (export "network" (type (sub resource)))))
+    (alias export $network "network" (type $n))
+    (import "wasi:sockets/instance-network@0.2.0" (instance
+        (alias outer 1 $n (type $outer))
+        (export "network" (type $own (eq $outer)))
+        (export "instance-network" (func (result (own $own))))))"#;
+const FILES: &str = r#"(import "wasi:filesystem/types@0.2.0" (instance $types
+        (export "descriptor" (type (sub resource)))))
+    (alias export $types "descriptor" (type $d))
+    (import "wasi:filesystem/preopens@0.2.0" (instance
+        (alias outer 1 $d (type $outer))
+        (export "descriptor" (type $own (eq $outer)))
+        (export "get-directories" (func (result (list (tuple (own $own) string)))))))"#;
+const HTTP: &str =
+    r#"(import "wasi:http/types@0.2.0" (instance (export "fields" (type (sub resource)))))"#;
+const WORLD_0_3: &str = r#"(import "wasi:cli/stdout@0.3.0" (instance))"#;
+
+/// A core module of WASI 0.1.
+fn core_module(import: &str) -> Vec<u8> {
+    let module = format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "{import}" (func (param i32)))
+            (memory (export "memory") 1)
+            (func (export "_start")))"#
+    );
+    wat::parse_str(module).unwrap()
+}
+
+fn checked(digest: Digest) -> ComponentCheck {
+    ComponentCheck {
+        digest,
+        grants: None,
+        limits: None,
+    }
+}
+
+fn spec_of(asked: &ComponentCheck) -> AgentSpec {
+    AgentSpec {
+        component: Some(ComponentRef::Digest(asked.digest)),
+        grants: asked.grants.clone().unwrap_or_default(),
+        limits: asked.limits.unwrap_or_default(),
+        ..AgentSpec::named(AgentName::from_lossy("checked"))
+    }
+}
+
+/// Checks, spawns, and says both verdicts, which must be the same.
+async fn verdict(client: &Client, asked: ComponentCheck) -> CheckReply {
+    let reply = client.check_component(&asked).await.unwrap();
+    let spawned: Option<WireError> = match client.spawn(spec_of(&asked), None).await {
+        Ok(_) => None,
+        Err(ClientError::Refused(refusal)) => Some(*refusal),
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(reply.refusal, spawned, "{asked:?}");
+    assert_eq!(reply.runnable, spawned.is_none());
+    reply
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_says_what_a_spawn_says() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let runs = None;
+    let missing = Some(ErrorCode::MissingImport);
+    let small = Some(ErrorCode::LimitTooSmall);
+    for (what, bytes, kind, expected) in [
+        ("hello", guest("hello"), "component", runs),
+        ("probe", guest("probe"), "component", runs),
+        ("echo", guest("echo"), "component", runs),
+        ("log-errors", guest("log-errors"), "component", runs),
+        ("nothing imported", component("", ""), "component", runs),
+        ("sockets", component(SOCKETS, ""), "component", runs),
+        ("files", component(FILES, ""), "component", runs),
+        ("http", component(HTTP, ""), "component", missing),
+        ("nobody's", component(NOBODYS, ""), "component", missing),
+        (
+            "no such function",
+            component(NO_SUCH_FUNCTION, ""),
+            "component",
+            missing,
+        ),
+        ("64 MiB", component("", "(memory 1024)"), "component", runs),
+        (
+            "a page more",
+            component("", "(memory 1025)"),
+            "component",
+            small,
+        ),
+        (
+            "65 memories",
+            component("", &"(memory 0)".repeat(65)),
+            "component",
+            small,
+        ),
+        (
+            "a core module",
+            core_module("proc_exit"),
+            "core-module",
+            runs,
+        ),
+    ] {
+        let digest = client.upload(&bytes).await.unwrap();
+        let reply = verdict(&client, checked(digest)).await;
+        assert_eq!(reply.kind, kind, "{what}");
+        let code = reply.refusal.map(|refusal| refusal.code);
+        assert_eq!(code, expected, "{what}");
+    }
+    // What is not even taken is told when it is brought.
+    for (what, bytes, code) in [
+        (
+            "WASI 0.3",
+            component(WORLD_0_3, ""),
+            ErrorCode::UnsupportedWorld,
+        ),
+        (
+            "no such call",
+            core_module("no_such_call"),
+            ErrorCode::MissingImport,
+        ),
+        (
+            "a text",
+            b"(component)".to_vec(),
+            ErrorCode::InvalidComponent,
+        ),
+        (
+            "threads",
+            component("", "(memory 1 1 shared)"),
+            ErrorCode::UnsupportedFeature,
+        ),
+    ] {
+        let digest = Digest::of(&bytes);
+        let refusal = refusal(client.upload(&bytes).await);
+        assert_eq!(refusal.code, code, "{what}: {refusal}");
+        refused(
+            client.check_component(&checked(digest)).await,
+            ErrorCode::NotFound,
+        );
+    }
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grants_and_limits_are_judged_as_in_a_spec() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let digest = client.upload(&guest("hello")).await.unwrap();
+    let dir = |host: &str| Grants {
+        dirs: vec![DirGrant {
+            host: host.to_owned(),
+            guest: "/d".to_owned(),
+            mode: DirMode::Ro,
+        }],
+        ..Grants::default()
+    };
+    let granted = |grants| ComponentCheck {
+        grants: Some(grants),
+        ..checked(digest)
+    };
+    let limited = |limits| ComponentCheck {
+        limits: Some(limits),
+        ..checked(digest)
+    };
+    let none = LimitsAsk::default;
+    let needs = client
+        .check_component(&checked(digest))
+        .await
+        .unwrap()
+        .needs;
+    let ceiling = client.hello().await.unwrap().ceilings.memory_bytes;
+    for (asked, expected) in [
+        (granted(dir(host.dir().to_str().unwrap())), None),
+        (granted(dir("/nowhere")), Some(ErrorCode::Denied)),
+        (
+            granted(Grants {
+                http: vec!["https://example.com".to_owned()],
+                ..Grants::default()
+            }),
+            Some(ErrorCode::UnsupportedFeature),
+        ),
+        (
+            granted(Grants {
+                scratch: true,
+                ..Grants::default()
+            }),
+            None,
+        ),
+        // Exactly what it needs is enough, and one less is not.
+        (
+            limited(LimitsAsk {
+                memory_bytes: Some(needs.memory_bytes),
+                instances: Some(needs.instances),
+                ..none()
+            }),
+            None,
+        ),
+        (
+            limited(LimitsAsk {
+                memory_bytes: Some(needs.memory_bytes - 1),
+                ..none()
+            }),
+            Some(ErrorCode::LimitTooSmall),
+        ),
+        (
+            limited(LimitsAsk {
+                instances: Some(needs.instances - 1),
+                ..none()
+            }),
+            Some(ErrorCode::LimitTooSmall),
+        ),
+        (
+            limited(LimitsAsk {
+                component_bytes: Some(1),
+                ..none()
+            }),
+            Some(ErrorCode::TooLarge),
+        ),
+        (
+            limited(LimitsAsk {
+                memory_bytes: Some(ceiling + 1),
+                ..none()
+            }),
+            Some(ErrorCode::LimitExceedsCeiling),
+        ),
+    ] {
+        let reply = verdict(&client, asked.clone()).await;
+        let code = reply.refusal.map(|refusal| refusal.code);
+        assert_eq!(code, expected, "{asked:?}");
+    }
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_import_is_named_with_what_provides_it() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let imports = format!("{NOBODYS} {NO_SUCH_FUNCTION} {FILES}");
+    let module = "(table 10 funcref) (memory 2)";
+    let digest = client.upload(&component(&imports, module)).await.unwrap();
+    let reply = client.check_component(&checked(digest)).await.unwrap();
+    let statuses: BTreeMap<_, _> = (reply.imports.iter())
+        .map(|import| (import.name.as_str(), import.status))
+        .collect();
+    let expected = BTreeMap::from([
+        ("nobody:knows/this@1.2.3", ImportStatus::Unknown),
+        ("wasi:cli/stdout@0.2.0#get-stdin", ImportStatus::Unknown),
+        ("wasi:filesystem/types@0.2.0", ImportStatus::Provided),
+        ("wasi:filesystem/preopens@0.2.0", ImportStatus::Provided),
+    ]);
+    assert_eq!(statuses, expected);
+    let needs = reply.needs;
+    assert_eq!((needs.instances, needs.tables), (1, 1));
+    assert_eq!(needs.memory_bytes, 2 * 65_536 + 10 * 8);
+    // Nothing ran, and nothing waits.
+    assert_eq!(client.stats().await.unwrap().spawns, 0);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_host_checks_all_the_same() {
+    let host = TestHost::with(|config| config.capacity.max_agents = 1).await;
+    let client = host.client().await;
+    let runs = host.spawn(skep_tests::probe(&["sleep", "600000"])).await;
+    let digest = runs.spec.component.unwrap();
+    let reply = client.check_component(&checked(digest)).await.unwrap();
+    assert!(reply.runnable);
+    assert_eq!(
+        client
+            .spawn(spec_of(&checked(digest)), None)
+            .await
+            .unwrap()
+            .state,
+        AgentState::Queued
+    );
+    host.end().await;
+}
+
+#[tokio::test]
+async fn the_command_tells_what_is_missing_and_exits_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let hello = skep(&["check", &prebuilt("hello")]).await;
+    assert_eq!((hello.code, hello.stderr.as_str()), (Some(0), ""));
+    assert!(hello.stdout.starts_with("IMPORT"), "{}", hello.stdout);
+    assert!(hello.stdout.ends_with("it runs here\n"), "{}", hello.stdout);
+    assert!(
+        hello
+            .stdout
+            .contains("finds what --dir and --scratch grant")
+    );
+
+    let lacks = file("lacks.wasm", &component(NOBODYS, ""));
+    let ran = skep(&["check", &lacks]).await;
+    assert_eq!(ran.code, Some(126), "{}", ran.stderr);
+    for told in [
+        "nobody:knows/this@1.2.3",
+        "unknown",
+        "does not run here",
+        "(missing_import)",
+    ] {
+        assert!(ran.stdout.contains(told), "{told}: {}", ran.stdout);
+    }
+    let ran = skep(&["--json", "check", &lacks]).await;
+    let reply: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &reply["runnable"]), (Some(126), &json!(false)));
+    assert_eq!(reply["imports"][0]["status"], "unknown");
+
+    for (name, bytes, code) in [
+        ("text", b"(component)".to_vec(), "invalid_component"),
+        ("call", core_module("no_such_call"), "missing_import"),
+        ("world", component(WORLD_0_3, ""), "unsupported_world"),
+    ] {
+        let path = file(name, &bytes);
+        let ran = skep(&["check", &path]).await;
+        assert_eq!(ran.code, Some(126), "{name}: {}", ran.stderr);
+        assert!(ran.stdout.contains(&format!("({code})")), "{}", ran.stdout);
+        let ran = skep(&["--json", "check", &path]).await;
+        let reply: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(reply["refusal"]["code"], code, "{name}");
+    }
+    let small = skep(&["check", "--limit", "instances=1", &prebuilt("hello")]).await;
+    assert_eq!(small.code, Some(126));
+    assert!(
+        small.stdout.contains("(limit_too_small)"),
+        "{}",
+        small.stdout
+    );
+    let nothing = skep(&["check", "/no/such/file.wasm"]).await;
+    assert_eq!(nothing.code, Some(127), "{}", nothing.stderr);
+
+    // The same on a host, by file and by digest.
+    let host = TestHost::start().await;
+    let at = host.control().to_string();
+    let ran = skep(&["--host", &at, "check", &prebuilt("hello")]).await;
+    assert_eq!((ran.code, ran.stdout), (Some(0), hello.stdout));
+    let digest = Digest::of(&guest("hello")).to_string();
+    let ran = skep(&["--host", &at, "check", &digest]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let unknown = Digest::of(b"").to_string();
+    let ran = skep(&["--host", &at, "check", &unknown]).await;
+    assert_eq!(ran.code, Some(125), "{}", ran.stderr);
+    host.end().await;
+}
