@@ -42,7 +42,8 @@ pub struct AgentFilter {
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
 impl Client {
-    /// Starts an agent.
+    /// Starts an agent. Where the host is full it waits for its turn and comes
+    /// back `queued`, unless `when_full` says otherwise.
     ///
     /// # Errors
     /// Refused for many reasons: see PROTOCOL.md.

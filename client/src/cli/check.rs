@@ -83,9 +83,10 @@ fn tell(context: &Context, reply: &CheckReply) -> Outcome {
         let needs = &reply.needs;
         tell_imports(&reply.imports)?;
         print::line(&format!(
-            "a {}; to start it needs {} of memory, {} instances and {} tables",
+            "a {}; to start it needs {} of memory ({} bytes), {} instances and {} tables",
             text::clean(&reply.kind),
             text::size(needs.memory_bytes),
+            text::count(needs.memory_bytes),
             text::count(needs.instances),
             text::count(needs.tables),
         ))?;

@@ -128,6 +128,7 @@ pub(super) fn advice(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::InvalidComponent => {
             Some("give a component or a WASI core module; `skep build` makes them")
         }
+        ErrorCode::LimitTooSmall => Some("give it more with --memory or --limit"),
         ErrorCode::Capacity => Some("wait until an agent ends, or stop one"),
         ErrorCode::ShuttingDown => Some("wait until the host is up again"),
         _ => None,

@@ -15,19 +15,26 @@ use crate::core::Core;
 use crate::runner::wasm::describe;
 
 /// Takes bytes into the store, once it is clear what they are. Hashing and
-/// reading them takes milliseconds a megabyte, so it is done aside.
+/// reading them takes milliseconds a megabyte, so it is done aside; what is
+/// there already is not read again, however often it comes with a spawn.
 pub(super) async fn admit(
     core: &Core,
     bytes: Bytes,
     expected: Option<Digest>,
 ) -> Result<Arc<Component>, Error> {
+    let hashed = bytes.clone();
+    let digest = tokio::task::spawn_blocking(move || Digest::of(&hashed))
+        .await
+        .map_err(|_| Error::Internal("the digest of a component cannot be computed"))?;
+    if let Some(expected) = expected.filter(|expected| *expected != digest) {
+        return Err(Error::Store(StoreError::DigestMismatch(expected)));
+    }
+    if let Some(known) = core.components.get(&digest) {
+        return Ok(known);
+    }
     let check = move || {
-        let digest = Digest::of(&bytes);
-        if let Some(expected) = expected.filter(|expected| *expected != digest) {
-            return Err(Error::Store(StoreError::DigestMismatch(expected)));
-        }
         let facts = describe(&bytes)?;
-        Ok(Component {
+        Ok::<_, Error>(Component {
             digest,
             bytes,
             facts,
