@@ -20,6 +20,7 @@ const SPAWNS: usize = 1_000;
 const LINES: u64 = 200_000;
 
 fn main() -> Result<()> {
+    skep_host::helper::serve_if_asked();
     tokio::runtime::Runtime::new()?.block_on(measure())
 }
 

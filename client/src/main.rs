@@ -6,19 +6,11 @@
 
 use std::process::ExitCode;
 
-use skep_host::runner::native::SHIM_ARG;
-use skep_host::runner::native::shim::shim_main;
-
 mod build;
 mod cli;
 
 fn main() -> ExitCode {
-    // Before anything else: a shim must have one thread and nothing open.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|arg| arg == SHIM_ARG)
-    {
-        shim_main();
-    }
+    // Before anything else: a helper must have one thread and nothing open.
+    skep_host::helper::serve_if_asked();
     cli::main()
 }

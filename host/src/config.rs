@@ -3,20 +3,23 @@
 //! and without holes. What this build does not do is refused, not passed over.
 //!
 //! Nothing here reads files or the environment, but for the defaults that are
-//! the machine's own: where state is kept, and what the machine is called.
+//! the machine's own: where state and the cache are kept, which binary runs, and
+//! what the machine is called.
 
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use skep_protocol::{AgentName, LimitName, Limits};
 use skep_transport::Endpoint;
 
 mod machine;
+mod places;
 mod raw;
 pub mod units;
 
+pub use places::cache_dir;
 pub use raw::{
     RawCapacity, RawConfig, RawDuration, RawGrants, RawLimits, RawLog, RawNative, RawServer,
     RawSize,
@@ -57,6 +60,12 @@ pub struct Config {
     pub events: Option<Endpoint>,
     /// Where the host keeps what survives it.
     pub state_dir: PathBuf,
+    /// Where compiled components are kept, if they are.
+    pub cache_dir: Option<PathBuf>,
+    /// The binary that compiles components and confines native programs:
+    /// `skep`, or one whose `main` begins with [`crate::helper::serve_if_asked`].
+    /// By default the running one, if it does; without any, no host starts.
+    pub helper: Option<PathBuf>,
     /// How much the host holds.
     pub capacity: Capacity,
     /// The limits of a spec that asks for none.
@@ -93,6 +102,16 @@ pub struct Capacity {
     pub history_bytes: u64,
     /// Bytes of components that were put.
     pub components_bytes: u64,
+    /// Components that are checked, and that are compiled, at a time; half as
+    /// many more that take longer than a second.
+    pub compile_workers: usize,
+    /// Processor time that checking or compiling a component may take, and twice
+    /// that by the clock.
+    pub compile_time: Duration,
+    /// Memory that checking or compiling a component may take.
+    pub compile_memory_bytes: u64,
+    /// Bytes of compiled components on disk.
+    pub cache_bytes: u64,
 }
 
 impl Default for Capacity {
@@ -105,6 +124,10 @@ impl Default for Capacity {
             max_ended: 10_000,
             history_bytes: GIB,
             components_bytes: GIB,
+            compile_workers: std::thread::available_parallelism().map_or(1, usize::from),
+            compile_time: Duration::from_secs(15),
+            compile_memory_bytes: GIB,
+            cache_bytes: 4 * GIB,
         }
     }
 }
@@ -120,9 +143,6 @@ impl Capacity {
 /// How native agents run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Native {
-    /// The binary that is run with `__native-shim` to confine itself and become
-    /// the program: `skep`.
-    pub shim: PathBuf,
     /// The programs that may be run; none means any.
     pub programs: Vec<PathBuf>,
 }
@@ -177,7 +197,8 @@ impl ConfigError {
 
 impl Config {
     /// The configuration of a host inside the process of the person whom it
-    /// serves: no sockets, no state that stays, any directory, any program.
+    /// serves: no sockets, no state that stays but the cache of compiled
+    /// components, any directory, any program.
     ///
     /// The state directory does not exist yet and is the caller's to remove.
     #[must_use]
@@ -189,6 +210,8 @@ impl Config {
             control: Endpoint::loopback(0),
             events: None,
             state_dir: std::env::temp_dir().join(format!("skep-{unique}")),
+            cache_dir: places::own_cache_dir(),
+            helper: crate::helper::own_binary(),
             capacity: Capacity {
                 max_agents: 16,
                 max_queued: 16,
@@ -204,7 +227,6 @@ impl Config {
             ceilings: CEILINGS,
             dir_roots: vec![PathBuf::from("/")],
             native: Some(Native {
-                shim: own_binary(),
                 programs: Vec::new(),
             }),
             grace: DEFAULT_GRACE,
@@ -241,7 +263,9 @@ impl TryFrom<RawConfig> for Config {
             server_id: server_id(raw.server.id)?,
             control: control(raw.server.control)?,
             events: events(raw.server.events)?,
-            state_dir: state_dir(raw.server.state_dir)?,
+            state_dir: places::state_dir(raw.server.state_dir)?,
+            cache_dir: cache_dir(raw.server.cache_dir)?,
+            helper: places::helper(raw.server.helper)?,
             capacity,
             defaults,
             ceilings,
@@ -302,30 +326,6 @@ fn endpoint(key: &str, text: &str) -> Result<Endpoint, ConfigError> {
     Ok(endpoint)
 }
 
-fn state_dir(dir: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
-    const KEY: &str = "server.state_dir";
-    if let Some(dir) = dir {
-        if dir.as_os_str().is_empty() {
-            return Err(ConfigError::new(KEY, "is empty: name a directory"));
-        }
-        return std::path::absolute(&dir).map_err(|error| ConfigError::new(KEY, error));
-    }
-    let absolute = |name: &str| {
-        let path = PathBuf::from(std::env::var_os(name)?);
-        path.is_absolute().then_some(path)
-    };
-    let parent = absolute("XDG_STATE_HOME")
-        .or_else(|| Some(std::env::home_dir()?.join(".local/state")))
-        .filter(|parent| parent.is_absolute());
-    match parent {
-        Some(parent) => Ok(parent.join("skep")),
-        None => Err(ConfigError::new(
-            KEY,
-            "there is neither XDG_STATE_HOME nor a home directory: name a directory",
-        )),
-    }
-}
-
 fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
     let count = |key: &str, value: Option<u64>, default: usize| match value {
         None => Ok(default),
@@ -357,7 +357,34 @@ fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
             raw.components_bytes,
             default.components_bytes,
         )?,
+        compile_workers: count(
+            "compile_workers",
+            raw.compile_workers,
+            default.compile_workers,
+        )?,
+        compile_time: match raw.compile_ms {
+            None => default.compile_time,
+            Some(ms) => Duration::from_millis(positive("capacity.compile_ms", ms)?),
+        },
+        compile_memory_bytes: compile_memory_bytes(
+            raw.compile_memory_bytes,
+            default.compile_memory_bytes,
+        )?,
+        cache_bytes: bytes("cache_bytes", raw.cache_bytes, default.cache_bytes)?,
     })
+}
+
+fn compile_memory_bytes(asked: Option<RawSize>, default: u64) -> Result<u64, ConfigError> {
+    // Less, and not even the smallest component can be compiled.
+    const LEAST: u64 = 64 * MIB;
+    match asked {
+        None => Ok(default),
+        Some(RawSize(bytes)) if bytes < LEAST => Err(ConfigError::new(
+            "capacity.compile_memory_bytes",
+            format!("must be at least {LEAST}"),
+        )),
+        Some(RawSize(bytes)) => positive("capacity.compile_memory_bytes", bytes),
+    }
 }
 
 fn positive(key: &str, value: u64) -> Result<u64, ConfigError> {
@@ -459,18 +486,8 @@ fn native(raw: RawNative) -> Result<Option<Native>, ConfigError> {
         let problem = format!("`{}` is not an absolute path", program.display());
         return Err(ConfigError::new("native.programs", problem));
     }
-    let shim = raw.shim.unwrap_or_else(own_binary);
-    if !shim.is_absolute() {
-        let problem = format!("`{}` is not an absolute path", shim.display());
-        return Err(ConfigError::new("native.shim", problem));
-    }
     let enabled = raw.enabled.unwrap_or(false);
-    Ok(enabled.then_some(Native { shim, programs }))
-}
-
-/// This process's binary, also after another was installed in its place.
-fn own_binary() -> PathBuf {
-    Path::new("/proc/self/exe").to_owned()
+    Ok(enabled.then_some(Native { programs }))
 }
 
 fn log(raw: RawLog) -> Result<Log, ConfigError> {

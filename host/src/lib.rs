@@ -23,6 +23,7 @@ pub mod components;
 pub mod config;
 pub mod core;
 pub mod dispatch;
+pub mod helper;
 pub mod log;
 pub mod op;
 pub mod registry;
@@ -58,6 +59,19 @@ pub enum StartError {
     /// The engine could not be set up with this configuration.
     #[error("the wasm engine did not start: {0}")]
     Engine(String),
+    /// There is no binary that checks and compiles components.
+    #[error(
+        "no helper is configured: begin `main` with `skep_host::helper::serve_if_asked()`, so that \
+         this program can be its own, or name the binary `skep` (server.helper)"
+    )]
+    NoHelper,
+    /// This process was started as a helper of another host, and its `main`
+    /// starts a host instead. Without this it would go on for ever.
+    #[error(
+        "this process was started as the helper of a host: `main` must begin with \
+         `skep_host::helper::serve_if_asked()`"
+    )]
+    IsHelper,
 }
 
 /// How a host is used.
@@ -88,12 +102,21 @@ impl Host {
         endpoints: Endpoints,
         purpose: Purpose,
     ) -> Result<Self, StartError> {
+        if helper::asked().is_some() {
+            return Err(StartError::IsHelper);
+        }
+        let helper = config.helper.as_ref().ok_or(StartError::NoHelper)?;
         let capacity = &config.capacity;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let wasm = WasmRunner::new(WasmConfig {
             max_agents: capacity.max_agents,
             memory_bytes: capacity.memory_bytes,
-            compile_workers: cores,
+            helper: helper.clone(),
+            compile_workers: capacity.compile_workers,
+            compile_time: capacity.compile_time,
+            compile_memory_bytes: capacity.compile_memory_bytes,
+            cache_dir: config.cache_dir.clone(),
+            cache_bytes: capacity.cache_bytes,
             cached_components: CACHED_COMPONENTS,
             pooling: purpose == Purpose::Serve,
             guest_threads: cores,
@@ -102,7 +125,7 @@ impl Host {
         .map_err(|error| StartError::Engine(format!("{error:#}")))?;
         let native = config.native.as_ref().map(|native| {
             Arc::new(NativeRunner::new(NativeConfig {
-                shim: native.shim.clone(),
+                shim: helper.clone(),
                 programs: native.programs.clone(),
             }))
         });
@@ -115,6 +138,7 @@ impl Host {
                 defaults: config.defaults,
                 ceilings: config.ceilings,
                 dir_roots: config.dir_roots.clone(),
+                cache_dir: config.cache_dir.clone(),
             },
             scratch_root: config.state_dir.join("scratch"),
             grace: config.grace,

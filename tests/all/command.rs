@@ -26,11 +26,16 @@ pub(crate) fn prebuilt(name: &str) -> String {
 }
 
 pub(crate) fn start(args: &[&str]) -> Child {
+    start_with_cache(args, Path::new("none"))
+}
+
+pub(crate) fn start_with_cache(args: &[&str], cache: &Path) -> Child {
     Command::new(skep_binary())
         .args(args)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", std::env::temp_dir())
+        .env("SKEP_CACHE_DIR", cache)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -13,6 +13,7 @@ mod check;
 mod churn;
 mod cli;
 mod command;
+mod compiling;
 mod events;
 mod fields;
 mod files;

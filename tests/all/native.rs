@@ -9,9 +9,7 @@ use skep_client::protocol::spec::Stdin;
 use skep_client::protocol::{ErrorCode, Outcome, RunnerKind};
 use skep_client::{FollowOptions, LogItem};
 use skep_host::config::Native;
-use skep_tests::{
-    TestHost, end_of, eventually, native, processes_with, run, sh, skep_binary, soon,
-};
+use skep_tests::{TestHost, end_of, eventually, native, processes_with, run, sh, soon};
 
 use crate::{PROMPTLY, quiet, refusal, running, written};
 
@@ -22,10 +20,7 @@ async fn host() -> TestHost {
 async fn host_with(programs: &[&str]) -> TestHost {
     let programs = programs.iter().map(PathBuf::from).collect();
     TestHost::with(|config| {
-        config.native = Some(Native {
-            shim: skep_binary(),
-            programs,
-        })
+        config.native = Some(Native { programs });
     })
     .await
 }

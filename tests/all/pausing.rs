@@ -272,7 +272,6 @@ async fn fuel_is_added_up_to_the_ceiling() {
 async fn processes_have_no_fuel() {
     let host = TestHost::with(|config| {
         config.native = Some(skep_host::config::Native {
-            shim: skep_tests::skep_binary(),
             programs: Vec::new(),
         });
     })

@@ -21,9 +21,7 @@ fn limit(name: &str, value: u64) -> LimitsAsk {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_enforced_yet_is_refused() {
     let host = TestHost::with(|config| {
-        let shim = skep_tests::skep_binary();
         config.native = Some(skep_host::config::Native {
-            shim,
             programs: Vec::new(),
         });
     })

@@ -10,6 +10,7 @@ use skep_protocol::{AgentInfo, AgentSpec};
 use skep_transport::{ConnectionConfig, Endpoint, ServerConfig, Sockets, serve};
 use tempfile::TempDir;
 
+use crate::process::skep_binary;
 use crate::wait::soon;
 
 /// A host on free ports of loopback, with its state in a directory that goes
@@ -20,6 +21,8 @@ pub struct TestHost {
     sockets: Sockets,
     control: Endpoint,
     dir: TempDir,
+    /// Beside the other: no agent is given the cache to write to.
+    _cache: TempDir,
 }
 
 impl TestHost {
@@ -37,11 +40,14 @@ impl TestHost {
     #[expect(clippy::unused_async, reason = "it must run within a runtime")]
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let cache = tempfile::tempdir().expect("a temporary directory");
         let raw = RawConfig {
             server: RawServer {
                 control: Some("tcp://127.0.0.1:0".to_owned()),
                 events: Some("tcp://127.0.0.1:0".to_owned()),
                 state_dir: Some(dir.path().to_owned()),
+                cache_dir: Some(cache.path().join("skep")),
+                helper: Some(skep_binary()),
                 ..RawServer::default()
             },
             ..RawConfig::default()
@@ -69,6 +75,7 @@ impl TestHost {
             sockets,
             control,
             dir,
+            _cache: cache,
         }
     }
 

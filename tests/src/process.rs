@@ -160,6 +160,8 @@ fn serve((control, events): (u16, u16), dir: &Path, args: &[String]) -> Child {
         .args(["--events", &format!("tcp://127.0.0.1:{events}")])
         .arg("--state-dir")
         .arg(dir.join("state"))
+        .arg("--cache-dir")
+        .arg(dir.join("cache"))
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

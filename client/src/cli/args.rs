@@ -102,7 +102,22 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) stats: bool,
     #[command(flatten)]
+    pub(super) embedded: EmbeddedArgs,
+    #[command(flatten)]
     pub(super) program: ProgramArgs,
+}
+
+/// What holds when no host is named.
+#[derive(Debug, Args)]
+pub(super) struct EmbeddedArgs {
+    /// Where compiled components are kept when it runs here, or none
+    #[arg(
+        long,
+        value_name = "DIR|none",
+        env = "SKEP_CACHE_DIR",
+        hide_env_values = true
+    )]
+    pub(super) cache_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -204,6 +219,9 @@ pub(super) struct ServeArgs {
     /// server.state_dir
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
+    /// server.cache_dir: where compiled components are kept, or none
+    #[arg(long, value_name = "DIR|none")]
+    pub(super) cache_dir: Option<PathBuf>,
     /// server.grace: how long agents have to end when the host does
     #[arg(long, value_name = "TIME")]
     pub(super) grace: Option<String>,
@@ -344,6 +362,8 @@ pub(super) struct CheckArgs {
     /// As if this limit were set, such as instances=100
     #[arg(long, value_name = "NAME=VALUE", value_parser = spec::parse_limit)]
     pub(super) limit: Vec<(String, u64)>,
+    #[command(flatten)]
+    pub(super) embedded: EmbeddedArgs,
     /// The component's file, which is brought to the host, or its digest there
     pub(super) file: String,
 }

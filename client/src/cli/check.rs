@@ -28,7 +28,7 @@ pub(super) async fn check(context: &Context, args: CheckArgs) -> Outcome {
             check_on(&client, context, args).await
         }
         None => {
-            let (embedded, client) = Embedded::start()?;
+            let (embedded, client) = Embedded::start(&args.embedded)?;
             let outcome = check_on(&client, context, args).await;
             embedded.end().await;
             outcome

@@ -32,7 +32,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Outcome {
             run_on(&client, context, args, signals).await
         }
         None => {
-            let (embedded, client) = Embedded::start()?;
+            let (embedded, client) = Embedded::start(&args.embedded)?;
             let outcome = run_on(&client, context, args, signals).await;
             embedded.end().await;
             outcome

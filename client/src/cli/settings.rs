@@ -20,11 +20,12 @@ const SECTIONS: [&str; 7] = [
 
 /// Values that have a flag, and variables of the same name: `--state-dir` and
 /// `SKEP_STATE_DIR`. Every other one is `SKEP_<SECTION>_<KEY>`.
-const SHORT: [(&str, &str); 9] = [
+const SHORT: [(&str, &str); 10] = [
     ("id", "server.id"),
     ("control", "server.control"),
     ("events", "server.events"),
     ("state_dir", "server.state_dir"),
+    ("cache_dir", "server.cache_dir"),
     ("grace", "server.grace"),
     ("max_agents", "capacity.max_agents"),
     ("max_queued", "capacity.max_queued"),
@@ -33,13 +34,14 @@ const SHORT: [(&str, &str); 9] = [
 ];
 
 /// Values that are texts whatever they look like.
-const TEXTS: [&str; 8] = [
+const TEXTS: [&str; 9] = [
     "server.id",
     "server.control",
     "server.events",
     "server.state_dir",
+    "server.cache_dir",
+    "server.helper",
     "server.grace",
-    "native.shim",
     "native.user",
     "log.filter",
 ];
@@ -237,6 +239,7 @@ fn flags(args: &ServeArgs) -> Result<Vec<Setting>, String> {
         args.control.clone().map(Value::from),
         args.events.clone().map(Value::from),
         args.state_dir.as_deref().map(|dir| Value::from(path(dir))),
+        args.cache_dir.as_deref().map(|dir| Value::from(path(dir))),
         args.grace.clone().map(Value::from),
         args.max_agents.map(Value::from),
         args.max_queued.map(Value::from),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Component as PathPart, Path, PathBuf};
 
 use skep_protocol::info::{SpecInfo, StdinKind};
-use skep_protocol::spec::{ComponentRef, DirGrant, OnFuelExhausted, RestartPolicy, Stdin};
+use skep_protocol::spec::{ComponentRef, DirGrant, DirMode, OnFuelExhausted, RestartPolicy, Stdin};
 use skep_protocol::{AgentSpec, Digest, LimitName, Limits, RunnerKind};
 
 use crate::runner::{GrantedDir, Task};
@@ -17,6 +17,30 @@ pub struct Rules {
     pub ceilings: Limits,
     /// Canonical.
     pub dir_roots: Vec<PathBuf>,
+    /// Where compiled components lie: whoever can write there can run code as
+    /// the host, so no agent is given it to write to.
+    pub cache_dir: Option<PathBuf>,
+}
+
+impl Rules {
+    /// Whether a canonical directory contains the cache or lies within it.
+    fn holds_cache(&self, dir: &Path) -> bool {
+        let Some(cache) = &self.cache_dir else {
+            return false;
+        };
+        // It may not be there yet, and its parents may be links.
+        let there = cache
+            .ancestors()
+            .find_map(|parent| Some((parent, parent.canonicalize().ok()?)));
+        let cache = match there {
+            Some((parent, canonical)) => match cache.strip_prefix(parent) {
+                Ok(rest) => canonical.join(rest),
+                Err(_) => canonical,
+            },
+            None => cache.clone(),
+        };
+        cache.starts_with(dir) || dir.starts_with(&cache)
+    }
 }
 
 /// Why a spec is refused.
@@ -346,6 +370,14 @@ fn check_dirs(spec: &AgentSpec, rules: &Rules) -> Result<Vec<GrantedDir>, Denied
             field: field("host"),
             message,
         })?;
+        if dir.mode == DirMode::Rw && rules.holds_cache(&host) {
+            return Err(Denied::NotAllowed {
+                field: field("host"),
+                message: "it holds the host's compiled components: grant it read-only, or a \
+                          directory beside them"
+                    .to_owned(),
+            });
+        }
         if granted.iter().any(|other| {
             other.mode != dir.mode
                 && (other.host.starts_with(&host) || host.starts_with(&other.host))

@@ -60,6 +60,11 @@ sections! {
         events: String,
         /// Where state is kept.
         state_dir: PathBuf,
+        /// Where compiled components are kept, or `none`.
+        cache_dir: PathBuf,
+        /// The binary that compiles components and confines native programs; by
+        /// default the running one.
+        helper: PathBuf,
         /// How long agents have to end when the host does.
         grace: RawDuration,
     }
@@ -80,6 +85,14 @@ sections! {
         history_bytes: RawSize,
         /// Bytes of components.
         components_bytes: RawSize,
+        /// Components that are checked, and that are compiled, at a time.
+        compile_workers: u64,
+        /// Processor time that checking or compiling a component may take.
+        compile_ms: u64,
+        /// Memory that it may take.
+        compile_memory_bytes: RawSize,
+        /// Bytes of compiled components on disk.
+        cache_bytes: RawSize,
     }
 
     /// `[grants]`
@@ -92,8 +105,6 @@ sections! {
     RawNative {
         /// Whether native agents may run at all.
         enabled: bool,
-        /// The `skep` binary that confines them; by default the running one.
-        shim: PathBuf,
         /// The programs that may be run; none means any.
         programs: Vec<PathBuf>,
         /// Not supported yet.
@@ -253,6 +264,8 @@ impl From<&Config> for RawConfig {
                         .map_or("none".to_owned(), ToString::to_string),
                 ),
                 state_dir: Some(state_dir.clone()),
+                cache_dir: Some(config.cache_dir.clone().unwrap_or_else(|| "none".into())),
+                helper: config.helper.clone(),
                 grace: Some(RawDuration(config.grace)),
             },
             capacity: RawCapacity {
@@ -263,6 +276,10 @@ impl From<&Config> for RawConfig {
                 max_ended: Some(capacity.max_ended as u64),
                 history_bytes: Some(RawSize(capacity.history_bytes)),
                 components_bytes: Some(RawSize(capacity.components_bytes)),
+                compile_workers: Some(capacity.compile_workers as u64),
+                compile_ms: u64::try_from(capacity.compile_time.as_millis()).ok(),
+                compile_memory_bytes: Some(RawSize(capacity.compile_memory_bytes)),
+                cache_bytes: Some(RawSize(capacity.cache_bytes)),
             },
             defaults: whole(&config.defaults),
             ceilings: whole(&config.ceilings),
@@ -271,7 +288,6 @@ impl From<&Config> for RawConfig {
             },
             native: RawNative {
                 enabled: Some(config.native.is_some()),
-                shim: config.native.as_ref().map(|native| native.shim.clone()),
                 programs: config.native.as_ref().map(|native| native.programs.clone()),
                 user: None,
             },

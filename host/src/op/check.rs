@@ -34,7 +34,7 @@ pub async fn check(
     let refusal = consider(core, spec).await.err();
     let facts = &component.facts;
     Ok(CheckReply {
-        kind: facts.kind.to_owned(),
+        kind: facts.kind.as_str().to_owned(),
         imports: imports(facts),
         runnable: refusal.is_none(),
         needs: ComponentNeeds {

@@ -12,11 +12,12 @@ use super::Error;
 use super::agents::page_size;
 use crate::components::{Component, Put, StoreError};
 use crate::core::Core;
-use crate::runner::wasm::describe;
+use crate::runner::wasm::Failure;
 
-/// Takes bytes into the store, once it is clear what they are. Hashing and
-/// reading them takes milliseconds a megabyte, so it is done aside; what is
-/// there already is not read again, however often it comes with a spawn.
+/// Takes bytes into the store, once it is clear what they are. Hashing them
+/// takes milliseconds a megabyte, so it is done aside; reading them is done in
+/// another process. What is there already is not read again, however often it
+/// comes with a spawn.
 pub(super) async fn admit(
     core: &Core,
     bytes: Bytes,
@@ -32,17 +33,22 @@ pub(super) async fn admit(
     if let Some(known) = core.components.get(&digest) {
         return Ok(known);
     }
-    let check = move || {
-        let facts = describe(&bytes)?;
-        Ok::<_, Error>(Component {
-            digest,
-            bytes,
-            facts,
-        })
-    };
-    let component = tokio::task::spawn_blocking(check)
+    let facts = core
+        .wasm
+        .check(digest, bytes.clone())
         .await
-        .map_err(|_| Error::Internal("the inspection of a component panicked"))??;
+        .map_err(|failure| match failure {
+            Failure::Refused(refusal) => Error::from(refusal),
+            Failure::Fault { .. } => {
+                Error::Internal("a component could not be checked; the host's log says why")
+            }
+            Failure::Unwanted => Error::ShuttingDown,
+        })?;
+    let component = Component {
+        digest,
+        bytes,
+        facts,
+    };
     Ok(core.components.insert(component)?)
 }
 
@@ -85,7 +91,7 @@ pub fn stat(core: &Core, digest: Digest) -> Result<ComponentInfo, Error> {
         digest,
         size: component.bytes.len() as u64,
         compiled: core.wasm.is_compiled(&digest),
-        kind: component.facts.kind.to_owned(),
+        kind: component.facts.kind.as_str().to_owned(),
         imports: component.facts.imports.clone(),
         missing: component.facts.missing.clone(),
     })

@@ -45,6 +45,10 @@ fn every_value_can_be_set_from_everywhere() {
         ("SKEP_NATIVE_PROGRAMS", "[\"/bin/sh\", \"/bin/ls\"]"),
         ("SKEP_DEFAULTS_MEMORY_BYTES", "1MiB"),
         ("SKEP_LOG_FORMAT", "json"),
+        ("SKEP_CACHE_DIR", "/var/cache/1"),
+        ("SKEP_SERVER_HELPER", "/usr/bin/skep"),
+        ("SKEP_CAPACITY_COMPILE_MS", "5000"),
+        ("SKEP_CAPACITY_COMPILE_MEMORY_BYTES", "256MiB"),
         // Others'.
         ("SKEP_HOST", "tcp://127.0.0.1:1"),
         ("SKEP_TASK", "sleep"),
@@ -67,6 +71,12 @@ fn every_value_can_be_set_from_everywhere() {
     assert_eq!(config.ceilings.wall_ms, 7_200_000);
     assert_eq!(config.capacity.history_bytes, 5 << 20);
     assert_eq!(config.grace.as_secs(), 9);
+    assert_eq!(config.cache_dir, Some(PathBuf::from("/var/cache/1")));
+    assert_eq!(config.helper, Some(PathBuf::from("/usr/bin/skep")));
+    assert_eq!(config.capacity.compile_time.as_secs(), 5);
+    assert_eq!(config.capacity.compile_memory_bytes, 256 << 20);
+    let none = load("[server]\ncache_dir = \"none\"\n", &[], &[]).unwrap();
+    assert_eq!(none.cache_dir, None);
     assert_eq!(config.log.format, LogFormat::Json);
 }
 
@@ -112,6 +122,19 @@ fn a_wrong_file_is_named_with_its_line() {
             "server.events: `off` is no endpoint",
         ),
         ("[server]\nstate_dir = \"\"\n", "server.state_dir: is empty"),
+        ("[server]\ncache_dir = \"\"\n", "server.cache_dir: is empty"),
+        (
+            "[server]\nhelper = \"skep\"\n",
+            "server.helper: `skep` is not an absolute path",
+        ),
+        (
+            "[capacity]\ncompile_ms = 0\n",
+            "capacity.compile_ms: must be at least 1",
+        ),
+        (
+            "[capacity]\ncompile_memory_bytes = \"1MiB\"\n",
+            "capacity.compile_memory_bytes: must be at least",
+        ),
         (
             "[capacity]\nmax_agents = 0\n",
             "capacity.max_agents: must be at least 1",

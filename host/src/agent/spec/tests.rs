@@ -12,6 +12,7 @@ fn rules() -> Rules {
             ..Limits::default()
         },
         dir_roots: Vec::new(),
+        cache_dir: None,
     }
 }
 
@@ -267,4 +268,43 @@ fn a_native_agent_is_not_given_limits_that_do_not_hold() {
         ..native(LimitsAsk::default())
     };
     assert_eq!(refused(nul, &rules()), "spec.command");
+}
+
+#[test]
+fn nobody_writes_to_the_cache_of_compiled_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    for name in ["home/cache/skep/entries", "home/work", "elsewhere"] {
+        std::fs::create_dir_all(root.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(root.join("home"), root.join("link")).unwrap();
+    let asks = |cache: &str, host: &str, mode| {
+        let rules = Rules {
+            dir_roots: vec![root.clone()],
+            cache_dir: Some(root.join(cache)),
+            ..rules()
+        };
+        let mut spec = spec();
+        spec.grants.dirs = vec![DirGrant {
+            host: root.join(host).to_str().unwrap().to_owned(),
+            guest: "/data".to_owned(),
+            mode,
+        }];
+        validate(spec, &rules).map(drop)
+    };
+    // As it is named, through a link, and before it is there.
+    for cache in ["home/cache/skep", "link/cache/skep", "home/cache/new/skep"] {
+        for host in ["", "home", "link", "home/cache"] {
+            let denied = asks(cache, host, DirMode::Rw);
+            assert!(
+                matches!(&denied, Err(Denied::NotAllowed { field, .. }) if field == "spec.grants.dirs[0].host"),
+                "{cache} {host}: {denied:?}"
+            );
+            assert_eq!(asks(cache, host, DirMode::Ro), Ok(()), "{cache} {host}");
+        }
+        for host in ["home/work", "elsewhere"] {
+            assert_eq!(asks(cache, host, DirMode::Rw), Ok(()), "{cache} {host}");
+        }
+    }
+    assert!(asks("home/cache/skep", "home/cache/skep/entries", DirMode::Rw).is_err());
 }

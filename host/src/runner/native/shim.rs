@@ -52,20 +52,13 @@ fn shut_in() -> std::io::Result<UnixStream> {
     prctl::set_dumpable(false)?;
     SigSet::all().thread_set_mask()?;
     default_signals();
-    close_from_3()?;
+    crate::helper::close_from_3()?;
     // So that what the host's terminal or group gets does not get here. It
     // fails for the leader of a group, which has left the host's already.
     let _leader = setsid();
     chdir("/")?;
     prctl::set_child_subreaper(true)?;
     Ok(std::io::stdin().as_fd().try_clone_to_owned()?.into())
-}
-
-#[expect(unsafe_code, reason = "close_range")]
-fn close_from_3() -> nix::Result<()> {
-    // SAFETY: at the start of main, nothing in this process owns a descriptor
-    // above 2; they were inherited from whoever started the host carelessly.
-    Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) }).map(drop)
 }
 
 /// Runs the agent that the host instructs it to run.

@@ -70,6 +70,12 @@ pub(super) fn adapt(bytes: &[u8]) -> Result<Adapted<'_>, Refusal> {
     }
 }
 
+/// Refuses what is no WebAssembly at all, and trusts the rest of the bytes to
+/// nobody yet.
+pub(super) fn recognise(bytes: &[u8]) -> Result<(), Refusal> {
+    kind(bytes).map(drop)
+}
+
 /// What the bytes are, by their first few.
 fn kind(bytes: &[u8]) -> Result<Kind, Refusal> {
     if wasmtime::Engine::detect_precompiled(bytes).is_some() {

@@ -21,7 +21,7 @@ const MAX_FUNCTION: usize = 1024 * 1024;
 const MAX_FUNCTIONS: usize = 250_000;
 
 /// What starting a component takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Needs {
     /// Core instances.
     pub instances: u64,
@@ -93,24 +93,28 @@ impl<'a> Census<'a> {
 
     /// What starting it takes; only for what was validated.
     pub(super) fn needs(&self) -> Result<Needs, Refusal> {
-        let too_much = |what: &str, count: usize, most: usize| {
-            let message = format!("{what} is {count}, and this host compiles {most} at most");
-            Err(Refusal::of(ErrorCode::CompileLimit, message))
-        };
-        if self.largest_function > MAX_FUNCTION {
-            return too_much(
-                "the size of its largest function",
-                self.largest_function,
-                MAX_FUNCTION,
-            );
-        }
-        if self.functions > MAX_FUNCTIONS {
-            return too_much("the number of its functions", self.functions, MAX_FUNCTIONS);
-        }
         Play::of(self).ok_or_else(|| {
             let message = "to start it takes more instances than this host compiles";
             Refusal::of(ErrorCode::CompileLimit, message)
         })
+    }
+
+    /// Refuses what would only use up its time: the compiler is not asked.
+    pub(super) fn compilable(&self) -> Result<(), Refusal> {
+        for (what, count, most) in [
+            (
+                "the size of its largest function",
+                self.largest_function,
+                MAX_FUNCTION,
+            ),
+            ("the number of its functions", self.functions, MAX_FUNCTIONS),
+        ] {
+            if count > most {
+                let message = format!("{what} is {count}, and this host compiles {most} at most");
+                return Err(Refusal::of(ErrorCode::CompileLimit, message));
+            }
+        }
+        Ok(())
     }
 
     fn enter(&mut self, open: &mut Vec<Open>, encoding: Encoding) {

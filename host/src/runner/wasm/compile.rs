@@ -1,108 +1,87 @@
-//! Components in compiled form, by digest: each is compiled once, on threads
-//! that do nothing else, and kept while there is room.
+//! From components to their compiled form: in a process of its own, or taken
+//! from disk, and then kept on the shelf.
 //!
-//! A component that is known costs a lookup in a map. Compiling is not
-//! interrupted when nobody waits for it any more; what has not begun by then is
-//! left out.
+//! A component that is known costs a lookup in a map. The threads here wait for
+//! processes; so many run at once. What nobody waits for any more is ended, or
+//! never begun.
+//!
+//! A component that compiles for long is begun anew behind others that do:
+//! whoever sends many of them holds up their like for minutes, and everybody
+//! else for a second each.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use skep_protocol::{Digest, ErrorCode};
-use tokio::sync::watch;
-use wasmtime::component::Component;
-use wasmtime_wasi::p2::bindings::CommandPre;
+use tokio::sync::oneshot;
 
 use super::WasmConfig;
-use super::engine::{Engines, Place};
-use super::inspect::{Facts, examine};
+use super::adapt::recognise;
+use super::cache::Cache;
+use super::engine::Engines;
+use super::inspect::Facts;
+use super::load::{Compiled, load};
+use super::outside::{Error, Outside, Patience};
 use super::refusal::Refusal;
-use super::store::Held;
+use super::shelf::{Compilation, Flight, Found, Shelf};
 use super::workers::{Priority, Workers};
 
-/// A component that can be started.
-pub(super) struct Compiled {
-    pub(super) facts: Facts,
-    pub(super) place: Place,
-    pub(super) command: CommandPre<Held>,
-}
-
-impl std::fmt::Debug for Compiled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Compiled")
-            .field("facts", &self.facts)
-            .finish_non_exhaustive()
-    }
-}
+/// Components that may wait to be checked, each with its bytes. Whoever comes
+/// later is told to try again.
+const MAX_CHECKS: usize = 64;
 
 /// Why there is no compiled form.
 #[derive(Debug, Clone)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The component's fault.
     Refused(Refusal),
     /// Ours; the log has it under this name.
     Fault { incident: String },
+    /// The host goes, or nobody waits.
+    Unwanted,
 }
 
-type Compilation = Result<Arc<Compiled>, Failure>;
-
-/// A compilation that is awaited. Without anybody who waits it is gone.
-#[derive(Debug)]
-struct Flight {
-    bytes: Bytes,
-    landed: watch::Sender<Option<Compilation>>,
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Refused(refusal) | Error::OutOfTime(refusal) => Self::Refused(refusal),
+            Error::Fault { incident } => Self::Fault { incident },
+            Error::Unwanted => Self::Unwanted,
+        }
+    }
 }
 
-#[derive(Debug)]
-enum Entry {
-    Ready { compiled: Arc<Compiled>, used: u64 },
-    UnderWay(Weak<Flight>),
-}
-
-#[derive(Debug, Default)]
-struct Shelf {
-    entries: HashMap<Digest, Entry>,
-    clock: u64,
-}
-
-/// What was found for a digest.
-pub(super) enum Found {
-    Ready(Arc<Compiled>),
-    Awaited(Awaited),
-    /// Too many wait to be compiled.
-    Full,
-}
-
-/// A compilation that somebody waits for.
-pub(super) struct Awaited(Arc<Flight>);
-
-/// All compiled components, and the threads that compile.
+/// All compiled components, and the threads that wait for processes. Checking
+/// does not wait behind compiling, which takes much longer.
 #[derive(Debug)]
 pub(super) struct Compiler {
     shared: Arc<Shared>,
-    workers: Workers,
+    compiling: Workers,
+    /// For what takes long; where there is none, nothing is begun anew.
+    long: Option<Arc<Workers>>,
+    checking: Workers,
 }
 
 #[derive(Debug)]
 struct Shared {
     engines: Arc<Engines>,
-    shelf: Mutex<Shelf>,
-    bound: usize,
-    hits: AtomicU64,
-    misses: AtomicU64,
+    outside: Outside,
+    cache: Cache,
+    shelf: Shelf,
+    ending: AtomicBool,
 }
 
 impl Compiler {
     pub(super) fn new(config: &WasmConfig, engines: Arc<Engines>) -> std::io::Result<Self> {
+        let fingerprint = engines.fingerprint();
         let shared = Arc::new(Shared {
             engines,
-            shelf: Mutex::default(),
-            bound: config.cached_components.max(1),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
+            outside: Outside::new(config, fingerprint),
+            cache: Cache::new(config.cache_dir.clone(), fingerprint, config.cache_bytes),
+            shelf: Shelf::new(config.cached_components),
+            ending: AtomicBool::new(false),
         });
         // Whoever was killed while it waited leaves its place in the queue
         // behind, so there is room for more than live at a time.
@@ -112,91 +91,126 @@ impl Compiler {
         } else {
             Priority::Control
         };
-        let workers = Workers::new("compile", config.compile_workers, bound, priority)?;
-        Ok(Self { shared, workers })
+        let workers =
+            |name, threads: usize, bound| Workers::new(name, threads.max(1), bound, priority);
+        let threads = config.compile_workers;
+        // A host for one agent has nobody to be held up.
+        let long = if config.pooling {
+            Some(workers("compile-long", threads / 2, bound)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            shared,
+            compiling: workers("compile", threads, bound)?,
+            long: long.map(Arc::new),
+            checking: workers("check", threads, MAX_CHECKS)?,
+        })
+    }
+
+    /// What a component is: known, found on disk, or told by a process. When
+    /// nobody waits for it any more, that process is ended.
+    pub(super) async fn check(&self, digest: Digest, bytes: Bytes) -> Result<Facts, Failure> {
+        if let Some(compiled) = self.shared.shelf.ready(&digest) {
+            return Ok(compiled.facts.clone());
+        }
+        recognise(&bytes).map_err(Failure::Refused)?;
+        let (told, answer) = oneshot::channel();
+        let shared = Arc::clone(&self.shared);
+        let job = move || {
+            let unwanted = || told.is_closed() || shared.ending.load(Relaxed);
+            let facts = match shared.read_from_disk(digest) {
+                Some(compiled) => Ok(compiled.facts.clone()),
+                None => shared
+                    .outside
+                    .check(&bytes, &unwanted)
+                    .map_err(Failure::from),
+            };
+            let _gone = told.send(facts);
+        };
+        if self.checking.push(job).is_err() {
+            return Err(Failure::Refused(Refusal::of(
+                ErrorCode::Capacity,
+                "too many components wait to be checked: try again",
+            )));
+        }
+        answer.await.unwrap_or_else(|_| {
+            Err(if self.shared.ending.load(Relaxed) {
+                Failure::Unwanted
+            } else {
+                Failure::Fault {
+                    incident: crate::incident("checking a component panicked"),
+                }
+            })
+        })
     }
 
     /// The compiled form, or the wait for it.
     pub(super) fn get(&self, digest: Digest, bytes: &Bytes) -> Found {
-        let mut shelf = self.shared.lock();
-        shelf.clock += 1;
-        let now = shelf.clock;
-        match shelf.entries.get_mut(&digest) {
-            Some(Entry::Ready { compiled, used }) => {
-                *used = now;
-                self.shared.hits.fetch_add(1, Relaxed);
-                return Found::Ready(Arc::clone(compiled));
-            }
-            Some(Entry::UnderWay(flight)) => {
-                if let Some(flight) = flight.upgrade() {
-                    self.shared.hits.fetch_add(1, Relaxed);
-                    return Found::Awaited(Awaited(flight));
-                }
-            }
-            None => {}
-        }
-        let flight = Arc::new(Flight {
-            bytes: bytes.clone(),
-            landed: watch::Sender::new(None),
-        });
-        let shared = Arc::clone(&self.shared);
-        let of_job = Arc::downgrade(&flight);
-        let job = move || shared.compile(digest, &of_job);
-        if self.workers.push(job).is_err() {
-            return Found::Full;
-        }
-        shelf
-            .entries
-            .insert(digest, Entry::UnderWay(Arc::downgrade(&flight)));
-        drop(shelf);
-        self.shared.misses.fetch_add(1, Relaxed);
-        Found::Awaited(Awaited(flight))
+        self.shared.shelf.find(digest, bytes, |flight| {
+            let shared = Arc::clone(&self.shared);
+            let long = self.long.as_ref().map(Arc::downgrade);
+            let job = move || shared.compile(digest, flight, long);
+            self.compiling.push(job).is_ok()
+        })
     }
 
     pub(super) fn is_compiled(&self, digest: &Digest) -> bool {
-        matches!(
-            self.shared.lock().entries.get(digest),
-            Some(Entry::Ready { .. })
-        )
+        self.shared.shelf.ready(digest).is_some()
     }
 
     pub(super) fn hits(&self) -> u64 {
-        self.shared.hits.load(Relaxed)
+        self.shared.shelf.hits()
     }
 
     pub(super) fn misses(&self) -> u64 {
-        self.shared.misses.load(Relaxed)
+        self.shared.shelf.misses()
     }
 }
 
-impl Awaited {
-    pub(super) async fn compiled(self) -> Compilation {
-        let mut landed = self.0.landed.subscribe();
-        match landed.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(compilation)) => compilation.clone(),
-            // The sender is in the flight, which is held here.
-            Ok(None) | Err(_) => Err(Failure::Fault {
-                incident: crate::incident("a compilation got lost"),
-            }),
-        }
+impl Drop for Compiler {
+    fn drop(&mut self) {
+        self.shared.ending.store(true, Relaxed);
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs on a thread of the compiler.
-    fn compile(&self, digest: Digest, flight: &Weak<Flight>) {
-        let Some(flight) = flight.upgrade() else {
-            self.forget(digest, flight);
+    /// Runs on a thread of the compiler. What takes too long for a quick start
+    /// goes on to those for `long`, if there are any.
+    fn compile(self: Arc<Self>, digest: Digest, flight: Weak<Flight>, long: Option<Weak<Workers>>) {
+        // The bytes alone: whoever holds the flight waits for it.
+        let bytes = flight.upgrade().map(|flight| flight.bytes.clone());
+        let Some(bytes) = bytes else {
+            self.shelf.forget(digest, &flight);
             return;
         };
-        let compiled = catch_unwind(AssertUnwindSafe(|| build(&self.engines, &flight.bytes)));
-        let compilation = match compiled {
-            Ok(Ok(compiled)) => Ok(Arc::new(compiled)),
-            Ok(Err(refusal)) => Err(Failure::Refused(refusal)),
+        let unwanted = || flight.strong_count() == 0 || self.ending.load(Relaxed);
+        let patience = match long {
+            Some(_) => Patience::Quick,
+            None => Patience::Whole,
+        };
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            self.make(digest, &bytes, patience, &unwanted)
+        }));
+        let compilation: Compilation = match made {
+            Ok(Ok(compiled)) => Ok(compiled),
+            Ok(Err(Error::OutOfTime(refusal))) => match long.and_then(|long| long.upgrade()) {
+                Some(long) => {
+                    let (shared, of_job) = (Arc::clone(&self), flight.clone());
+                    if long
+                        .push(move || shared.compile(digest, of_job, None))
+                        .is_ok()
+                    {
+                        return;
+                    }
+                    Err(Failure::Refused(Refusal::of(
+                        ErrorCode::Capacity,
+                        "too many components wait that take long to compile",
+                    )))
+                }
+                None => Err(Failure::Refused(refusal)),
+            },
+            Ok(Err(error)) => Err(error.into()),
             Err(panic) => {
                 let cause = format!(
                     "compiling {digest} panicked: {}",
@@ -207,80 +221,42 @@ impl Shared {
                 })
             }
         };
-        match &compilation {
-            Ok(compiled) => self.keep(digest, Arc::clone(compiled)),
-            Err(_) => self.forget(digest, &Arc::downgrade(&flight)),
+        if compilation.is_err() {
+            self.shelf.forget(digest, &flight);
         }
-        flight.landed.send_replace(Some(compilation));
-    }
-
-    fn keep(&self, digest: Digest, compiled: Arc<Compiled>) {
-        let mut shelf = self.lock();
-        shelf.clock += 1;
-        let used = shelf.clock;
-        shelf
-            .entries
-            .insert(digest, Entry::Ready { compiled, used });
-        let ready = |entry: &Entry| match entry {
-            Entry::Ready { used, .. } => Some(*used),
-            Entry::UnderWay(_) => None,
-        };
-        let mut evicted = None;
-        if shelf.entries.values().filter_map(ready).count() > self.bound {
-            let oldest = shelf
-                .entries
-                .iter()
-                .filter_map(|(digest, entry)| Some((ready(entry)?, *digest)))
-                .min();
-            evicted = oldest.and_then(|(_, digest)| shelf.entries.remove(&digest));
-        }
-        drop(shelf);
-        // Its code is unmapped outside of the lock.
-        drop(evicted);
-    }
-
-    /// Forgets this flight, and not one that began after it.
-    fn forget(&self, digest: Digest, flight: &Weak<Flight>) {
-        let mut shelf = self.lock();
-        if let Some(Entry::UnderWay(current)) = shelf.entries.get(&digest)
-            && current.ptr_eq(flight)
-        {
-            shelf.entries.remove(&digest);
+        if let Some(flight) = flight.upgrade() {
+            flight.land(compilation);
         }
     }
-}
 
-fn build(engines: &Engines, bytes: &[u8]) -> Result<Compiled, Refusal> {
-    let (facts, component) = examine(bytes)?;
-    let place = engines.place(&facts);
-    let command = match command(engines, place, &component) {
-        Ok(command) => Ok((place, command)),
-        // It was validated, so what the pool's engine has against it is its
-        // size, which cannot be told beforehand.
-        Err(_) if place == Place::Pool => {
-            command(engines, Place::OnDemand, &component).map(|command| (Place::OnDemand, command))
+    fn make(
+        &self,
+        digest: Digest,
+        bytes: &[u8],
+        patience: Patience,
+        unwanted: &dyn Fn() -> bool,
+    ) -> Result<Arc<Compiled>, Error> {
+        if let Some(compiled) = self.read_from_disk(digest) {
+            return Ok(compiled);
         }
-        Err(error) => Err(error),
-    };
-    match command {
-        Ok((place, command)) => Ok(Compiled {
-            facts,
-            place,
-            command,
-        }),
-        Err(error) => Err(Refusal::of(
-            ErrorCode::InvalidComponent,
-            format!("{error:#}"),
-        )),
+        let (facts, code) = self.outside.compile(bytes, patience, unwanted)?;
+        let compiled = Arc::new(load(&self.engines, facts, &code)?);
+        // Before it is told: a host for one agent may be gone soon after.
+        self.cache.put(&digest, &compiled.facts, &code);
+        self.shelf.keep(digest, Arc::clone(&compiled));
+        Ok(compiled)
     }
-}
 
-fn command(
-    engines: &Engines,
-    place: Place,
-    component: &[u8],
-) -> wasmtime::Result<CommandPre<Held>> {
-    let backend = engines.at(place)?;
-    let component = Component::from_binary(&backend.engine, component)?;
-    CommandPre::new(backend.linker.instantiate_pre(&component)?)
+    /// A component that was compiled before, by this host or another.
+    fn read_from_disk(&self, digest: Digest) -> Option<Arc<Compiled>> {
+        let (facts, code) = self.cache.get(&digest)?;
+        match load(&self.engines, facts, &code) {
+            Ok(compiled) => {
+                let compiled = Arc::new(compiled);
+                self.shelf.keep(digest, Arc::clone(&compiled));
+                Some(compiled)
+            }
+            Err(_) => None,
+        }
+    }
 }

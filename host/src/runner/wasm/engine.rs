@@ -3,10 +3,12 @@
 //! Two engines at most: one that takes memories, tables and stacks from a pool
 //! made beforehand, and one that asks the system each time, for components that
 //! don't fit the pool. The second is made when it is first needed. Neither ever
-//! uses Winch, and neither loads compiled code from outside.
+//! uses Winch, and neither compiles: a third does, in a process of its own, and
+//! its code is for both.
 //!
 //! Costs: the pool reserves address space (about 8 GiB an agent), not memory.
 
+use std::hash::{Hash, Hasher};
 use std::sync::OnceLock;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -89,7 +91,6 @@ pub(super) struct Engines {
     pool: Option<Backend>,
     on_demand: OnceLock<Backend>,
     on_demand_memories: std::sync::Arc<Semaphore>,
-    parallel: bool,
     wasm_stack_bytes: usize,
 }
 
@@ -99,9 +100,6 @@ impl Engines {
             pool: None,
             on_demand: OnceLock::new(),
             on_demand_memories: std::sync::Arc::new(Semaphore::new(ON_DEMAND_MEMORIES)),
-            // A host of strangers gives a stranger's compilation one core, and
-            // one that runs a single agent gives it all there are.
-            parallel: !config.pooling,
             wasm_stack_bytes: config.wasm_stack_bytes,
         };
         if config.pooling {
@@ -146,6 +144,13 @@ impl Engines {
         Ok(self.on_demand.get_or_init(|| made))
     }
 
+    /// The [fingerprint] of all engines.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let backend = self.pool.as_ref().or_else(|| self.on_demand.get());
+        // There is one, or there were no engines.
+        backend.map_or(0, |backend| fingerprint(&backend.engine))
+    }
+
     /// The address space for the memories of one guest, or `None` where too
     /// much of it is taken.
     pub(super) fn reserve(
@@ -171,18 +176,8 @@ impl Engines {
     }
 
     fn backend(&self, pool: Option<PoolingAllocationConfig>) -> wasmtime::Result<Backend> {
-        let mut config = Config::new();
+        let mut config = settings();
         config
-            .strategy(wasmtime::Strategy::Cranelift)
-            .consume_fuel(true)
-            .epoch_interruption(true)
-            .concurrency_support(false)
-            .wasm_features(
-                WasmFeatures::all().difference(features()) & known_to_wasmtime(),
-                false,
-            )
-            .wasm_component_model(true)
-            .parallel_compilation(self.parallel)
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(super::verdict::MAX_FRAMES))
             .max_wasm_stack(self.wasm_stack_bytes)
             .async_stack_size(self.wasm_stack_bytes.saturating_add(HOST_STACK))
@@ -194,6 +189,37 @@ impl Engines {
         let linker = linker::of(&engine)?;
         Ok(Backend { engine, linker })
     }
+}
+
+/// What compiling depends on: the same for each engine.
+fn settings() -> Config {
+    let mut config = Config::new();
+    config
+        .strategy(wasmtime::Strategy::Cranelift)
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .concurrency_support(false)
+        .wasm_features(
+            WasmFeatures::all().difference(features()) & known_to_wasmtime(),
+            false,
+        )
+        .wasm_component_model(true);
+    config
+}
+
+/// An engine that compiles for the others.
+pub(super) fn for_compiling(parallel: bool) -> wasmtime::Result<Engine> {
+    let mut config = settings();
+    config.parallel_compilation(parallel);
+    Engine::new(&config)
+}
+
+/// What code is compiled for: it runs on engines with the same fingerprint, and
+/// only there. Stable as long as the binary is the same.
+pub(super) fn fingerprint(engine: &Engine) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The features that `Config` may be told about; the rest is off by itself.
@@ -233,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_inspected_is_what_the_engines_take() {
+    fn all_engines_take_what_is_inspected_and_compiled() {
         for pooling in [false, true] {
             let config = WasmConfig {
                 max_agents: 4,
@@ -244,6 +270,11 @@ mod tests {
             for place in [Place::Pool, Place::OnDemand] {
                 let engine = &engines.at(place).unwrap().engine;
                 assert_eq!(engine.get_wasm_features(), features());
+                assert_eq!(fingerprint(engine), engines.fingerprint());
+            }
+            for parallel in [false, true] {
+                let compiling = for_compiling(parallel).unwrap();
+                assert_eq!(fingerprint(&compiling), engines.fingerprint());
             }
         }
     }

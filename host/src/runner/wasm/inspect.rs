@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
 use skep_protocol::{ErrorCode, LimitName, Limits};
 use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
 use wasmparser::types::Types;
@@ -15,11 +16,29 @@ use super::engine;
 use super::offer::Name;
 use super::refusal::Refusal;
 
+/// What the bytes were before they were adapted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    #[default]
+    Component,
+    CoreModule,
+}
+
+impl Kind {
+    /// Its name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Component => "component",
+            Self::CoreModule => "core-module",
+        }
+    }
+}
+
 /// What a component is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// `component` or `core-module`: what it was before it was adapted.
-    pub kind: &'static str,
+    pub kind: Kind,
     /// The names that it imports.
     pub imports: Vec<String>,
     /// Those of them that nothing provides, with the function where the
@@ -62,36 +81,41 @@ impl Facts {
     }
 }
 
-/// Inspects a component or core module and refuses what could not run.
+/// Tells what a component or core module is, and refuses what could not run
+/// anywhere.
 ///
 /// # Errors
 ///
-/// `invalid_component`, `unsupported_world`, `unsupported_feature`,
-/// `missing_import` or `compile_limit`.
-pub fn inspect(bytes: &[u8]) -> Result<Facts, Refusal> {
-    examine(bytes).map(|(facts, _)| facts)
-}
-
-/// The same, with missing imports among the facts instead of refused.
-///
-/// # Errors
-///
-/// As [`inspect`], `missing_import` only for core modules.
-pub fn describe(bytes: &[u8]) -> Result<Facts, Refusal> {
-    read(bytes).map(|(facts, _)| facts)
+/// `invalid_component`, `unsupported_world`, `unsupported_feature`, or
+/// `compile_limit` where it cannot even be counted; `missing_import` only for
+/// core modules.
+pub(super) fn describe(bytes: &[u8]) -> Result<Facts, Refusal> {
+    read(bytes).map(|read| read.facts)
 }
 
 /// The facts, and the component to compile.
+///
+/// # Errors
+///
+/// As [`describe`], and with `missing_import` or `compile_limit` if it cannot
+/// run here.
 pub(super) fn examine(bytes: &[u8]) -> Result<(Facts, Cow<'_, [u8]>), Refusal> {
-    let (facts, component) = read(bytes)?;
-    if facts.missing.is_empty() {
-        Ok((facts, component))
-    } else {
-        Err(Refusal::missing(facts.missing))
+    let read = read(bytes)?;
+    if !read.facts.missing.is_empty() {
+        return Err(Refusal::missing(read.facts.missing));
     }
+    read.compilable?;
+    Ok((read.facts, read.component))
 }
 
-fn read(bytes: &[u8]) -> Result<(Facts, Cow<'_, [u8]>), Refusal> {
+/// Everything that was read of a component.
+struct Read<'a> {
+    facts: Facts,
+    component: Cow<'a, [u8]>,
+    compilable: Result<(), Refusal>,
+}
+
+fn read(bytes: &[u8]) -> Result<Read<'_>, Refusal> {
     let Adapted {
         component,
         core_imports,
@@ -126,14 +150,15 @@ fn read(bytes: &[u8]) -> Result<(Facts, Cow<'_, [u8]>), Refusal> {
         .iter()
         .any(|name| Name::of(name).interface == "skep:agent/control");
     let needs = census.needs()?;
+    let compilable = census.compilable();
     let kind = if core_imports.is_some() {
-        "core-module"
+        Kind::CoreModule
     } else {
-        "component"
+        Kind::Component
     };
     let imports = core_imports.unwrap_or(census.imports);
-    Ok((
-        Facts {
+    Ok(Read {
+        facts: Facts {
             kind,
             imports,
             missing,
@@ -141,7 +166,8 @@ fn read(bytes: &[u8]) -> Result<(Facts, Cow<'_, [u8]>), Refusal> {
             needs,
         },
         component,
-    ))
+        compilable,
+    })
 }
 
 fn runs(name: Name<'_>) -> bool {

@@ -8,11 +8,13 @@ use skep_protocol::{Digest, ErrorCode, Limits};
 use tokio::sync::{mpsc, watch};
 use wasmtime::Store;
 
-use super::compile::{Compiled, Compiler, Failure, Found};
+use super::compile::{Compiler, Failure};
 use super::engine::Engines;
 use super::epoch::Ticker;
+use super::load::Compiled;
 use super::memory::HostMemory;
 use super::refusal::Refusal;
+use super::shelf::Found;
 use super::stdio::{Input, Output};
 use super::store::{self, Held, Orders, Parts};
 use super::usage::Meters;
@@ -56,6 +58,7 @@ pub(super) async fn live(house: Arc<House>, given: Given) -> End {
             verdict::start_failed(code, message)
         }
         Err(Failure::Fault { incident }) => End::Fault { incident },
+        Err(Failure::Unwanted) => End::Killed,
     }
 }
 

@@ -9,7 +9,8 @@
 //! - `engine` and `linker`: what a guest may be made of and link against
 //! - `inspect`, with `adapt`, `offer`, `census`, `steps` and `play`: what a
 //!   component is and needs, before anything is compiled
-//! - `compile`: the compiled components
+//! - `compile`, `load` and `shelf`: the compiled components, with `outside`,
+//!   where they are checked and compiled, and `cache`, where they are kept
 //! - `guest` and `life`: a guest as a task, from its start to its `End`
 //! - `store`, `limiter`, `fuel`, `epoch` and `usage`: its limits and counters;
 //!   `memory`: what all guests have together
@@ -18,6 +19,7 @@
 
 mod adapt;
 mod agent_api;
+mod cache;
 mod census;
 mod compile;
 mod engine;
@@ -28,10 +30,13 @@ mod inspect;
 mod life;
 mod limiter;
 mod linker;
+mod load;
 mod memory;
 mod offer;
+mod outside;
 mod play;
 mod refusal;
+mod shelf;
 mod stdio;
 mod steps;
 mod store;
@@ -41,14 +46,19 @@ mod usage;
 mod verdict;
 mod workers;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use skep_protocol::{Digest, Enforced, Enforcement};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 pub use self::census::Needs;
-pub use self::inspect::{Facts, describe, inspect};
+pub(crate) use self::compile::Failure;
+pub use self::inspect::{Facts, Kind};
+pub(crate) use self::outside::compile_main;
 pub use self::refusal::Refusal;
 
 use self::compile::Compiler;
@@ -78,8 +88,19 @@ pub struct WasmConfig {
     pub max_agents: usize,
     /// Bytes that the memories and tables of all guests may take together.
     pub memory_bytes: u64,
-    /// Threads that compile.
+    /// The binary that checks and compiles, see [`crate::helper`].
+    pub helper: PathBuf,
+    /// Processes that compile at a time, and that check; with a pool, half as
+    /// many more for what takes long.
     pub compile_workers: usize,
+    /// Processor time that one component may take to be checked or compiled.
+    pub compile_time: Duration,
+    /// Memory that it may take.
+    pub compile_memory_bytes: u64,
+    /// Where compiled components are kept for the next start, if they are.
+    pub cache_dir: Option<PathBuf>,
+    /// How much is kept there; those used longest ago go first.
+    pub cache_bytes: u64,
     /// Compiled components that are kept; those used longest ago go first.
     pub cached_components: usize,
     /// Whether memories come from a pool made beforehand: for a host of many
@@ -97,7 +118,12 @@ impl Default for WasmConfig {
         Self {
             max_agents: 1000,
             memory_bytes: u64::MAX,
+            helper: crate::helper::own_binary().unwrap_or_default(),
             compile_workers: cores.div_ceil(2),
+            compile_time: Duration::from_secs(15),
+            compile_memory_bytes: 1 << 30,
+            cache_dir: None,
+            cache_bytes: 4 << 30,
             cached_components: 256,
             pooling: true,
             guest_threads: cores,
@@ -168,6 +194,14 @@ impl WasmRunner {
             reapers: Arc::new(reapers),
             threads: Some(threads.build()?),
         })
+    }
+
+    /// What a component is: see [`Facts`]. Costs a process, unless it is known.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub(crate) async fn check(&self, digest: Digest, bytes: Bytes) -> Result<Facts, Failure> {
+        self.house.compiler.check(digest, bytes).await
     }
 
     /// Whether a component can be started without compiling it.

@@ -1,6 +1,7 @@
 //! Why a component is not taken: with a code for programs, and for people what
 //! is wrong and what to do.
 
+use serde::{Deserialize, Serialize};
 use skep_protocol::{ErrorCode, ErrorDetails, LimitName, WireError};
 
 /// How much of a text that a guest's author wrote is repeated.
@@ -10,7 +11,7 @@ const MAX_TEXT: usize = 512;
 const MAX_NAMES: usize = 100;
 
 /// Why a component is not taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
     /// For programs.
@@ -24,6 +25,8 @@ pub struct Refusal {
     /// `unsupported_feature`: what this host cannot do.
     pub feature: Option<Box<str>>,
     /// `limit_too_small`: which limit, what it is, and the least that would do.
+    /// Only [`Facts::admits`](super::Facts::admits) refuses with it, on the host.
+    #[serde(skip)]
     pub limit: Option<(LimitName, u64, u64)>,
 }
 

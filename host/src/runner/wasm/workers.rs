@@ -1,13 +1,10 @@
 //! A few plain threads for work that must not hold up guests or control:
-//! compiling, and giving back what ended guests held.
+//! waiting for processes that compile, loading what they made, and giving back
+//! what ended guests held.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-
-/// Deep enough for whatever cranelift does with deeply nested code; only what
-/// is touched is resident.
-const STACK: usize = 16 * 1024 * 1024;
 
 /// Whether these threads go before those of guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +34,8 @@ impl Shared {
 }
 
 /// The threads and their queue. Dropping them drops the jobs that wait and lets
-/// each thread end after the job at hand. It doesn't wait for that: a
-/// compilation cannot be cut short, and the end of a host must not hang on a
-/// stranger's component.
+/// each thread end after the job at hand. It doesn't wait for that: the end of a
+/// host must not hang on a stranger's component.
 pub(super) struct Workers {
     shared: Arc<Shared>,
     bound: usize,
@@ -69,7 +65,6 @@ impl Workers {
             let shared = Arc::clone(&workers.shared);
             std::thread::Builder::new()
                 .name(name.to_owned())
-                .stack_size(STACK)
                 .spawn(move || run(&shared, priority))?;
         }
         Ok(workers)

@@ -87,7 +87,7 @@ async fn the_session_is_its_own_and_the_shim_shows_nothing() {
     assert_eq!(fields[0], fields[5], "its session");
     assert_eq!(fields[6], "0", "no terminal");
     assert!(
-        lines[2].ends_with("native_shim\0__native-shim\0"),
+        lines[2].ends_with("helper\0__native-shim\0"),
         "{:?}",
         lines[2]
     );
@@ -285,9 +285,9 @@ async fn what_does_not_start() {
 #[tokio::test]
 async fn only_what_the_operator_lists() {
     let listed = |programs: &[&str]| {
-        let programs = programs.iter().map(PathBuf::from).collect();
+        let programs = programs.iter().map(std::path::PathBuf::from).collect();
         NativeRunner::new(NativeConfig {
-            shim: shim(),
+            shim: binary(),
             programs,
         })
     };

@@ -1,11 +1,10 @@
-//! Against real processes. The shim is the example `native_shim`, which
+//! Against real processes. The shim is the example `helper`, which
 //! `cargo test` builds. Processes are found by a mark in their environment.
 
 mod contract;
 mod hostile;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use skep_protocol::event::Stream;
@@ -13,6 +12,7 @@ use skep_protocol::{AgentId, Limits};
 use tokio::time::timeout;
 
 use super::{NativeConfig, NativeRunner};
+use crate::helper::tests::binary;
 use crate::runner::{End, Guest, GuestEvent, Launch, Program, Runner, Task};
 use crate::stdio::{OutputReader, StdinWriter, output, stdin};
 
@@ -22,25 +22,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Ten times what a kill may take.
 const KILL_DEADLINE: Duration = Duration::from_secs(1);
 
-fn shim() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let shim = test
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples/native_shim");
-    assert!(
-        shim.exists(),
-        "no {}: run `cargo build -p skep-host --examples`",
-        shim.display()
-    );
-    shim
-}
-
 fn runner() -> NativeRunner {
     NativeRunner::new(NativeConfig {
-        shim: shim(),
+        shim: binary(),
         programs: Vec::new(),
     })
 }

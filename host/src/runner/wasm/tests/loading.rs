@@ -2,18 +2,23 @@
 
 use skep_protocol::ErrorCode;
 
+use super::inspect::{describe, examine};
 use super::*;
 
+fn facts(bytes: &[u8]) -> Facts {
+    examine(bytes).unwrap().0
+}
+
 fn refused(bytes: &[u8]) -> Refusal {
-    let refusal = inspect(bytes).unwrap_err();
+    let refusal = examine(bytes).unwrap_err();
     assert!(!refusal.message.is_empty());
     refusal
 }
 
 #[test]
 fn facts_of_real_guests() {
-    let hello = inspect(&prebuilt("hello")).unwrap();
-    assert_eq!(hello.kind, "component");
+    let hello = facts(&prebuilt("hello"));
+    assert_eq!(hello.kind, Kind::Component);
     assert!(!hello.asks_control);
     assert!(hello.missing.is_empty());
     assert!(
@@ -26,11 +31,11 @@ fn facts_of_real_guests() {
     );
     assert!(hello.needs.instances >= 1);
     assert_eq!(hello.needs.memories, 1);
-    assert!(inspect(&prebuilt("probe")).unwrap().asks_control);
+    assert!(facts(&prebuilt("probe")).asks_control);
 }
 
-#[test]
-fn what_is_no_component() {
+#[tokio::test]
+async fn what_is_no_component() {
     let cwasm = {
         let engine = Engines::new(&WasmConfig {
             pooling: false,
@@ -60,6 +65,12 @@ fn what_is_no_component() {
     ] {
         let refusal = refused(bytes);
         assert_eq!(refusal.code, ErrorCode::InvalidComponent, "{word}");
+        let bytes = Bytes::copy_from_slice(bytes);
+        let told = RUNNER.check(Digest::of(&bytes), bytes).await;
+        assert!(
+            matches!(&told, Err(Failure::Refused(same)) if *same == refusal),
+            "{word}: {told:?}"
+        );
         assert!(
             refusal.message.contains(word),
             "{word}: {}",
@@ -232,8 +243,8 @@ const CORE: &str = r#"(module
 #[tokio::test]
 async fn a_core_module_is_adapted_and_runs() {
     let bytes = wat(CORE);
-    let facts = inspect(&bytes).unwrap();
-    assert_eq!(facts.kind, "core-module");
+    let facts = facts(&bytes);
+    assert_eq!(facts.kind, Kind::CoreModule);
     assert_eq!(facts.imports, ["wasi_snapshot_preview1.fd_write"]);
     let seen = ask(bytes).run().await;
     assert_eq!(

@@ -1,5 +1,6 @@
 //! The runner with real guests: inline WAT, and the prebuilt ones.
 
+mod compiling;
 mod control;
 mod hostile;
 mod io;
@@ -22,7 +23,7 @@ use crate::runner::{End, GuestEvent, GuestUsage, Task};
 use crate::stdio::{OutputReader, StdinWriter, output, stdin};
 
 /// Ten times and more what anything here takes, on a machine that is busy.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(super) const DEADLINE: Duration = Duration::from_secs(120);
 
 static RUNNER: LazyLock<WasmRunner> = LazyLock::new(|| {
     let config = WasmConfig {
@@ -33,7 +34,7 @@ static RUNNER: LazyLock<WasmRunner> = LazyLock::new(|| {
     WasmRunner::new(config).unwrap()
 });
 
-fn prebuilt(name: &str) -> Bytes {
+pub(super) fn prebuilt(name: &str) -> Bytes {
     let path = format!(
         "{}/../examples/prebuilt/{name}.wasm",
         env!("CARGO_MANIFEST_DIR")
@@ -44,12 +45,12 @@ fn prebuilt(name: &str) -> Bytes {
     }
 }
 
-fn wat(text: &str) -> Bytes {
+pub(super) fn wat(text: &str) -> Bytes {
     wat::parse_str(text).unwrap().into()
 }
 
 /// A component whose `run` has this body, with more of the same core module.
-fn command(body: &str, module: &str) -> Bytes {
+pub(super) fn command(body: &str, module: &str) -> Bytes {
     wat(&format!(
         r#"(component
             (core module $m
@@ -60,6 +61,77 @@ fn command(body: &str, module: &str) -> Bytes {
             (instance $e (export "run" (func $run)))
             (export "wasi:cli/run@0.2.0" (instance $e)))"#
     ))
+}
+
+/// Components that are small and take long to compile, or much; the slowest
+/// first.
+pub(super) fn bombs() -> Vec<(&'static str, Bytes)> {
+    let nested = |open: &str, count: usize, body: &str, close: &str| {
+        format!("{}{body}{}", open.repeat(count), close.repeat(count))
+    };
+    let locals = format!("(local {})", "i64 ".repeat(50_000));
+    let busy: String = (0..4_000)
+        .map(|n| {
+            format!(
+                "local.get {n} local.get {} i64.add local.set {} ",
+                n + 1,
+                n * 9
+            )
+        })
+        .collect();
+    let switch = |depth: usize| {
+        let targets: String = (0..depth).map(|n| format!("{n} ")).collect();
+        nested(
+            "block ",
+            depth,
+            &format!("i32.const 0 br_table {targets}"),
+            "end ",
+        )
+    };
+    let functions: String = (0..100_000)
+        .map(|n| format!("(func (result i32) i32.const {n})"))
+        .collect();
+    [
+        (
+            "loops that all carry all locals",
+            format!(
+                "(func (local {}) {})",
+                "i64 ".repeat(300),
+                nested(
+                    "loop local.get 0 local.get 1 i64.add local.set 2 ",
+                    3_000,
+                    &(0..300)
+                        .map(|n| format!("local.get {n} local.set {} ", (n + 1) % 300))
+                        .collect::<String>(),
+                    "i32.const 1 br_if 0 end ",
+                )
+            ),
+        ),
+        (
+            "a function of 1 MB of ifs",
+            format!(
+                "(func (param i32) (local i32) {})",
+                "local.get 0 if local.get 0 local.set 1 end ".repeat(80_000)
+            ),
+        ),
+        (
+            "a function of 7 MB",
+            format!("(func {})", "i32.const 1 drop ".repeat(2_400_000)),
+        ),
+        ("50,000 locals", format!("(func {locals} {busy})")),
+        (
+            "a switch with 10,000 targets",
+            format!("(func {})", switch(10_000)),
+        ),
+        (
+            "blocks 60,000 deep",
+            format!("(func {})", nested("block ", 60_000, "", "end ")),
+        ),
+        ("100,000 functions", functions),
+    ]
+    .into_iter()
+    .map(|(name, module)| (name, command("i32.const 0", &module)))
+    .collect()
 }
 
 /// What a test asks of a guest.
@@ -124,7 +196,8 @@ impl Ask {
             program: Program::Component {
                 digest: Digest::of(&self.bytes),
                 // What is refused cannot be asked anything either.
-                asks_control: super::describe(&self.bytes).is_ok_and(|facts| facts.asks_control),
+                asks_control: super::inspect::describe(&self.bytes)
+                    .is_ok_and(|facts| facts.asks_control),
                 bytes: self.bytes,
             },
             args: self.args,
