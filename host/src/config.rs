@@ -47,6 +47,9 @@ const CEILINGS: Limits = Limits {
     paused_ms: 30 * 24 * 3_600_000,
     component_bytes: 256 * MIB,
     args_env_bytes: MIB,
+    disk_bytes: 64 * GIB,
+    files: 1_000_000,
+    open_files: 1024,
 };
 
 /// The configuration of a host, checked and whole.

@@ -118,14 +118,15 @@ limits! {
         component_bytes ComponentBytes = 64 * MIB,
         /// Bytes of all arguments and all of the environment.
         args_env_bytes ArgsEnvBytes = 64 * 1024,
+        /// Logical bytes that the agent may put under its writable directories
+        /// (wasm).
+        disk_bytes DiskBytes = 64 * MIB,
+        /// Files, directories and links that it may make there (wasm).
+        files Files = 4096,
+        /// Files and directories that the agent may hold open (wasm).
+        open_files OpenFiles = 64,
     }
     announced {
-        /// Bytes that the agent may put under its writable directories.
-        disk_bytes DiskBytes,
-        /// Files that the agent may make there.
-        files Files,
-        /// Files that the agent may hold open.
-        open_files OpenFiles,
         /// Processes of a native agent.
         processes Processes,
     }
@@ -139,13 +140,13 @@ mod tests {
     fn what_is_asked_takes_the_place_of_the_default() {
         let ask = LimitsAsk {
             fuel: Some(7),
-            files: Some(1),
+            processes: Some(1),
             ..LimitsAsk::default()
         };
         let limits = Limits::default().with(&ask);
         assert_eq!(limits.fuel, 7);
         assert_eq!(limits.wall_ms, 3_600_000);
-        assert_eq!(ask.unsupported(), Some(LimitName::Files));
-        assert_eq!(limits.get(LimitName::Files), None);
+        assert_eq!(ask.unsupported(), Some(LimitName::Processes));
+        assert_eq!(limits.get(LimitName::Processes), None);
     }
 }

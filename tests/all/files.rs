@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use serde_json::json;
 use skep_client::protocol::Outcome;
 use skep_protocol::spec::{DirGrant, DirMode};
 use skep_protocol::{AgentSpec, ErrorCode};
@@ -96,6 +97,31 @@ async fn scratch_is_private_and_goes_with_its_agent() {
     for out in ["/../canary", "/..", "../canary"] {
         denied(&run(&client, scratch(&["cat", out])).await);
     }
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_the_agents_own() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let write = |text: &str, limits: serde_json::Value| {
+        let mut spec = probe(&["write", "/note", text]);
+        spec.grants.scratch = true;
+        spec.limits = serde_json::from_value(limits).unwrap();
+        spec
+    };
+    let ended = run(&client, write("12345", json!({"disk_bytes": 5}))).await;
+    assert_eq!(ended.output.stdout(), "wrote 5 bytes\n");
+    assert_eq!(ended.info.usage.disk_bytes, Some(5));
+    let ended = run(&client, write("123456", json!({"disk_bytes": 5}))).await;
+    denied(&ended);
+    assert_eq!(
+        ended.output.stderr(),
+        "probe: No space left on device (os error 51)\n"
+    );
+    assert_eq!(ended.info.usage.disk_bytes, Some(0));
+    let left = std::fs::read_dir(host.dir().join("scratch")).unwrap();
+    assert_eq!(left.count(), 0);
     host.end().await;
 }
 

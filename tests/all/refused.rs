@@ -50,14 +50,11 @@ async fn what_is_not_enforced_yet_is_refused() {
     with("spec.grants.messages", &|spec| {
         spec.grants.messages = vec!["other".to_owned()]
     });
-    for name in ["disk_bytes", "files", "open_files", "processes"] {
-        cases.push((
-            name,
-            AgentSpec {
-                limits: limit(name, 1),
-                ..hello()
-            },
-        ));
+    with("processes", &|spec| spec.limits = limit("processes", 1));
+    for name in ["disk_bytes", "files", "open_files"] {
+        let mut spec = native(&["/bin/true"]);
+        spec.limits = limit(name, 1);
+        cases.push((name, spec));
     }
     let mut with_dirs = native(&["/bin/true"]);
     let dir = host.dir().to_str().unwrap().to_owned();

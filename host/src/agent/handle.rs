@@ -240,7 +240,7 @@ impl Agent {
                 .map_or(self.meter.stdin_given, StdinWriter::taken),
             stdout_bytes,
             stderr_bytes,
-            disk_bytes: None,
+            disk_bytes: guest.disk_bytes,
             restarts: 0,
         }
     }

@@ -8,7 +8,7 @@ use skep_protocol::info::{SpecInfo, StdinKind};
 use skep_protocol::spec::{ComponentRef, DirGrant, DirMode, OnFuelExhausted, RestartPolicy, Stdin};
 use skep_protocol::{AgentSpec, Digest, LimitName, Limits, RunnerKind};
 
-use crate::runner::{GrantedDir, Task};
+use crate::runner::{Access, GrantedDir, Task};
 
 /// The operator's rules that a spec must keep to.
 #[derive(Debug, Clone)]
@@ -204,9 +204,6 @@ fn refuse_unsupported(spec: &AgentSpec) -> Result<(), Denied> {
     } else {
         match spec.limits.unsupported() {
             None => return Ok(()),
-            Some(LimitName::DiskBytes) => "spec.limits.disk_bytes",
-            Some(LimitName::Files) => "spec.limits.files",
-            Some(LimitName::OpenFiles) => "spec.limits.open_files",
             Some(LimitName::Processes) => "spec.limits.processes",
             Some(_) => "spec.limits",
         }
@@ -252,6 +249,9 @@ const fn wasm_alone(limit: LimitName) -> Option<&'static str> {
         LimitName::Handles => Some("spec.limits.handles"),
         LimitName::HostcallBytes => Some("spec.limits.hostcall_bytes"),
         LimitName::ComponentBytes => Some("spec.limits.component_bytes"),
+        LimitName::DiskBytes => Some("spec.limits.disk_bytes"),
+        LimitName::Files => Some("spec.limits.files"),
+        LimitName::OpenFiles => Some("spec.limits.open_files"),
         _ => None,
     }
 }
@@ -379,7 +379,7 @@ fn check_dirs(spec: &AgentSpec, rules: &Rules) -> Result<Vec<GrantedDir>, Denied
             });
         }
         if granted.iter().any(|other| {
-            other.mode != dir.mode
+            other.access != Access::from(dir.mode)
                 && (other.host.starts_with(&host) || host.starts_with(&other.host))
         }) {
             return Err(invalid(
@@ -390,7 +390,7 @@ fn check_dirs(spec: &AgentSpec, rules: &Rules) -> Result<Vec<GrantedDir>, Denied
         granted.push(GrantedDir {
             host,
             guest,
-            mode: dir.mode,
+            access: dir.mode.into(),
         });
     }
     Ok(granted)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use skep_protocol::op::{AgentReply, AgentSpawn, WhenFull};
-use skep_protocol::spec::{ComponentRef, DirMode, Stdin};
+use skep_protocol::spec::{ComponentRef, Stdin};
 use skep_protocol::{AgentId, AgentSpec, AgentState, Enforcement, Outcome, RunnerKind};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ use crate::clock;
 use crate::components::Component;
 use crate::core::Core;
 use crate::log::{History, Recorder};
-use crate::runner::{GrantedDir, Launch, Program, Runner};
+use crate::runner::{Access, GrantedDir, Launch, Program, Runner};
 use crate::scratch::Scratch;
 use crate::stdio::{output, stdin};
 
@@ -166,7 +166,7 @@ fn start(core: &Arc<Core>, admissible: Admissible, place: Place) -> Result<Handl
         dirs.push(GrantedDir {
             host: scratch.path().to_owned(),
             guest: "/".to_owned(),
-            mode: DirMode::Rw,
+            access: Access::Scratch,
         });
         Some(scratch)
     } else {

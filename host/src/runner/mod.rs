@@ -51,8 +51,29 @@ pub struct GrantedDir {
     pub host: PathBuf,
     /// Where the guest finds it.
     pub guest: String,
-    /// Whether it may be written to.
-    pub mode: DirMode,
+    /// What may be done there.
+    pub access: Access,
+}
+
+/// What a guest may do in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Look.
+    Read,
+    /// Write, as others may.
+    Write,
+    /// Write. The directory is the agent's own: empty at the start, and gone
+    /// with it.
+    Scratch,
+}
+
+impl From<DirMode> for Access {
+    fn from(mode: DirMode) -> Self {
+        match mode {
+            DirMode::Ro => Self::Read,
+            DirMode::Rw => Self::Write,
+        }
+    }
 }
 
 /// What the agent is asked to do, as the guest may read it.
@@ -185,6 +206,8 @@ pub struct GuestUsage {
     pub memory_bytes: u64,
     pub memory_peak_bytes: u64,
     pub cpu_ms: u64,
+    /// Where it is counted.
+    pub disk_bytes: Option<u64>,
 }
 
 /// How a guest ended, as its runner saw it. What Skep wanted of it at the time

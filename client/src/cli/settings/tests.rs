@@ -149,8 +149,8 @@ fn a_wrong_file_is_named_with_its_line() {
             "defaults.fuel: must be at least 1",
         ),
         (
-            "[defaults]\nfiles = 5\n",
-            "defaults.files: this build does not enforce",
+            "[defaults]\nprocesses = 5\n",
+            "defaults.processes: this build does not enforce",
         ),
         (
             "[ceilings]\nprocesses = 5\n",

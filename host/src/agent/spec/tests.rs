@@ -87,7 +87,7 @@ fn what_is_not_there_yet_is_refused() {
         },
         AgentSpec {
             limits: LimitsAsk {
-                disk_bytes: Some(1),
+                processes: Some(1),
                 ..LimitsAsk::default()
             },
             ..spec()
@@ -258,6 +258,33 @@ fn a_native_agent_is_not_given_limits_that_do_not_hold() {
         refused(native(memory), &rules()),
         "spec.limits.memory_bytes"
     );
+    let none = LimitsAsk::default();
+    for (field, asked) in [
+        (
+            "disk_bytes",
+            LimitsAsk {
+                disk_bytes: Some(1),
+                ..none
+            },
+        ),
+        (
+            "files",
+            LimitsAsk {
+                files: Some(1),
+                ..none
+            },
+        ),
+        (
+            "open_files",
+            LimitsAsk {
+                open_files: Some(1),
+                ..none
+            },
+        ),
+    ] {
+        let field = format!("spec.limits.{field}");
+        assert_eq!(refused(native(asked), &rules()), field);
+    }
     let wall = LimitsAsk {
         wall_ms: Some(5),
         ..LimitsAsk::default()

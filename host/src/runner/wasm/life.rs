@@ -11,6 +11,7 @@ use wasmtime::Store;
 use super::compile::{Compiler, Failure};
 use super::engine::Engines;
 use super::epoch::Ticker;
+use super::files::Descriptors;
 use super::load::Compiled;
 use super::memory::HostMemory;
 use super::refusal::Refusal;
@@ -28,6 +29,7 @@ pub(super) struct House {
     pub(super) ticker: Ticker,
     pub(super) compiler: Compiler,
     pub(super) engines: Arc<Engines>,
+    pub(super) descriptors: Descriptors,
     pub(super) memory: Arc<HostMemory>,
 }
 
@@ -91,7 +93,7 @@ async fn begin(house: &House, given: Given) -> Result<End, Failure> {
         );
     };
     let _ticking = house.ticker.start();
-    run(&compiled, given, &house.memory).await
+    run(house, &compiled, given).await
 }
 
 /// A store whose last reading of fuel is taken however it goes.
@@ -108,7 +110,7 @@ impl Drop for Metered {
     }
 }
 
-async fn run(compiled: &Compiled, given: Given, memory: &Arc<HostMemory>) -> Result<End, Failure> {
+async fn run(house: &House, compiled: &Compiled, given: Given) -> Result<End, Failure> {
     let (stdout, stderr) = (given.stdout.clone(), given.stderr.clone());
     let parts = Parts {
         name: given.name,
@@ -116,6 +118,7 @@ async fn run(compiled: &Compiled, given: Given, memory: &Arc<HostMemory>) -> Res
         env: given.env,
         task: given.task,
         dirs: &given.dirs,
+        descriptors: &house.descriptors,
         stdin: given.stdin,
         stdout: given.stdout,
         stderr: given.stderr,
@@ -123,7 +126,7 @@ async fn run(compiled: &Compiled, given: Given, memory: &Arc<HostMemory>) -> Res
         progress: given.progress,
         orders: given.orders,
         meters: Arc::clone(&given.meters),
-        memory: Arc::clone(memory),
+        memory: Arc::clone(&house.memory),
     };
     let store = store::open(compiled.command.engine(), parts).map_err(Failure::Refused)?;
     let mut metered = Metered {

@@ -5,13 +5,14 @@
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker};
 
-use super::agent_api;
 use super::store::Held;
+use super::{agent_api, files};
 
 /// Everything that a host offers, for one engine.
 pub(super) fn of(engine: &Engine) -> wasmtime::Result<Linker<Held>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    files::link(&mut linker)?;
     agent_api::bindings::Agent::add_to_linker::<_, HasSelf<_>>(&mut linker, |held| held)?;
     Ok(linker)
 }

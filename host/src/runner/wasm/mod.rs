@@ -14,7 +14,7 @@
 //! - `guest` and `life`: a guest as a task, from its start to its `End`
 //! - `store`, `limiter`, `fuel`, `epoch` and `usage`: its limits and counters;
 //!   `memory`: what all guests have together
-//! - `stdio` and `agent_api`: its streams, and `skep:agent`
+//! - `stdio`, `files` and `agent_api`: its streams, its files, and `skep:agent`
 //! - `verdict` and `refusal`: how it ended, and why it never ran
 
 mod adapt;
@@ -24,6 +24,7 @@ mod census;
 mod compile;
 mod engine;
 mod epoch;
+mod files;
 mod fuel;
 mod guest;
 mod inspect;
@@ -64,6 +65,7 @@ pub use self::refusal::Refusal;
 use self::compile::Compiler;
 use self::engine::Engines;
 use self::epoch::Ticker;
+use self::files::Descriptors;
 use self::fuel::Fuel;
 use self::guest::{Control, Slot, Turns};
 use self::life::{Given, House};
@@ -164,11 +166,15 @@ impl WasmRunner {
             Engines::new(&config).map_err(|error| WasmError::Engine(format!("{error:#}")))?;
         let engines = Arc::new(engines);
         let of_ticker = Arc::clone(&engines);
+        if config.pooling {
+            Descriptors::raise();
+        }
         let house = House {
             ticker: Ticker::new(move || of_ticker.tick())?,
             compiler: Compiler::new(&config, Arc::clone(&engines))?,
             memory: HostMemory::new(config.memory_bytes),
             engines,
+            descriptors: Descriptors::of_process(),
         };
         let mut threads = tokio::runtime::Builder::new_multi_thread();
         threads

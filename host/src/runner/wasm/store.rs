@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use skep_protocol::spec::DirMode;
 use skep_protocol::{ErrorCode, Limits};
 use tokio::sync::watch;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store, UpdateDeadline};
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::files::{Descriptors, Files, FilesView};
 use super::fuel;
 use super::limiter::Limiter;
 use super::memory::HostMemory;
@@ -51,6 +51,7 @@ impl Orders {
 pub(super) struct Held {
     wasi: WasiCtx,
     table: ResourceTable,
+    files: Files,
     pub(super) limiter: Limiter,
     pub(super) name: String,
     pub(super) task: Task,
@@ -76,6 +77,15 @@ impl WasiView for Held {
     }
 }
 
+impl Held {
+    pub(super) fn files(&mut self) -> FilesView<'_> {
+        FilesView {
+            files: &self.files,
+            table: &mut self.table,
+        }
+    }
+}
+
 /// What a store is made of.
 pub(super) struct Parts<'a> {
     pub(super) name: String,
@@ -83,6 +93,7 @@ pub(super) struct Parts<'a> {
     pub(super) env: Vec<(String, String)>,
     pub(super) task: Task,
     pub(super) dirs: &'a [GrantedDir],
+    pub(super) descriptors: &'a Descriptors,
     pub(super) stdin: Input,
     pub(super) stdout: Output,
     pub(super) stderr: Output,
@@ -103,15 +114,18 @@ pub(super) fn open(engine: &Engine, parts: Parts<'_>) -> Result<Store<Held>, Ref
     wasi.allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false);
-    for dir in parts.dirs {
-        grant(&mut wasi, dir)?;
-    }
     let limits = parts.limits;
     wasi.max_random_size(limits.hostcall_bytes);
     let meters = Arc::clone(&parts.meters);
     let held = Held {
         wasi: wasi.build(),
         table: ResourceTable::new(),
+        files: Files::open(
+            parts.dirs,
+            limits,
+            parts.descriptors,
+            Arc::clone(&parts.meters),
+        )?,
         limiter: Limiter::new(limits, parts.memory, parts.meters),
         name: parts.name,
         task: parts.task,
@@ -151,21 +165,6 @@ fn apply(store: &mut Store<Held>, limits: &Limits) -> wasmtime::Result<()> {
         Ok(UpdateDeadline::Yield(TURN))
     });
     Ok(())
-}
-
-fn grant(wasi: &mut WasiCtxBuilder, dir: &GrantedDir) -> Result<(), Refusal> {
-    let perms = match dir.mode {
-        DirMode::Ro => FsPerms::ReadOnly,
-        DirMode::Rw => FsPerms::ReadWrite,
-    };
-    match wasi.preopened_dir(&dir.host, &dir.guest, perms) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            // The path on the host is none of the submitter's business.
-            let message = format!("the directory for {} cannot be opened: {error}", dir.guest);
-            Err(Refusal::of(ErrorCode::StorageUnavailable, message))
-        }
-    }
 }
 
 fn internal(error: wasmtime::Error) -> Refusal {

@@ -20,6 +20,7 @@ pub(super) struct Meters {
     memory_bytes: AtomicU64,
     memory_peak_bytes: AtomicU64,
     cpu_ns: AtomicU64,
+    disk_bytes: AtomicU64,
 }
 
 impl Meters {
@@ -29,6 +30,7 @@ impl Meters {
             memory_bytes: AtomicU64::new(0),
             memory_peak_bytes: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
+            disk_bytes: AtomicU64::new(0),
         }
     }
 
@@ -48,6 +50,11 @@ impl Meters {
             .fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
+    /// What it holds on disk.
+    pub(super) fn disk(&self, bytes: u64) {
+        self.disk_bytes.store(bytes, Relaxed);
+    }
+
     pub(super) fn read(&self) -> GuestUsage {
         GuestUsage {
             fuel_used: self.fuel.used(),
@@ -55,6 +62,7 @@ impl Meters {
             memory_bytes: self.memory_bytes.load(Relaxed),
             memory_peak_bytes: self.memory_peak_bytes.load(Relaxed),
             cpu_ms: self.cpu_ns.load(Relaxed) / 1_000_000,
+            disk_bytes: Some(self.disk_bytes.load(Relaxed)),
         }
     }
 }

@@ -4,11 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use skep_protocol::ErrorCode;
-use skep_protocol::spec::DirMode;
 
 use super::super::Refused;
 use super::*;
-use crate::runner::{Asked, GrantedDir};
+use crate::runner::{Access, Asked, GrantedDir};
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
@@ -104,7 +103,7 @@ async fn the_working_directory_is_the_scratch_directory_or_the_root() {
     let granted = GrantedDir {
         host: host.clone(),
         guest: "/".into(),
-        mode: DirMode::Rw,
+        access: Access::Scratch,
     };
     let mut agent = start_with(&["sh", "-c", "pwd -P; touch made"], |launch| {
         launch.dirs = vec![granted]
@@ -120,7 +119,7 @@ async fn the_working_directory_is_the_scratch_directory_or_the_root() {
     let gone = GrantedDir {
         host: host.join("gone"),
         guest: "/".into(),
-        mode: DirMode::Rw,
+        access: Access::Scratch,
     };
     let mut agent = start_with(&["true"], |launch| launch.dirs = vec![gone]);
     assert_eq!(

@@ -1,9 +1,7 @@
 //! Streams, files, the task and progress.
 
-use skep_protocol::spec::DirMode;
-
 use super::*;
-use crate::runner::{GrantedDir, Progress};
+use crate::runner::{Access, GrantedDir, Progress};
 
 #[tokio::test]
 async fn input_is_answered_as_it_comes() {
@@ -139,11 +137,11 @@ async fn progress_arrives() {
     assert_eq!(started.ended().await.end, End::Exited(0));
 }
 
-fn dir(host: &std::path::Path, guest: &str, mode: DirMode) -> Vec<GrantedDir> {
+fn dir(host: &std::path::Path, guest: &str, access: Access) -> Vec<GrantedDir> {
     vec![GrantedDir {
         host: host.to_owned(),
         guest: guest.to_owned(),
-        mode,
+        access,
     }]
 }
 
@@ -157,16 +155,16 @@ async fn files_that_were_granted_and_no_others() {
     std::os::unix::fs::symlink("/etc/passwd", granted.join("absolute")).unwrap();
     std::os::unix::fs::symlink("../canary", granted.join("relative")).unwrap();
     std::os::unix::fs::symlink(".", granted.join("here")).unwrap();
-    let with = |args: &[&str], mode| Ask {
-        dirs: dir(&granted, "/data", mode),
+    let with = |args: &[&str], access| Ask {
+        dirs: dir(&granted, "/data", access),
         ..probe(args)
     };
-    let seen = with(&["cat", "/data/file"], DirMode::Ro).run().await;
+    let seen = with(&["cat", "/data/file"], Access::Read).run().await;
     assert_eq!(
         (seen.end, seen.stdout),
         (End::Exited(0), b"inside".to_vec())
     );
-    let seen = with(&["cat", "/data/here/here/file"], DirMode::Ro)
+    let seen = with(&["cat", "/data/here/here/file"], Access::Read)
         .run()
         .await;
     assert_eq!(seen.stdout, b"inside");
@@ -181,12 +179,12 @@ async fn files_that_were_granted_and_no_others() {
         "/canary",
         "/data/../data/../canary/",
     ] {
-        let seen = with(&["cat", path], DirMode::Rw).run().await;
+        let seen = with(&["cat", path], Access::Write).run().await;
         assert_eq!(seen.end, End::Exited(1), "{path}");
         assert_eq!(seen.stdout, b"", "{path}");
     }
     for path in ["/data/file", "/data/new"] {
-        let seen = with(&["write", path, "changed"], DirMode::Ro).run().await;
+        let seen = with(&["write", path, "changed"], Access::Read).run().await;
         assert_eq!(seen.end, End::Exited(1), "{path}");
     }
     assert_eq!(
@@ -194,7 +192,7 @@ async fn files_that_were_granted_and_no_others() {
         "inside"
     );
     assert!(!granted.join("new").exists());
-    let seen = with(&["write", "/data/new", "changed"], DirMode::Rw)
+    let seen = with(&["write", "/data/new", "changed"], Access::Write)
         .run()
         .await;
     assert_eq!(seen.end, End::Exited(0));
@@ -202,7 +200,7 @@ async fn files_that_were_granted_and_no_others() {
         std::fs::read_to_string(granted.join("new")).unwrap(),
         "changed"
     );
-    let seen = with(&["write", "/data/relative", "changed"], DirMode::Rw)
+    let seen = with(&["write", "/data/relative", "changed"], Access::Write)
         .run()
         .await;
     assert_eq!(seen.end, End::Exited(1));
@@ -217,7 +215,7 @@ async fn files_that_were_granted_and_no_others() {
 async fn scratch_is_the_root() {
     let scratch = tempfile::tempdir().unwrap();
     let with = |args: &[&str]| Ask {
-        dirs: dir(scratch.path(), "/", DirMode::Rw),
+        dirs: dir(scratch.path(), "/", Access::Scratch),
         ..probe(args)
     };
     assert_eq!(
@@ -226,7 +224,7 @@ async fn scratch_is_the_root() {
     );
     assert_eq!(with(&["ls", "/"]).run().await.stdout, b"a\n");
     let missing = Ask {
-        dirs: dir(std::path::Path::new("/nowhere/at/all"), "/x", DirMode::Ro),
+        dirs: dir(std::path::Path::new("/nowhere/at/all"), "/x", Access::Read),
         ..probe(&["ls", "/x"])
     };
     let End::StartFailed { code, message } = missing.end().await else {

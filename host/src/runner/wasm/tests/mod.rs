@@ -2,6 +2,7 @@
 
 mod compiling;
 mod control;
+mod files;
 mod hostile;
 mod io;
 mod loading;
