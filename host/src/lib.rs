@@ -9,6 +9,7 @@
 //!
 //! Which module may know which is told in ARCHITECTURE.md.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,7 @@ pub enum Purpose {
 #[derive(Debug)]
 pub struct Host {
     core: Arc<Core>,
+    _scratch: Option<scratch::Claim>,
     end: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -129,6 +131,12 @@ impl Host {
                 programs: native.programs.clone(),
             }))
         });
+        let scratch_root = config.state_dir.join("scratch");
+        let scratch = match purpose {
+            Purpose::Serve => claim_scratch(&scratch_root),
+            // Its state directory is new.
+            Purpose::RunOne => None,
+        };
         let history = log::Budget::new(capacity.history_bytes);
         let core = Arc::new(Core {
             server_id: config.server_id.clone(),
@@ -140,7 +148,7 @@ impl Host {
                 dir_roots: config.dir_roots.clone(),
                 cache_dir: config.cache_dir.clone(),
             },
-            scratch_root: config.state_dir.join("scratch"),
+            scratch_root,
             grace: config.grace,
             slots: Slots::new(Bounds {
                 max_agents: capacity.max_agents,
@@ -164,7 +172,12 @@ impl Host {
         });
         let end = CancellationToken::new();
         let server = tokio::spawn(server::serve(Arc::clone(&core), wire.inbox, end.clone()));
-        Ok(Self { core, end, server })
+        Ok(Self {
+            core,
+            _scratch: scratch,
+            end,
+            server,
+        })
     }
 
     /// Asks every agent to stop, waits for the grace, and ends: when it
@@ -193,6 +206,27 @@ impl Host {
         let answered = self.core.answering.wait();
         if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
             tracing::error!("requests were left without their answer");
+        }
+    }
+}
+
+/// Claims the scratch directories, and removes in the background what an
+/// earlier host left. A host that cannot still runs agents without one.
+fn claim_scratch(root: &Path) -> Option<scratch::Claim> {
+    match scratch::claim(root) {
+        Ok((claim, left)) => {
+            if !left.is_empty() {
+                tracing::info!(
+                    count = left.len(),
+                    "removing what agents of an earlier host left"
+                );
+                tokio::task::spawn_blocking(move || drop(left));
+            }
+            Some(claim)
+        }
+        Err(error) => {
+            tracing::warn!(%error, root = %root.display(), "scratch directories cannot be made");
+            None
         }
     }
 }

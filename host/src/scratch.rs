@@ -1,11 +1,13 @@
 //! An agent's private writable directory: made before it starts, removed with
-//! all that is in it when it ends.
+//! all that is in it when it ends. What a host that was killed left behind is
+//! removed by the next one.
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use skep_protocol::AgentId;
 
 /// A scratch directory that is removed on drop. Removing costs as much as the
@@ -21,8 +23,7 @@ impl Scratch {
     /// # Errors
     /// Those of the file system.
     pub fn make(root: &Path, agent: AgentId) -> io::Result<Self> {
-        DirBuilder::new().mode(0o700).recursive(true).create(root)?;
-        std::fs::set_permissions(root, Permissions::from_mode(0o700))?;
+        make_root(root)?;
         let path = root.join(agent.to_string());
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self { path })
@@ -42,12 +43,57 @@ impl Drop for Scratch {
     }
 }
 
+fn make_root(root: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).recursive(true).create(root)?;
+    std::fs::set_permissions(root, Permissions::from_mode(0o700))
+}
+
+/// A host's word that it has agents with a scratch directory below a root. It
+/// lasts as long as the process, however that ends.
+#[derive(Debug)]
+pub struct Claim {
+    _root: File,
+}
+
+/// Claims a root, and finds what nobody has any more: the directories of
+/// agents, where no other host claims the root too. Two hosts may share one.
+///
+/// # Errors
+/// Those of the file system.
+pub fn claim(root: &Path) -> io::Result<(Claim, Vec<Scratch>)> {
+    make_root(root)?;
+    let claimed = File::open(root)?;
+    let mut left = Vec::new();
+    if flock(&claimed, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        for entry in std::fs::read_dir(root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            // What has another name is not ours, and no link is followed.
+            let of_agent = name
+                .to_str()
+                .is_some_and(|name| name.parse::<AgentId>().is_ok());
+            if of_agent && entry.file_type()?.is_dir() {
+                left.push(Scratch { path: entry.path() });
+            }
+        }
+    }
+    // From here on others find it claimed: what is left is ours alone to
+    // remove, however long that takes.
+    flock(&claimed, FlockOperation::LockShared)?;
+    Ok((Claim { _root: claimed }, left))
+}
+
+/// How often something may appear in a directory that was just emptied: a
+/// guest's last call can still be under way, but not for ever.
+const LAST_CALLS: usize = 100;
+
 /// Removes a directory with all that is in it, in a stack and a number of
 /// descriptors that do not grow with its depth: `remove_dir_all` recurses, and a
 /// tree of ten thousand levels, which any guest can make, would end the host.
 /// What lies deeper is moved up to the top first. No link is followed.
 fn remove_tree(root: &Path) -> io::Result<()> {
     let mut moved = 0u64;
+    let mut late = 0;
     loop {
         let mut empty = true;
         for entry in std::fs::read_dir(root)? {
@@ -60,7 +106,14 @@ fn remove_tree(root: &Path) -> io::Result<()> {
             }
         }
         if empty {
-            return std::fs::remove_dir(root);
+            match std::fs::remove_dir(root) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::DirectoryNotEmpty && late < LAST_CALLS =>
+                {
+                    late += 1;
+                }
+                removed => return removed,
+            }
         }
     }
 }
@@ -109,6 +162,35 @@ mod tests {
         drop(scratch);
         assert!(!path.exists());
         assert!(root.path().join("canary").exists());
+    }
+
+    #[test]
+    fn what_a_dead_host_left_is_found_once_nobody_claims_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("scratch");
+        let (first, left) = claim(&root).unwrap();
+        assert!(left.is_empty());
+        let stale = Scratch::make(&root, AgentId::random()).unwrap();
+        std::fs::write(stale.path().join("file"), "left").unwrap();
+        let (second, left) = claim(&root).unwrap();
+        assert!(left.is_empty(), "another host's agents are alive");
+        // Both die: nothing is cleaned up.
+        let path = stale.path().to_owned();
+        std::mem::forget(stale);
+        drop((first, second));
+        let others = [root.join("notes"), root.join("link")];
+        std::fs::create_dir(&others[0]).unwrap();
+        let linked = root.join(AgentId::random().to_string());
+        std::os::unix::fs::symlink(dir.path(), &linked).unwrap();
+        std::os::unix::fs::symlink(&path, &others[1]).unwrap();
+
+        let (_claim, left) = claim(&root).unwrap();
+        assert_eq!(left.len(), 1);
+        drop(left);
+        assert!(!path.exists());
+        for kept in [&linked, &others[0], &others[1]] {
+            assert!(kept.symlink_metadata().is_ok(), "{}", kept.display());
+        }
     }
 
     #[test]

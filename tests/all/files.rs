@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde_json::json;
-use skep_client::protocol::Outcome;
+use skep_client::protocol::{AgentId, Outcome};
 use skep_protocol::spec::{DirGrant, DirMode};
 use skep_protocol::{AgentSpec, ErrorCode};
 use skep_tests::{Ended, TestHost, probe, run};
@@ -122,6 +122,27 @@ async fn a_full_disk_is_the_agents_own() {
     assert_eq!(ended.info.usage.disk_bytes, Some(0));
     let left = std::fs::read_dir(host.dir().join("scratch")).unwrap();
     assert_eq!(left.count(), 0);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_host_left_is_removed() {
+    let left = std::sync::OnceLock::new();
+    let host = TestHost::with(|config| {
+        let scratch = config.state_dir.join("scratch");
+        let stale = scratch.join(AgentId::random().to_string());
+        std::fs::create_dir_all(stale.join("a/b/c")).unwrap();
+        std::fs::write(stale.join("a/b/c/file"), "left").unwrap();
+        std::fs::create_dir(scratch.join("notes")).unwrap();
+        left.set(stale).unwrap();
+    })
+    .await;
+    let stale = left.into_inner().unwrap();
+    skep_tests::eventually("a scratch directory that is gone", || async {
+        (!stale.exists()).then_some(())
+    })
+    .await;
+    assert!(host.dir().join("scratch/notes").exists());
     host.end().await;
 }
 
