@@ -50,6 +50,7 @@ const CEILINGS: Limits = Limits {
     disk_bytes: 64 * GIB,
     files: 1_000_000,
     open_files: 1024,
+    processes: 4096,
 };
 
 /// The configuration of a host, checked and whole.
@@ -148,6 +149,8 @@ impl Capacity {
 pub struct Native {
     /// The programs that may be run; none means any.
     pub programs: Vec<PathBuf>,
+    /// Whom agents are if the host is root; `nobody` if it is not said.
+    pub user: Option<String>,
 }
 
 /// What the host logs.
@@ -231,6 +234,7 @@ impl Config {
             dir_roots: vec![PathBuf::from("/")],
             native: Some(Native {
                 programs: Vec::new(),
+                user: None,
             }),
             grace: DEFAULT_GRACE,
             log: Log::default(),
@@ -477,20 +481,16 @@ fn dir_roots(roots: Vec<PathBuf>) -> Result<Vec<PathBuf>, ConfigError> {
 }
 
 fn native(raw: RawNative) -> Result<Option<Native>, ConfigError> {
-    if raw.user.is_some() {
-        return Err(ConfigError::new(
-            "native.user",
-            "this build cannot change the user of native agents yet: leave it out, and run the \
-             host as a user without privileges",
-        ));
-    }
     let programs = raw.programs.unwrap_or_default();
     if let Some(program) = programs.iter().find(|program| !program.is_absolute()) {
         let problem = format!("`{}` is not an absolute path", program.display());
         return Err(ConfigError::new("native.programs", problem));
     }
     let enabled = raw.enabled.unwrap_or(false);
-    Ok(enabled.then_some(Native { programs }))
+    Ok(enabled.then_some(Native {
+        programs,
+        user: raw.user,
+    }))
 }
 
 fn log(raw: RawLog) -> Result<Log, ConfigError> {

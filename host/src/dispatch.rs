@@ -210,7 +210,7 @@ fn wire_error(error: &Error) -> WireError {
             },
         ),
         Error::NativeOff => WireError::of_field(ErrorCode::Denied, "spec.runner", message),
-        Error::Program(refused) => WireError::of_field(refused.code(), "spec.command", message),
+        Error::Program(refused) => WireError::of_field(refused.code(), refused.field(), message),
         Error::ShuttingDown => of(ErrorCode::ShuttingDown, none()),
         Error::Storage(_) => of(ErrorCode::StorageUnavailable, none()),
         Error::Internal(what) => of(

@@ -52,11 +52,13 @@ pub(crate) fn own_binary() -> Option<PathBuf> {
         .then(|| PathBuf::from("/proc/self/exe"))
 }
 
+/// Closes this descriptor and all above it.
 #[expect(unsafe_code, reason = "close_range")]
-pub(crate) fn close_from_3() -> nix::Result<()> {
-    // SAFETY: at the start of main, nothing in this process owns a descriptor
-    // above 2; they were inherited from whoever started the host carelessly.
-    Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) }).map(drop)
+pub(crate) fn close_from(first: libc::c_uint) -> nix::Result<()> {
+    // SAFETY: called where nothing that lives on owns such a descriptor: at the
+    // start of main, when they were inherited from whoever started the host
+    // carelessly, and in a guard, which uses none.
+    Errno::result(unsafe { libc::close_range(first, libc::c_uint::MAX, 0) }).map(drop)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ use crate::agent::slots::Slots;
 use crate::agent::spec::Rules;
 use crate::config::Config;
 use crate::core::Core;
-use crate::runner::native::{NativeConfig, NativeRunner};
+use crate::runner::native::{AccountError, NativeConfig, NativeRunner};
 use crate::runner::wasm::{WasmConfig, WasmRunner};
 
 /// Compiled components that are kept ready.
@@ -73,6 +73,9 @@ pub enum StartError {
          `skep_host::helper::serve_if_asked()`"
     )]
     IsHelper,
+    /// Native agents cannot be whom the operator says.
+    #[error(transparent)]
+    NativeUser(#[from] AccountError),
 }
 
 /// How a host is used.
@@ -126,11 +129,13 @@ impl Host {
         })
         .map_err(|error| StartError::Engine(format!("{error:#}")))?;
         let native = config.native.as_ref().map(|native| {
-            Arc::new(NativeRunner::new(NativeConfig {
+            NativeRunner::new(NativeConfig {
                 shim: helper.clone(),
                 programs: native.programs.clone(),
-            }))
+                user: native.user.clone(),
+            })
         });
+        let native = native.transpose()?.map(Arc::new);
         let scratch_root = config.state_dir.join("scratch");
         let scratch = match purpose {
             Purpose::Serve => claim_scratch(&scratch_root),

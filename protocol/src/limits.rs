@@ -98,7 +98,8 @@ limits! {
         /// Milliseconds from the start of compiling to the end, without those
         /// in which it was paused.
         wall_ms WallMs = 3_600_000,
-        /// Bytes, the sum over all linear memories and tables (wasm).
+        /// Bytes: the sum over all linear memories and tables, or over all
+        /// processes.
         memory_bytes MemoryBytes = 64 * MIB,
         /// Core instances that the component may make (wasm).
         instances Instances = 64,
@@ -123,12 +124,13 @@ limits! {
         disk_bytes DiskBytes = 64 * MIB,
         /// Files, directories and links that it may make there (wasm).
         files Files = 4096,
-        /// Files and directories that the agent may hold open (wasm).
+        /// Files and directories that the agent may hold open; a native one, in
+        /// each of its processes.
         open_files OpenFiles = 64,
+        /// Processes and threads (native).
+        processes Processes = 64,
     }
     announced {
-        /// Processes of a native agent.
-        processes Processes,
     }
 }
 

@@ -1,5 +1,8 @@
 //! Processes under the same contract, through the real binary as their shim.
 
+mod jail;
+mod programs;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -20,7 +23,10 @@ async fn host() -> TestHost {
 async fn host_with(programs: &[&str]) -> TestHost {
     let programs = programs.iter().map(PathBuf::from).collect();
     TestHost::with(|config| {
-        config.native = Some(Native { programs });
+        config.native = Some(Native {
+            programs,
+            user: None,
+        });
     })
     .await
 }
@@ -237,60 +243,5 @@ async fn a_signal_and_a_deadline_are_told_as_such() {
     slow.limits.wall_ms = Some(300);
     let ended = run(&client, slow).await;
     assert_eq!(ended.outcome, Outcome::Deadline { limit_ms: 300 });
-    host.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn native_agents_are_off_unless_the_operator_allows_them() {
-    let host = TestHost::start().await;
-    let client = host.client().await;
-    assert_eq!(client.hello().await.unwrap().runners, [RunnerKind::Wasm]);
-    let refusal = refusal(client.spawn(native(&["/bin/true"]), None).await);
-    assert_eq!(refusal.code, ErrorCode::Denied);
-    assert_eq!(refusal.details.field.as_deref(), Some("spec.runner"));
-    host.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_listed_programs_run() {
-    let host = host_with(&["/bin/echo"]).await;
-    let client = host.client().await;
-    for program in ["/bin/echo", "echo"] {
-        let ended = run(&client, native(&[program, "allowed"])).await;
-        assert_eq!(ended.output.stdout(), "allowed\n", "{program}");
-    }
-    let (denied, invalid) = (ErrorCode::Denied, ErrorCode::InvalidArgument);
-    for (program, code) in [
-        ("/bin/cat", denied),
-        ("/bin/../bin/echo", denied),
-        ("/nowhere/at/all", denied),
-        ("cat", denied),
-        ("./echo", invalid),
-        ("bin/echo", invalid),
-        ("..", invalid),
-    ] {
-        let refusal = refusal(client.spawn(native(&[program]), None).await);
-        assert_eq!(refusal.code, code, "{program}: {refusal}");
-        assert_eq!(refusal.details.field.as_deref(), Some("spec.command"));
-    }
-    host.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_cannot_run_does_not_start() {
-    let host = host().await;
-    let client = host.client().await;
-    let plain = host.dir().join("plain");
-    std::fs::write(&plain, "not a program").unwrap();
-    for program in ["/nowhere/at/all", plain.to_str().unwrap()] {
-        match client.spawn(native(&[program]), None).await {
-            Ok(agent) => {
-                let outcome = end_of(&client, agent.id).await.outcome;
-                assert_eq!(outcome.kind(), "start_failed", "{program}: {outcome}");
-            }
-            Err(error) => assert_eq!(error.code(), Some(ErrorCode::Denied), "{program}: {error}"),
-        }
-    }
-    quiet(&client).await;
     host.end().await;
 }

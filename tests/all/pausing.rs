@@ -273,6 +273,7 @@ async fn processes_have_no_fuel() {
     let host = TestHost::with(|config| {
         config.native = Some(skep_host::config::Native {
             programs: Vec::new(),
+            user: None,
         });
     })
     .await;

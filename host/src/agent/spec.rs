@@ -204,7 +204,6 @@ fn refuse_unsupported(spec: &AgentSpec) -> Result<(), Denied> {
     } else {
         match spec.limits.unsupported() {
             None => return Ok(()),
-            Some(LimitName::Processes) => "spec.limits.processes",
             Some(_) => "spec.limits",
         }
     };
@@ -222,11 +221,6 @@ fn resolve_limits(spec: &AgentSpec, rules: &Rules) -> Result<Limits, Denied> {
                 "must be at least 1",
             ));
         }
-        if spec.runner == RunnerKind::Native
-            && let Some(field) = wasm_alone(*limit)
-        {
-            return Err(Denied::Unsupported { field });
-        }
         let ceiling = rules.ceilings.get(*limit).unwrap_or(u64::MAX);
         if asked > ceiling {
             return Err(Denied::OverCeiling {
@@ -234,6 +228,13 @@ fn resolve_limits(spec: &AgentSpec, rules: &Rules) -> Result<Limits, Denied> {
                 asked,
                 ceiling,
             });
+        }
+        let not_here = match spec.runner {
+            RunnerKind::Wasm => native_alone(*limit),
+            RunnerKind::Native => wasm_alone(*limit),
+        };
+        if let Some(field) = not_here {
+            return Err(Denied::Unsupported { field });
         }
     }
     Ok(rules.defaults.with(&spec.limits))
@@ -244,14 +245,20 @@ fn resolve_limits(spec: &AgentSpec, rules: &Rules) -> Result<Limits, Denied> {
 const fn wasm_alone(limit: LimitName) -> Option<&'static str> {
     match limit {
         LimitName::Fuel => Some("spec.limits.fuel"),
-        LimitName::MemoryBytes => Some("spec.limits.memory_bytes"),
         LimitName::Instances => Some("spec.limits.instances"),
         LimitName::Handles => Some("spec.limits.handles"),
         LimitName::HostcallBytes => Some("spec.limits.hostcall_bytes"),
         LimitName::ComponentBytes => Some("spec.limits.component_bytes"),
         LimitName::DiskBytes => Some("spec.limits.disk_bytes"),
         LimitName::Files => Some("spec.limits.files"),
-        LimitName::OpenFiles => Some("spec.limits.open_files"),
+        _ => None,
+    }
+}
+
+/// The field of a limit that only the native runner holds.
+const fn native_alone(limit: LimitName) -> Option<&'static str> {
+    match limit {
+        LimitName::Processes => Some("spec.limits.processes"),
         _ => None,
     }
 }
@@ -347,12 +354,6 @@ fn check_dirs(spec: &AgentSpec, rules: &Rules) -> Result<Vec<GrantedDir>, Denied
             format!("at most {MAX_DIRS} directories"),
         ));
     }
-    if spec.runner == RunnerKind::Native && !spec.grants.dirs.is_empty() {
-        // It sees the whole file system anyway: a grant would be a pretence.
-        return Err(Denied::Unsupported {
-            field: "spec.grants.dirs",
-        });
-    }
     let mut granted: Vec<GrantedDir> = Vec::with_capacity(spec.grants.dirs.len());
     for (index, dir) in spec.grants.dirs.iter().enumerate() {
         let field = |name: &str| format!("spec.grants.dirs[{index}].{name}");
@@ -377,6 +378,15 @@ fn check_dirs(spec: &AgentSpec, rules: &Rules) -> Result<Vec<GrantedDir>, Denied
                           directory beside them"
                     .to_owned(),
             });
+        }
+        // Programs of the machine use the machine's paths, and what they find
+        // in there may hold some.
+        if spec.runner == RunnerKind::Native && (Path::new(&guest) != host || guest == "/") {
+            return Err(invalid(
+                field("guest"),
+                "a native agent finds a directory where the host has it: give the same path as \
+                 `host`, without links in it, and not `/`",
+            ));
         }
         if granted.iter().any(|other| {
             other.access != Access::from(dir.mode)

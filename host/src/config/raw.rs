@@ -107,7 +107,7 @@ sections! {
         enabled: bool,
         /// The programs that may be run; none means any.
         programs: Vec<PathBuf>,
-        /// Not supported yet.
+        /// Whom agents are under a host that is root; by default `nobody`.
         user: String,
     }
 
@@ -289,7 +289,10 @@ impl From<&Config> for RawConfig {
             native: RawNative {
                 enabled: Some(config.native.is_some()),
                 programs: config.native.as_ref().map(|native| native.programs.clone()),
-                user: None,
+                user: config
+                    .native
+                    .as_ref()
+                    .and_then(|native| native.user.clone()),
             },
             log: RawLog {
                 filter: Some(config.log.filter.clone()),

@@ -63,6 +63,7 @@ pub async fn spawn(core: &Arc<Core>, body: AgentSpawn) -> Result<AgentReply, Err
 
 /// Decides what is decided before anything is taken or run.
 pub(super) async fn consider(core: &Core, spec: AgentSpec) -> Result<Admissible, Error> {
+    let asks_processes = spec.limits.processes.is_some();
     let mut spec = validate(spec, &core.rules)?;
     match spec.runner {
         RunnerKind::Wasm => {
@@ -81,6 +82,7 @@ pub(super) async fn consider(core: &Core, spec: AgentSpec) -> Result<Admissible,
         }
         RunnerKind::Native => {
             let native = core.native.as_ref().ok_or(Error::NativeOff)?;
+            native.check(asks_processes, !spec.dirs.is_empty()).await?;
             let mut command = std::mem::take(&mut spec.command);
             if let Some(program) = command.first_mut() {
                 *program = native

@@ -153,8 +153,8 @@ fn a_wrong_file_is_named_with_its_line() {
             "defaults.processes: this build does not enforce",
         ),
         (
-            "[ceilings]\nprocesses = 5\n",
-            "ceilings.processes: this build does not enforce",
+            "[ceilings]\nfiles = 5\n",
+            "ceilings.files: this build does not enforce",
         ),
         (
             "[defaults]\nfuel = 10\n[ceilings]\nfuel = 9\n",
@@ -168,7 +168,6 @@ fn a_wrong_file_is_named_with_its_line() {
             "[grants]\ndir_roots = [\"/nothing/here\"]\n",
             "grants.dir_roots: /nothing/here",
         ),
-        ("[native]\nuser = \"nobody\"\n", "native.user: this build"),
         (
             "[native]\nprograms = [\"python3\"]\n",
             "native.programs: `python3`",

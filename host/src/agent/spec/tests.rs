@@ -254,10 +254,17 @@ fn a_native_agent_is_not_given_limits_that_do_not_hold() {
         memory_bytes: Some(1),
         ..LimitsAsk::default()
     };
-    assert_eq!(
-        refused(native(memory), &rules()),
-        "spec.limits.memory_bytes"
-    );
+    assert!(validate(native(memory), &rules()).is_ok());
+    let processes = LimitsAsk {
+        processes: Some(5),
+        ..LimitsAsk::default()
+    };
+    assert!(validate(native(processes), &rules()).is_ok());
+    let wasm = AgentSpec {
+        limits: processes,
+        ..spec()
+    };
+    assert_eq!(refused(wasm, &rules()), "spec.limits.processes");
     let none = LimitsAsk::default();
     for (field, asked) in [
         (
@@ -271,13 +278,6 @@ fn a_native_agent_is_not_given_limits_that_do_not_hold() {
             "files",
             LimitsAsk {
                 files: Some(1),
-                ..none
-            },
-        ),
-        (
-            "open_files",
-            LimitsAsk {
-                open_files: Some(1),
                 ..none
             },
         ),

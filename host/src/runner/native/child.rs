@@ -7,15 +7,15 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
-    ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, getpid, getppid,
-    setsid,
+    ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, getpid, getppid, setsid,
 };
 
-use super::wire::{Instruction, Step};
+use super::wire::{Instruction, Jail, Step};
+use super::{enclosure, reach, syscalls};
 
 /// Where a start failed.
 pub(super) type Failure = (Step, Errno);
@@ -51,15 +51,24 @@ impl Starting {
         let step = match step {
             1 => Step::Enter,
             2 => Step::Execute,
+            3 => Step::Confine,
             _ => Step::Prepare,
         };
         Some((step, Errno::from_raw(i32::from_le_bytes(errno))))
     }
 }
 
+/// What the program is given that has no name.
+#[derive(Debug)]
+pub(super) struct Descriptors {
+    pub(super) stdio: [OwnedFd; 3],
+    /// The list of processes of the cgroup that it is to be in.
+    pub(super) cgroup: Option<OwnedFd>,
+}
+
 /// Forks; the child executes the program once it may proceed.
 #[expect(unsafe_code, reason = "fork")]
-pub(super) fn start(instruction: &Instruction, stdio: [OwnedFd; 3]) -> Result<Starting, Failure> {
+pub(super) fn start(instruction: &Instruction, given: Descriptors) -> Result<Starting, Failure> {
     let prepare = |error: std::io::Error| {
         (
             Step::Prepare,
@@ -79,11 +88,12 @@ pub(super) fn start(instruction: &Instruction, stdio: [OwnedFd; 3]) -> Result<St
         }),
         ForkResult::Child => {
             drop((held, failure));
-            let (step, errno) = become_program(instruction, &stdio, shim, &mut released);
+            let (step, errno) = become_program(instruction, &given, shim, &mut released);
             let step = match step {
                 Step::Prepare => 0,
                 Step::Enter => 1,
                 Step::Execute => 2,
+                Step::Confine => 3,
             };
             let [a, b, c, d] = (errno as i32).to_le_bytes();
             // If the shim is gone, nobody wants to know.
@@ -97,7 +107,7 @@ pub(super) fn start(instruction: &Instruction, stdio: [OwnedFd; 3]) -> Result<St
 /// are the defaults already, see [`default_signals`].
 fn become_program(
     instruction: &Instruction,
-    stdio: &[OwnedFd; 3],
+    given: &Descriptors,
     shim: Pid,
     released: &mut PipeReader,
 ) -> Failure {
@@ -112,12 +122,15 @@ fn become_program(
         // Until the host knows its number: what runs from here on may kill the
         // shim.
         let _end = released.read(&mut [0]);
+        if let Some(cgroup) = &given.cgroup {
+            // Itself. Whether that is allowed, the kernel asks of who opened
+            // the file, which is the host.
+            nix::unistd::write(cgroup, b"0")?;
+        }
         umask(Mode::from_bits_truncate(0o077));
-        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-        prctl::set_no_new_privs()?;
         // All three lie above 2, since 0 to 2 are open in the shim. These
         // copies survive the execution; everything else is close-on-exec.
-        let [stdin, stdout, stderr] = stdio;
+        let [stdin, stdout, stderr] = &given.stdio;
         dup2_stdin(stdin)?;
         dup2_stdout(stdout)?;
         dup2_stderr(stderr)
@@ -125,15 +138,53 @@ fn become_program(
     if let Err(errno) = prepared() {
         return (Step::Prepare, errno);
     }
-    if let Err(errno) = chdir(instruction.cwd.as_c_str()) {
-        return (Step::Enter, errno);
-    }
     if let Err(errno) = SigSet::empty().thread_set_mask() {
         return (Step::Prepare, errno);
     }
-    // Not execvp, which hands a file that is no program to a shell.
+    if let Err(errno) = confine(instruction) {
+        return (Step::Confine, errno);
+    }
+    // Not execvp, which hands a file that is no program to a shell. And not by
+    // a descriptor that was checked before: the operator's list is of paths, and
+    // a script executed so would not be found by its interpreter.
     let Err(errno) = execve(&instruction.program, &instruction.argv, &instruction.env);
     (Step::Execute, errno)
+}
+
+/// Shuts itself in. The limits come last: what comes before needs memory and
+/// descriptors.
+fn confine(instruction: &Instruction) -> nix::Result<()> {
+    let Jail { layers, reach, .. } = &instruction.jail;
+    enclosure::drop_capabilities()?;
+    prctl::set_no_new_privs()?;
+    if layers.landlock {
+        reach::restrict(Some(instruction.program_path()), reach)?;
+    }
+    if layers.syscalls {
+        syscalls::restrict()?;
+    }
+    limit(&instruction.jail)
+}
+
+fn limit(jail: &Jail) -> nix::Result<()> {
+    // Never over what the host itself may have, which it could not.
+    let lower = |resource, value: u64| {
+        let (_, hard) = getrlimit(resource)?;
+        let value = value.min(hard);
+        setrlimit(resource, value, value)
+    };
+    lower(Resource::RLIMIT_CORE, 0)?;
+    lower(Resource::RLIMIT_NOFILE, jail.open_files)?;
+    if let Some(bytes) = jail.data_bytes {
+        // Not the address space, of which many runtimes reserve far more than
+        // they use.
+        lower(Resource::RLIMIT_DATA, bytes)?;
+    }
+    if let Some(processes) = jail.processes {
+        // Counted per user namespace, and the guard and the init are in it.
+        lower(Resource::RLIMIT_NPROC, processes.saturating_add(2))?;
+    }
+    Ok(())
 }
 
 /// Sets every signal's action to its default: a signal that is ignored stays

@@ -4,16 +4,19 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use super::tree::Snapshots;
-use crate::runner::{Able, Asked, GuestControl, GuestUsage};
+use super::memory;
+use super::tree::{Snapshot, Snapshots};
+use crate::runner::{Able, Asked, GuestControl, GuestUsage, Stand};
 
 /// Shared by whoever drives the guest and the guest's task.
 #[derive(Debug)]
 pub(super) struct Control {
     asked: AtomicBool,
     killed: AtomicBool,
+    paused: AtomicBool,
+    stand: watch::Sender<Stand>,
     /// For the one task that waits.
     changed: Notify,
     usage: Mutex<Usage>,
@@ -23,7 +26,7 @@ pub(super) struct Control {
 #[derive(Debug, Default)]
 struct Usage {
     /// The root of the tree, as long as it may be looked at.
-    shim: Option<i32>,
+    root: Option<i32>,
     seen: GuestUsage,
 }
 
@@ -32,6 +35,8 @@ impl Control {
         Self {
             asked: AtomicBool::new(false),
             killed: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            stand: watch::Sender::new(Stand::Goes),
             changed: Notify::new(),
             usage: Mutex::default(),
             snapshots,
@@ -59,16 +64,42 @@ impl Control {
         self.killed.load(Ordering::Acquire)
     }
 
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// Whether it stands still, for the guest's task to say.
+    pub(super) fn stands(&self, stand: Stand) {
+        self.stand.send_replace(stand);
+    }
+
+    /// Whether all of the tree has stopped. Looks at `/proc`.
+    pub(super) fn has_stopped(&self) -> bool {
+        let root = self.usage_mut().root;
+        root.is_some_and(|root| Snapshot::take().stands_still(root))
+    }
+
     /// From now on usage is that of the tree below this process.
-    pub(super) fn lives(&self, shim: Option<i32>) {
-        self.usage_mut().shim = shim;
+    pub(super) fn lives(&self, root: Option<i32>) {
+        self.usage_mut().root = root;
+    }
+
+    /// How much memory the tree has, if that is over `limit`. Looks at `/proc`.
+    pub(super) fn outgrows(&self, limit: u64) -> Option<u64> {
+        let root = self.usage_mut().root?;
+        memory::over(limit, &self.snapshots, root)
+    }
+
+    /// Whether it stands still, for others to watch.
+    pub(super) fn stand(&self) -> watch::Receiver<Stand> {
+        self.stand.subscribe()
     }
 
     /// The process is about to be waited for, and its number may then be
     /// another's; what it used in all is known now, or is what was last seen.
     pub(super) fn ends(&self, cpu_ms: u64, peak_bytes: u64) {
         let mut usage = self.usage_mut();
-        usage.shim = None;
+        usage.root = None;
         usage.seen.memory_bytes = 0;
         usage.seen.cpu_ms = usage.seen.cpu_ms.max(cpu_ms);
         usage.seen.memory_peak_bytes = usage.seen.memory_peak_bytes.max(peak_bytes);
@@ -80,11 +111,18 @@ impl Control {
 }
 
 impl GuestControl for Control {
+    /// What of it wakes another is held again.
     fn pause(&self) -> Able {
-        Able::No
+        self.paused.store(true, Ordering::Release);
+        self.changed.notify_one();
+        Able::Yes
     }
 
-    fn resume(&self) {}
+    /// What had stopped itself goes on too, unless a cgroup held it.
+    fn resume(&self) {
+        self.paused.store(false, Ordering::Release);
+        self.changed.notify_one();
+    }
 
     /// Nobody counts what a process computes.
     fn refuel(&self, _: u64) -> Able {
@@ -92,6 +130,8 @@ impl GuestControl for Control {
     }
 
     fn ask_stop(&self) -> Asked {
+        // It is to hear it, and has its grace to run in.
+        self.paused.store(false, Ordering::Release);
         self.asked.store(true, Ordering::Release);
         self.changed.notify_one();
         Asked::Yes
@@ -107,8 +147,8 @@ impl GuestControl for Control {
     /// all has ended and the kernel's own sums are there.
     fn usage(&self) -> GuestUsage {
         let mut usage = self.usage_mut();
-        if let Some(shim) = usage.shim {
-            let now = self.snapshots.recent().usage(shim);
+        if let Some(root) = usage.root {
+            let now = self.snapshots.recent().usage(root);
             let seen = &mut usage.seen;
             seen.memory_bytes = now.resident_bytes;
             seen.memory_peak_bytes = seen.memory_peak_bytes.max(now.resident_bytes);

@@ -66,31 +66,33 @@ impl Shim {
         self.child.id().and_then(|pid| i32::try_from(pid).ok())
     }
 
-    /// Hands over the descriptors, closes them here, and says what to execute.
-    pub(super) async fn instruct(
+    /// Hands over the descriptors, closes them here, and says what to do.
+    pub(super) async fn order(
         &mut self,
-        stdio: [OwnedFd; 3],
+        descriptors: Vec<OwnedFd>,
         frame: &[u8],
     ) -> std::io::Result<()> {
-        let raw = stdio.each_ref().map(AsRawFd::as_raw_fd);
+        let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         // The first bytes in an empty socket: there is room.
         let parts = [std::io::IoSlice::new(&[wire::DESCRIPTORS])];
-        let message = [ControlMessage::ScmRights(&raw)];
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let message = if raw.is_empty() { &[] } else { &rights[..] };
         sendmsg::<()>(
             self.socket.as_raw_fd(),
             &parts,
-            &message,
+            message,
             MsgFlags::MSG_NOSIGNAL,
             None,
         )?;
-        drop(stdio);
+        drop(descriptors);
         self.socket.write_all(frame).await
     }
 
-    /// A byte, of three that are ever sent: there is room. If the shim is gone,
-    /// what it last reported is still to be read.
-    pub(super) async fn command(&mut self, command: u8) {
-        let _gone = self.socket.write_all(&[command]).await;
+    /// A byte. There is room unless the shim is held by a stranger; then a kill
+    /// strikes past it. If the shim is gone, what it last reported is still to
+    /// be read.
+    pub(super) fn command(&mut self, command: u8) {
+        let _gone = self.socket.try_write(&[command]);
     }
 
     /// The next report, `None` if none will come. Safe to cancel.
@@ -116,10 +118,12 @@ impl Shim {
         }
     }
 
-    /// Does the shim's work once, in case that it cannot.
-    pub(super) async fn strike(&self) {
-        if let Some(pid) = self.pid() {
-            let _panicked = tokio::task::spawn_blocking(move || tree::strike(pid)).await;
+    /// Does the shim's work once, in case that it cannot: kills what is below
+    /// the init, or below the shim if it has none.
+    pub(super) async fn strike(&self, init: Option<i32>) {
+        if let Some(pid) = init.or(self.pid()) {
+            let strike = move || tree::signal_all(pid, Signal::SIGKILL);
+            let _panicked = tokio::task::spawn_blocking(strike).await;
         }
         self.proceed();
     }

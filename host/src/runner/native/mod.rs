@@ -1,11 +1,12 @@
 //! Runs programs of the operating system, each below a shim of its own.
 //!
-//! This is not the sandbox that the wasm runner is. A program has a session of
-//! its own, no descriptor, variable, signal setting or terminal of the host's,
-//! cannot gain privileges by executing something, and is ended with all that
-//! it started. But it is a process of the host's user, who sees that user's
-//! files, network and processes, and may send them signals. So it is off
-//! unless the operator wants it.
+//! This is not the sandbox that the wasm runner is: a program makes calls to
+//! the kernel, of which a filter denies some. It has a session of its own, no
+//! descriptor, variable, signal setting or terminal of the host's, no
+//! privileges and no way to gain any, and what the kernel gives of namespaces,
+//! a root directory of its own, Landlock, seccomp and cgroups; it is ended with
+//! all that it started. What of it holds here, [`Runner::enforced`] tells. It is
+//! off unless the operator wants it.
 //!
 //! ```text
 //! host ──control socket── shim (subreaper, one thread) ── program ── …
@@ -13,29 +14,52 @@
 //! ```
 //! The shim is the only parent that outlives what the program starts, and ends
 //! the tree if the host dies. An agent costs the host one task and five
-//! descriptors, and the machine one more process.
+//! descriptors, and the machine one more process, or two: where there are pid
+//! namespaces the shim is the first process in one, below a guard, see
+//! [`enclosure`].
+//!
+//! [`jailer`] finds out what holds, in a shim that tries it all. After that an
+//! agent is shut in so or not started. `keeper`, `child`, `enclosure`, `view`,
+//! `reach` and `syscalls` run in the shim; the rest runs in the host.
 
+mod account;
+mod cgroup;
 mod child;
 mod control;
+mod enclosure;
+mod hold;
+mod jailer;
+mod keeper;
+mod layers;
 mod link;
+mod memory;
 mod process;
 mod pump;
+mod reach;
 pub mod shim;
+mod start;
+mod syscalls;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod view;
 mod wire;
+
+pub use self::account::AccountError;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skep_protocol::{Enforced, Enforcement, ErrorCode};
-use tokio::sync::{mpsc, watch};
+use skep_protocol::{Enforced, ErrorCode};
+use tokio::sync::{OnceCell, mpsc, watch};
 
+use self::account::Account;
 use self::control::Control;
+use self::jailer::{Jailer, ProbeError};
+use self::layers::Layers;
 use self::process::Process;
 use self::tree::Snapshots;
-use super::{GUEST_EVENTS, Guest, Launch, Runner, Stand};
+use super::{GUEST_EVENTS, Guest, Launch, Runner};
 
 /// The argument that makes the binary a shim; [`shim::shim_main`] is to be called
 /// then, before anything else.
@@ -53,9 +77,11 @@ pub struct NativeConfig {
     /// Absolute paths of the programs that may be run; all may if there is
     /// none. It does not bind what those programs run.
     pub programs: Vec<PathBuf>,
+    /// Whom agents are under a host that is root; `nobody` if it is not said.
+    pub user: Option<String>,
 }
 
-/// Why a program is not run. The submitter can cause both.
+/// Why an agent is not run. The submitter can cause each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// It is neither a name nor an absolute path.
@@ -64,6 +90,18 @@ pub enum Refused {
     /// It is not on the operator's list.
     #[error("the operator does not allow this program")]
     NotAllowed,
+    /// Its processes cannot be counted.
+    #[error(
+        "this host has neither user namespaces nor a cgroup with the controller `pids`, without \
+         which nobody counts a native agent's processes: leave it out"
+    )]
+    ProcessesUncounted,
+    /// Directories would be granted that it sees anyway.
+    #[error(
+        "this host has no Landlock, without which a native agent sees all that its user does: \
+         leave it out"
+    )]
+    DirsOpen,
 }
 
 impl Refused {
@@ -73,6 +111,17 @@ impl Refused {
         match self {
             Self::Invalid => ErrorCode::InvalidArgument,
             Self::NotAllowed => ErrorCode::Denied,
+            Self::ProcessesUncounted | Self::DirsOpen => ErrorCode::UnsupportedFeature,
+        }
+    }
+
+    /// What of the request it is about.
+    #[must_use]
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::Invalid | Self::NotAllowed => "spec.command",
+            Self::ProcessesUncounted => "spec.limits.processes",
+            Self::DirsOpen => "spec.grants.dirs",
         }
     }
 }
@@ -80,18 +129,67 @@ impl Refused {
 /// Runs programs. `start` is to be called within a Tokio runtime.
 #[derive(Debug)]
 pub struct NativeRunner {
-    config: NativeConfig,
+    setup: Arc<Setup>,
     snapshots: Arc<Snapshots>,
+}
+
+/// What all agents of a runner are started with.
+#[derive(Debug)]
+struct Setup {
+    config: NativeConfig,
+    account: Option<Account>,
+    /// Empty before the first agent: most hosts in a person's own process never
+    /// run one.
+    jailer: OnceCell<Jailer>,
+}
+
+impl Setup {
+    async fn jailer(&self) -> Result<&Jailer, ProbeError> {
+        let probe = || Jailer::probe(&self.config.shim, self.account);
+        self.jailer.get_or_try_init(probe).await
+    }
+
+    fn known(&self) -> Option<&Jailer> {
+        self.jailer.get()
+    }
 }
 
 impl NativeRunner {
     /// A runner without agents.
-    #[must_use]
-    pub fn new(config: NativeConfig) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`AccountError`], if agents cannot be whom the operator says.
+    pub fn new(config: NativeConfig) -> Result<Self, AccountError> {
+        let account = Account::of(config.user.as_deref())?;
+        let jailer = OnceCell::new();
+        let setup = Setup {
             config,
+            account,
+            jailer,
+        };
+        Ok(Self {
+            setup: Arc::new(setup),
             snapshots: Arc::default(),
+        })
+    }
+
+    /// Checks what an agent asks for against what holds on this machine, which
+    /// is found out first if it is not known: then [`Runner::enforced`] is true.
+    ///
+    /// # Errors
+    /// [`Refused`]
+    pub async fn check(&self, asks_processes: bool, asks_dirs: bool) -> Result<(), Refused> {
+        // Where nothing can be run, its start says why.
+        let Ok(jailer) = self.setup.jailer().await else {
+            return Ok(());
+        };
+        if asks_processes && !jailer.counts_processes() {
+            return Err(Refused::ProcessesUncounted);
         }
+        if asks_dirs && !jailer.grants_dirs() {
+            return Err(Refused::DirsOpen);
+        }
+        Ok(())
     }
 
     /// The path under which a program is executed: its own if it is absolute,
@@ -104,7 +202,7 @@ impl NativeRunner {
     /// and no other: links are not followed, since whoever made one may change
     /// it after it was checked.
     pub fn check_program(&self, program: &str) -> Result<PathBuf, Refused> {
-        let allowed = &self.config.programs;
+        let allowed = &self.setup.config.programs;
         let allows = |path: &Path| {
             allowed.is_empty()
                 || allowed
@@ -139,23 +237,16 @@ impl NativeRunner {
 }
 
 impl Runner for NativeRunner {
-    /// Kill, stop and the wall clock are best effort: a program of the same
-    /// user can kill its shim, and what had left its session by then survives.
+    /// What was found on this machine; before that, the least.
     fn enforced(&self) -> Enforced {
-        Enforced {
-            memory: Enforcement::None,
-            cpu: Enforcement::None,
-            wall: Enforcement::BestEffort,
-            files: Enforcement::None,
-            network: Enforcement::None,
-            pause: Enforcement::None,
-        }
+        let least = || Layers::default().enforced(None);
+        self.setup.known().map_or_else(least, Jailer::enforced)
     }
 
     /// The program's arguments are its own, then [`Launch::args`]; `argv[0]`
     /// is the program as it was given, because many programs are several under
     /// different names. The directory granted at `/` is the working directory;
-    /// no other directory is given or withheld.
+    /// all others lie where the host has them.
     ///
     /// A program that ended by itself, before or while it was killed, ends as
     /// it did; one that SIGTERM ended after `ask_stop` ends as signaled. When
@@ -163,10 +254,10 @@ impl Runner for NativeRunner {
     /// so it is reported. Dropping [`Guest::events`] kills the guest.
     fn start(&self, launch: Launch) -> Guest {
         let (events, receiver) = mpsc::channel(GUEST_EVENTS);
-        // Natives report no progress and are not held.
+        // Natives report no progress.
         let (_, progress) = watch::channel(None);
-        let (_, stand) = watch::channel(Stand::Goes);
         let control = Arc::new(Control::new(Arc::clone(&self.snapshots)));
+        let stand = control.stand();
         let program = match &launch.program {
             super::Program::Command(command) => command
                 .first()
@@ -174,7 +265,7 @@ impl Runner for NativeRunner {
             super::Program::Component { .. } => Err(Refused::Invalid),
         };
         let process = Process {
-            shim: self.config.shim.clone(),
+            setup: Arc::clone(&self.setup),
             control: Arc::clone(&control),
             events,
         };

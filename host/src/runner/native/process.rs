@@ -9,15 +9,19 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use skep_protocol::ErrorCode;
+use skep_protocol::info::PausedReason;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::cgroup::Cgroup;
 use super::control::Control;
+use super::hold::Hold;
 use super::link::{self, Shim, ShimExit};
 use super::pump::{OutputPump, StdinPump};
-use super::wire::{self, Instruction, Report, Status, Step};
-use super::{Refused, tree};
-use crate::runner::{End, GuestEvent, Launch, Program};
+use super::start::{fault, instruct, no_room, not_started, prepare, start_failed};
+use super::wire::{self, Report, Status};
+use super::{Refused, Setup, tree};
+use crate::runner::{End, GuestEvent, Launch, Stand};
 
 /// How long a shim has for a kill before the host strikes too, and then every
 /// time again: an agent of the same user can stop its shim, and one that forks
@@ -31,6 +35,9 @@ const STRIKE_AGAIN: Duration = Duration::from_millis(5);
 /// call that the kernel does not interrupt lasts that long.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
+/// The time between two looks at an agent's memory, where no cgroup limits it.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// How long output is still taken of a guest that was killed, where nobody
 /// makes room for it.
 const DRAIN_KILLED: Duration = Duration::from_millis(40);
@@ -38,7 +45,7 @@ const DRAIN_KILLED: Duration = Duration::from_millis(40);
 /// One agent's process, before and while it runs.
 #[derive(Debug)]
 pub(super) struct Process {
-    pub(super) shim: PathBuf,
+    pub(super) setup: Arc<Setup>,
     pub(super) control: Arc<Control>,
     pub(super) events: mpsc::Sender<GuestEvent>,
 }
@@ -49,8 +56,29 @@ struct Running {
     stdout: OutputPump,
     stderr: OutputPump,
     stdin: StdinPump,
-    /// The agent's session, once there is one.
+    /// Dropped last, when all that was in it is gone.
+    cgroup: Option<Cgroup>,
+    /// The agent's session, once there is one, where a killed shim does not
+    /// take all of it along.
     session: Option<i32>,
+    /// The first process of the agent's namespace, where it has one.
+    init: Option<i32>,
+    limit: MemoryLimit,
+}
+
+/// How much memory a tree may have, where the host has to look.
+#[derive(Debug, Clone, Copy)]
+struct MemoryLimit {
+    bytes: u64,
+    watched: bool,
+}
+
+/// How a shim's work was over.
+struct Watched {
+    /// `None` if it was not reported.
+    last: Option<Report>,
+    /// The memory for which it was killed.
+    outgrown: Option<u64>,
 }
 
 impl Process {
@@ -66,31 +94,46 @@ impl Process {
             Ok(program) => program,
             Err(refused) => return start_failed(refused.code(), refused.to_string()),
         };
-        let Some(frame) = instruct(&program, &launch) else {
+        let jailer = match self.setup.jailer().await {
+            Ok(jailer) => jailer,
+            Err(error) => return fault(&format!("no native agent can be run: {error}")),
+        };
+        let Some(frame) = instruct(jailer, &program, &launch) else {
             return start_failed(
                 ErrorCode::InvalidArgument,
                 "the command or the environment contains a NUL or is too long".into(),
             );
         };
-        let (running, stdio) = match prepare(&self.shim, launch) {
-            Ok(prepared) => prepared,
-            Err(error) => return no_shim(&error),
+        let cgroup = match prepare(&self.setup, &launch).await {
+            Ok(cgroup) => cgroup,
+            Err(end) => return end,
+        };
+        let limit = MemoryLimit {
+            bytes: launch.limits.memory_bytes,
+            watched: jailer.watches_memory(),
+        };
+        let (running, stdio) = match spawn(&self.setup.config.shim, launch, cgroup, limit) {
+            Ok(spawned) => spawned,
+            Err(error) => return no_room(&error, "the shim of a native agent"),
         };
         self.supervise(running, stdio, frame).await
     }
 
-    async fn supervise(&self, mut running: Running, stdio: [OwnedFd; 3], frame: Vec<u8>) -> End {
+    async fn supervise(&self, mut running: Running, given: Vec<OwnedFd>, frame: Vec<u8>) -> End {
         self.control.lives(running.shim.pid());
         let instructed = tokio::select! {
-            sent = running.shim.instruct(stdio, &frame) => sent.is_ok(),
+            sent = running.shim.order(given, &frame) => sent.is_ok(),
             // A torn instruction is the end for a shim.
             () = self.control.killed() => false,
         };
         drop(frame);
-        let last = if instructed {
+        let Watched { last, outgrown } = if instructed {
             self.watch(&mut running).await
         } else {
-            None
+            Watched {
+                last: None,
+                outgrown: None,
+            }
         };
         // A kill that comes later found it ended.
         let killed = self.control.is_killed();
@@ -106,7 +149,10 @@ impl Process {
             mut stdout,
             mut stderr,
             stdin,
+            cgroup,
             session,
+            init,
+            limit,
         } = running;
         drop(stdin);
         // Its end of the socket is closed: whatever kept it, it ends the tree.
@@ -115,6 +161,16 @@ impl Process {
             && let Some(session) = session
         {
             end_session(session).await;
+        }
+        if last.is_none()
+            && let Some(init) = init
+        {
+            end_namespace(init).await;
+        }
+        if last.is_none()
+            && let Some(cgroup) = &cgroup
+        {
+            end_cgroup(cgroup).await;
         }
         // Every writer is gone, and what they wrote is in the pipes.
         let drained = async { tokio::join!(stdout.drain(), stderr.drain()) };
@@ -130,50 +186,89 @@ impl Process {
             _ = drained => {}
             () = cut_short => {}
         }
-        Self::verdict(last, exit, killed)
+        let outgrown = outgrown.or_else(|| {
+            let out = cgroup.is_some_and(|cgroup| cgroup.ran_out_of_memory());
+            // The kernel does not tell how much more it was that was asked for.
+            out.then(|| limit.bytes.saturating_add(1))
+        });
+        Self::verdict(last, exit, killed, outgrown)
     }
 
     /// Moves bytes and commands until the shim's last report; `None` if there
     /// will be none.
-    async fn watch(&self, running: &mut Running) -> Option<Report> {
+    async fn watch(&self, running: &mut Running) -> Watched {
         let Running {
             shim,
             stdout,
             stderr,
             stdin,
+            cgroup,
             session,
+            init,
+            limit,
         } = running;
-        let (mut runs, mut asked) = (false, false);
+        let (mut made, mut runs, mut asked) = (false, false, false);
+        let mut hold = Hold::default();
+        let mut outgrown = None;
+        let mut look_at = Instant::now() + LOOK_EVERY;
         let mut killed: Option<Instant> = None;
         let mut strike_at = Instant::now();
         loop {
-            if killed.is_none() && (self.control.is_killed() || self.events.is_closed()) {
+            let unwanted =
+                self.control.is_killed() || self.events.is_closed() || outgrown.is_some();
+            if killed.is_none() && unwanted {
                 let now = Instant::now();
                 (killed, strike_at) = (Some(now), now + STRIKE_AFTER);
                 shim.proceed();
-                shim.command(wire::KILL).await;
+                shim.command(wire::KILL);
+                if let Some(cgroup) = &cgroup {
+                    // Without waiting for the shim's turn.
+                    let _gone = cgroup.kill();
+                }
+            }
+            if killed.is_none() && hold.wanted != self.control.is_paused() {
+                hold.turn(shim, cgroup.as_ref());
+                self.control.stands(Stand::Goes);
             }
             if !asked && runs && self.control.is_asked() {
                 asked = true;
-                shim.command(wire::TERMINATE).await;
+                shim.command(wire::TERMINATE);
             }
             tokio::select! {
-                report = shim.report() => match report? {
-                    Report::Made { pid } => *session = Some(pid),
-                    Report::Started => {
+                report = shim.report() => match report {
+                    Some(Report::Enclosed { init: first }) => {
+                        *init = Some(first);
+                        self.control.lives(Some(first));
+                    }
+                    Some(Report::Made { pid }) => {
+                        made = true;
+                        *session = init.is_none().then_some(pid);
+                    }
+                    Some(Report::Started) => {
                         runs = true;
                         let _nobody = self.events.try_send(GuestEvent::Running);
                     }
-                    last => return Some(last),
+                    last => return Watched { last, outgrown },
                 },
                 () = self.control.changed() => {}
                 () = self.events.closed(), if killed.is_none() => {}
                 () = sleep_until(strike_at), if killed.is_some() => {
                     if killed.is_some_and(|since| since.elapsed() > GIVE_UP_AFTER) {
-                        return None;
+                        return Watched { last: None, outgrown };
                     }
-                    shim.strike().await;
+                    shim.strike(*init).await;
                     strike_at = Instant::now() + STRIKE_AFTER;
+                }
+                () = sleep_until(look_at), if limit.watched && killed.is_none() => {
+                    let (control, bytes) = (Arc::clone(&self.control), limit.bytes);
+                    let look = tokio::task::spawn_blocking(move || control.outgrows(bytes));
+                    outgrown = look.await.ok().flatten();
+                    look_at = Instant::now() + LOOK_EVERY;
+                }
+                () = sleep_until(hold.look_at), if made && hold.looks() => {
+                    if hold.has_come_true(&self.control, cgroup.as_ref()).await {
+                        self.control.stands(Stand::Held(PausedReason::Asked));
+                    }
                 }
                 () = stdout.run() => {}
                 () = stderr.run() => {}
@@ -182,8 +277,15 @@ impl Process {
         }
     }
 
-    fn verdict(last: Option<Report>, exit: ShimExit, killed: bool) -> End {
+    fn verdict(last: Option<Report>, exit: ShimExit, killed: bool, outgrown: Option<u64>) -> End {
         match (last, exit) {
+            (
+                Some(Report::Ended {
+                    status: Status::Signaled(libc::SIGKILL),
+                    ..
+                }),
+                _,
+            ) if !killed && let Some(asked_bytes) = outgrown => End::OutOfMemory { asked_bytes },
             (Some(Report::NotStarted { step, errno }), _) => {
                 not_started(step, Errno::from_raw(errno))
             }
@@ -194,12 +296,31 @@ impl Process {
             },
             (_, ShimExit::GivenUp) => fault("a native agent outlasts its kill"),
             _ if killed => End::Killed,
+            _ if let Some(asked_bytes) = outgrown => End::OutOfMemory { asked_bytes },
             (_, ShimExit::Killed) => {
                 tracing::warn!("the shim of a native agent was killed, and not by Skep");
                 End::Signaled(libc::SIGKILL)
             }
             _ => fault("the shim of a native agent ended without a report"),
         }
+    }
+}
+
+/// Waits until the kernel has killed all of a namespace whose guard was killed.
+async fn end_namespace(init: i32) {
+    let deadline = Instant::now() + link::SHIM_EXIT;
+    while Instant::now() < deadline && !tree::has_ended(init) {
+        tokio::time::sleep(STRIKE_AGAIN).await;
+    }
+}
+
+/// Ends what is left of a cgroup whose shim was killed: whoever left the session
+/// is still in there.
+async fn end_cgroup(cgroup: &Cgroup) {
+    let deadline = Instant::now() + link::SHIM_EXIT;
+    while Instant::now() < deadline && !cgroup.is_empty() {
+        let _again = cgroup.kill();
+        tokio::time::sleep(STRIKE_AGAIN).await;
     }
 }
 
@@ -215,26 +336,13 @@ async fn end_session(session: i32) {
     }
 }
 
-/// The instruction, encoded; `None` if it contains a NUL or is too long.
-fn instruct(program: &Path, launch: &Launch) -> Option<Vec<u8>> {
-    let Program::Command(command) = &launch.program else {
-        return None;
-    };
-    let argv = command.iter().chain(&launch.args).cloned();
-    let env = launch
-        .env
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"));
-    let scratch = launch.dirs.iter().find(|dir| dir.guest == "/");
-    let cwd = scratch.map_or(Path::new("/"), |dir| &dir.host);
-    let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
-    Instruction::new(bytes(program), bytes(cwd), argv, env)
-        .ok()?
-        .encode()
-}
-
 /// Starts a shim, and makes the pipes; gives the ends that are the agent's.
-fn prepare(shim: &Path, launch: Launch) -> std::io::Result<(Running, [OwnedFd; 3])> {
+fn spawn(
+    shim: &Path,
+    launch: Launch,
+    cgroup: Option<Cgroup>,
+    limit: MemoryLimit,
+) -> std::io::Result<(Running, Vec<OwnedFd>)> {
     let Launch {
         stdin,
         stdout,
@@ -244,63 +352,24 @@ fn prepare(shim: &Path, launch: Launch) -> std::io::Result<(Running, [OwnedFd; 3
     let (stdin_theirs, stdin_ours) = std::io::pipe()?;
     let (stdout_ours, stdout_theirs) = std::io::pipe()?;
     let (stderr_ours, stderr_theirs) = std::io::pipe()?;
+    let mut given = vec![
+        stdin_theirs.into(),
+        stdout_theirs.into(),
+        stderr_theirs.into(),
+    ];
+    if let Some(cgroup) = &cgroup {
+        given.push(cgroup.procs()?);
+    }
     let running = Running {
         stdout: OutputPump::new(stdout_ours, stdout)?,
         stderr: OutputPump::new(stderr_ours, stderr)?,
         stdin: StdinPump::new(stdin, stdin_ours)?,
         // Last, so that nothing can fail once it runs.
         shim: Shim::spawn(shim)?,
+        cgroup,
         session: None,
+        init: None,
+        limit,
     };
-    Ok((
-        running,
-        [
-            stdin_theirs.into(),
-            stdout_theirs.into(),
-            stderr_theirs.into(),
-        ],
-    ))
-}
-
-fn start_failed(code: ErrorCode, message: String) -> End {
-    End::StartFailed { code, message }
-}
-
-/// Why a program did not start, for its submitter: nothing of the host's
-/// paths, but what they named themselves.
-fn not_started(step: Step, errno: Errno) -> End {
-    let code = match (step, errno) {
-        (_, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => ErrorCode::Capacity,
-        (Step::Prepare, _) => ErrorCode::Internal,
-        (Step::Enter, _) => ErrorCode::StorageUnavailable,
-        (Step::Execute, Errno::ENOENT | Errno::ENOTDIR) => ErrorCode::NotFound,
-        (Step::Execute, Errno::E2BIG) => ErrorCode::TooLarge,
-        (Step::Execute, _) => ErrorCode::InvalidArgument,
-    };
-    let what = match step {
-        Step::Prepare => "its process could not be made",
-        Step::Enter => "its working directory could not be entered",
-        Step::Execute => "the program could not be executed",
-    };
-    start_failed(code, format!("{what}: {}", errno.desc()))
-}
-
-/// No process, descriptor or memory for another agent; or the operator's shim
-/// is not there.
-fn no_shim(error: &std::io::Error) -> End {
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => start_failed(
-            ErrorCode::Capacity,
-            "the host has no room for another process".into(),
-        ),
-        _ => fault(&format!(
-            "the shim of a native agent could not be started: {error}"
-        )),
-    }
-}
-
-fn fault(cause: &str) -> End {
-    End::Fault {
-        incident: crate::incident(cause),
-    }
+    Ok((running, given))
 }

@@ -8,33 +8,31 @@
 //!
 //! All signals but SIGKILL and SIGSTOP are blocked in it, and it is not
 //! dumpable, so an agent of the same user cannot trace it or read its memory.
-//! SIGKILL such an agent can send; then its first process dies with the shim,
-//! see `child`, and the host ends what is left of its session.
+//! As the first process of a pid namespace it cannot be reached from there at
+//! all. Without one, an agent can send it SIGKILL; then its first process dies
+//! with the shim, see `child`, and the host ends what is left of its session.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::unistd::{Pid, chdir, getpid, setsid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, chdir, fork, setsid};
 
-use super::child::{Failure, Starting, default_signals, start};
-use super::tree;
-use super::wire::{DESCRIPTORS, Instruction, KILL, MAX_INSTRUCTION, Report, Status, TERMINATE};
-
-/// The time between two strikes against a tree that still stands, for the
-/// kernel to take down what was struck.
-const STRIKE_EVERY: Duration = Duration::from_millis(10);
+use super::account::Account;
+use super::child::{Descriptors, Failure, default_signals, start};
+use super::enclosure::{become_account, drop_capabilities, fork_init, guard, separate};
+use super::keeper::{All, Keeper, tell};
+use super::layers::Layers;
+use super::reach::Reach;
+use super::view::{Tree, is_system};
+use super::wire::{DESCRIPTORS, Instruction, Jail, MAX_ORDER, Order, Report, Step};
+use super::{reach, syscalls, view};
 
 /// What `skep` does when it is called with [`SHIM_ARG`](super::SHIM_ARG).
 ///
@@ -52,7 +50,7 @@ fn shut_in() -> std::io::Result<UnixStream> {
     prctl::set_dumpable(false)?;
     SigSet::all().thread_set_mask()?;
     default_signals();
-    crate::helper::close_from_3()?;
+    crate::helper::close_from(3)?;
     // So that what the host's terminal or group gets does not get here. It
     // fails for the leader of a group, which has left the host's already.
     let _leader = setsid();
@@ -61,37 +59,158 @@ fn shut_in() -> std::io::Result<UnixStream> {
     Ok(std::io::stdin().as_fd().try_clone_to_owned()?.into())
 }
 
-/// Runs the agent that the host instructs it to run.
+/// Does what the host orders.
 fn serve(mut control: UnixStream) -> std::io::Result<()> {
-    let stdio = receive_descriptors(&control)?;
+    let descriptors = receive_descriptors(&control)?;
     let mut length = [0; 4];
     control.read_exact(&mut length)?;
     let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-    if length > MAX_INSTRUCTION {
+    if length > MAX_ORDER {
         return Err(std::io::ErrorKind::InvalidData.into());
     }
     let mut body = vec![0; length];
     control.read_exact(&mut body)?;
-    let instruction = Instruction::decode(&body).ok_or(std::io::ErrorKind::InvalidData)?;
-    let mut mask = SigSet::empty();
-    mask.add(Signal::SIGCHLD);
-    let children = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-
-    control.set_nonblocking(true)?;
-    let report = match start(&instruction, stdio) {
-        Ok(starting) => {
-            drop((instruction, body));
-            Shim {
-                control: &control,
-                children,
-                main: starting.pid,
-                status: None,
-            }
-            .watch(starting)
+    let order = Order::decode(&body).ok_or(std::io::ErrorKind::InvalidData)?;
+    drop(body);
+    let report = match order {
+        Order::Probe { account } => probe(account).map(Report::Holds),
+        Order::Run(instruction) => {
+            let mut descriptors = descriptors.into_iter();
+            let (Some(stdin), Some(stdout), Some(stderr)) =
+                (descriptors.next(), descriptors.next(), descriptors.next())
+            else {
+                return Err(std::io::ErrorKind::InvalidData.into());
+            };
+            let given = Descriptors {
+                stdio: [stdin, stdout, stderr],
+                cgroup: descriptors.next(),
+            };
+            run(&control, instruction, given)
         }
-        Err(failure) => not_started(failure),
     };
-    (&control).write_all(&report.encode())
+    (&control).write_all(&report.unwrap_or_else(not_started).encode())
+}
+
+/// Runs the program to its end.
+fn run(
+    control: &UnixStream,
+    instruction: Instruction,
+    given: Descriptors,
+) -> Result<Report, Failure> {
+    enclose(control, &instruction)?;
+    let nonblocking = control.set_nonblocking(true);
+    nonblocking.map_err(|_| (Step::Prepare, Errno::EIO))?;
+    let all = if instruction.jail.layers.namespaces {
+        All::OfNamespace
+    } else {
+        All::OfTree
+    };
+    let starting = start(&instruction, given)?;
+    drop(instruction);
+    let keeper = Keeper::new(control, starting.pid, all);
+    let keeper = keeper.map_err(|errno| (Step::Prepare, errno))?;
+    keeper.watch(starting)
+}
+
+/// Becomes the agents' user, in namespaces of its own where it is to have
+/// them. Then this goes on in the first process there, and another is left
+/// outside that does nothing but wait for it.
+fn enclose(control: &UnixStream, instruction: &Instruction) -> Result<(), Failure> {
+    let confine = |errno| (Step::Confine, errno);
+    let enter = |errno| (Step::Enter, errno);
+    let Jail {
+        layers,
+        account,
+        reach,
+        ..
+    } = &instruction.jail;
+    let cwd = instruction.cwd.as_c_str();
+    if layers.namespaces {
+        separate(*account).map_err(confine)?;
+    }
+    let mut granted = Vec::new();
+    // As long as it may pass where the agents' user may not: the host's
+    // directory of scratch directories is the host's alone.
+    if layers.view {
+        for reach in reach {
+            granted.push(Tree::take(reach.path()).map_err(enter)?);
+        }
+    } else {
+        chdir(cwd).map_err(enter)?;
+    }
+    become_account(*account).map_err(confine)?;
+    // But the program must be one that they may reach: it is the submitter's
+    // word, and not the operator's.
+    let path = instruction.program_path();
+    let within = |reach: &Reach| path.starts_with(reach.path());
+    let program = if layers.view && !is_system(path) && !reach.iter().any(within) {
+        Some(Tree::take(path).map_err(|errno| (Step::Execute, errno))?)
+    } else {
+        None
+    };
+    if layers.namespaces {
+        if let Some(init) = fork_init().map_err(confine)? {
+            drop((granted, program));
+            guard(init);
+        }
+        // The host's /proc is still there, and in it this process's number.
+        let number = std::fs::read_link("/proc/self").ok();
+        if let Some(init) = number.and_then(|number| number.to_str()?.parse().ok()) {
+            tell(control, Report::Enclosed { init });
+        }
+    }
+    if layers.view {
+        view::enter(granted, program).map_err(confine)?;
+        chdir(cwd).map_err(enter)?;
+    }
+    drop_capabilities().map_err(confine)
+}
+
+/// Finds out which layers there are, by putting them over itself.
+fn probe(account: Option<Account>) -> Result<Layers, Failure> {
+    let confine = |errno| (Step::Confine, errno);
+    // In another process, since one that got half way could not go on.
+    let separated = probe_namespaces(account).map_err(confine)?;
+    become_account(account).map_err(confine)?;
+    drop_capabilities().map_err(confine)?;
+    prctl::set_no_new_privs().map_err(confine)?;
+    Ok(Layers {
+        landlock: reach::restrict(None, &[]).is_ok(),
+        syscalls: syscalls::restrict().is_ok(),
+        ..Layers::from_bits(separated)
+    })
+}
+
+/// The bits of the layers that namespaces give.
+#[expect(unsafe_code, reason = "fork")]
+fn probe_namespaces(account: Option<Account>) -> nix::Result<i32> {
+    // SAFETY: the shim has one thread, see `child::start`.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => loop {
+            match waitpid(child, None) {
+                Ok(WaitStatus::Exited(_, bits)) => return Ok(bits),
+                Err(Errno::EINTR) => {}
+                _ => return Ok(0),
+            }
+        },
+        ForkResult::Child => {
+            let separated = separate(account).and_then(|()| become_account(account));
+            let bits = match separated.and_then(|()| fork_init()) {
+                Err(_) => 0,
+                Ok(Some(init)) => guard(init),
+                Ok(None) => {
+                    let view = view::enter(Vec::new(), None).is_ok();
+                    Layers {
+                        namespaces: true,
+                        view,
+                        ..Layers::default()
+                    }
+                    .to_bits()
+                }
+            };
+            std::process::exit(bits)
+        }
+    }
 }
 
 fn not_started((step, errno): Failure) -> Report {
@@ -101,11 +220,12 @@ fn not_started((step, errno): Failure) -> Report {
     }
 }
 
-/// The program's stdin, stdout and stderr, which come with the first byte.
+/// The program's stdin, stdout and stderr, and maybe a cgroup's list, which
+/// come with the first byte.
 #[expect(unsafe_code, reason = "SCM_RIGHTS")]
-fn receive_descriptors(control: &UnixStream) -> std::io::Result<[OwnedFd; 3]> {
+fn receive_descriptors(control: &UnixStream) -> std::io::Result<Vec<OwnedFd>> {
     let mut byte = [0];
-    let mut space = nix::cmsg_space!([libc::c_int; 3]);
+    let mut space = nix::cmsg_space!([libc::c_int; 4]);
     let mut parts = [std::io::IoSliceMut::new(&mut byte)];
     let message = recvmsg::<()>(
         control.as_raw_fd(),
@@ -125,180 +245,9 @@ fn receive_descriptors(control: &UnixStream) -> std::io::Result<[OwnedFd; 3]> {
             );
         }
     }
-    let stdio = received.try_into().ok();
-    stdio
-        .filter(|_| byte == [DESCRIPTORS])
-        .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
-}
-
-struct Shim<'a> {
-    control: &'a UnixStream,
-    children: SignalFd,
-    /// The agent's first process, and its session and group.
-    main: Pid,
-    status: Option<Status>,
-}
-
-impl Shim<'_> {
-    /// Waits for the first process to end, or to be told to end it; ends the
-    /// tree; gives what is to be reported.
-    fn watch(mut self, mut starting: Starting) -> Report {
-        // Told before any of the agent runs, which might kill this process.
-        self.report(Report::Made {
-            pid: self.main.as_raw(),
-        });
-        starting.proceed();
-        let mut starting = Some(starting);
-        let mut failure = None;
-        while self.status.is_none() && failure.is_none() {
-            let waited = self.wait(starting.as_ref());
-            if waited.is_err() || self.commands() == Wanted::End {
-                break;
-            }
-            self.reap();
-            // If it has ended, there is an outcome, seen or not.
-            if let Some(starting) =
-                starting.take_if(|_| waited == Ok(true) || self.status.is_some())
-            {
-                failure = starting.failed();
-                if failure.is_none() {
-                    self.report(Report::Started);
-                }
-            }
-        }
-        self.end_tree();
-        if let Some(failure) = failure {
-            return not_started(failure);
-        }
-        let status = self.status.unwrap_or(Status::Signaled(libc::SIGKILL));
-        let (cpu_ms, peak_bytes) = used();
-        Report::Ended {
-            status,
-            cpu_ms,
-            peak_bytes,
-        }
+    if byte == [DESCRIPTORS] {
+        Ok(received)
+    } else {
+        Err(std::io::ErrorKind::InvalidData.into())
     }
-
-    /// Waits for a command, a child's end, or the outcome of the start, and
-    /// says whether it was the last.
-    fn wait(&self, starting: Option<&Starting>) -> nix::Result<bool> {
-        let of = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut watched = vec![of(self.children.as_fd()), of(self.control.as_fd())];
-        watched.extend(starting.map(|starting| of(starting.outcome().as_fd())));
-        match poll(&mut watched, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-        // Which children it was about, `waitpid` tells.
-        while let Ok(Some(_)) = self.children.read_signal() {}
-        Ok(watched.get(2).and_then(PollFd::any).unwrap_or(false))
-    }
-
-    /// Does what the host asks for.
-    fn commands(&self) -> Wanted {
-        let mut commands = [0; 16];
-        let mut control = self.control;
-        loop {
-            match control.read(&mut commands) {
-                // The host is gone, and with it all who wanted this agent.
-                Ok(0) => return Wanted::End,
-                Ok(count) => {
-                    let commands = commands.get(..count).unwrap_or_default();
-                    if commands.contains(&KILL) {
-                        return Wanted::End;
-                    }
-                    if commands.contains(&TERMINATE) && self.status.is_none() {
-                        // Not reaped yet, so the number is still its own. One
-                        // that has stopped itself shall hear it too.
-                        let _gone = killpg(self.main, Signal::SIGTERM);
-                        let _gone = killpg(self.main, Signal::SIGCONT);
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    return Wanted::Nothing;
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return Wanted::End,
-            }
-        }
-    }
-
-    /// Takes note of every child that has ended, and says whether any is left.
-    fn reap(&mut self) -> Left {
-        loop {
-            match wait_any() {
-                Ok(Some((pid, status))) if pid == self.main => {
-                    self.status = Some(match (status.code(), status.signal()) {
-                        (Some(code), _) => Status::Exited(u8::try_from(code).unwrap_or(u8::MAX)),
-                        (None, signal) => Status::Signaled(signal.unwrap_or(libc::SIGKILL)),
-                    });
-                }
-                Ok(Some(_)) | Err(Errno::EINTR) => {}
-                Ok(None) => return Left::Some,
-                Err(_no_child) => return Left::None,
-            }
-        }
-    }
-
-    /// Kills until nothing is left. A process in an uninterruptible call lasts
-    /// as long as the call, and so does this.
-    fn end_tree(&mut self) {
-        // The common case, and the one process whose number is certain.
-        if self.status.is_none() {
-            let _gone = kill(self.main, Signal::SIGKILL);
-        }
-        while self.reap() == Left::Some {
-            tree::strike(getpid().as_raw());
-            let next = Instant::now() + STRIKE_EVERY;
-            while self.reap() == Left::Some && Instant::now() < next {
-                let mut watched = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
-                let _again = poll(&mut watched, PollTimeout::from(1_u8));
-                while let Ok(Some(_)) = self.children.read_signal() {}
-            }
-        }
-    }
-
-    /// A few bytes, which fit. If the host is gone, the next read tells.
-    fn report(&self, report: Report) {
-        let mut control = self.control;
-        let _gone = control.write_all(&report.encode());
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Wanted {
-    Nothing,
-    End,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Left {
-    Some,
-    None,
-}
-
-/// `waitpid` for any child that has ended. Not nix's, which reaps a child that
-/// died of a real-time signal and then fails to name the signal.
-#[expect(unsafe_code, reason = "waitpid")]
-fn wait_any() -> nix::Result<Option<(Pid, ExitStatus)>> {
-    let mut status = 0;
-    // SAFETY: it writes the status, and nothing else.
-    let pid = Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })?;
-    Ok((pid > 0).then(|| (Pid::from_raw(pid), ExitStatus::from_raw(status))))
-}
-
-/// Milliseconds that all descendants computed, and the most bytes that one of
-/// them had in memory.
-fn used() -> (u64, u64) {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
-        return (0, 0);
-    };
-    let ms = |time: nix::sys::time::TimeVal| {
-        u64::try_from(time.tv_sec() * 1000 + time.tv_usec() / 1000).unwrap_or(0)
-    };
-    let peak_kib = u64::try_from(usage.max_rss()).unwrap_or(0);
-    (
-        ms(usage.user_time()) + ms(usage.system_time()),
-        peak_kib * 1024,
-    )
 }

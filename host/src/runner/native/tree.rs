@@ -27,6 +27,10 @@ struct Process {
     session: i32,
     /// Dead, and not waited for.
     zombie: bool,
+    /// It runs no step of its program before it is told to go on, if it was
+    /// told to stop: it has stopped, or is in a call that it leaves only to
+    /// stop.
+    still: bool,
     /// Ticks of its own.
     own_ticks: u64,
     /// Ticks of the children that it has waited for.
@@ -53,6 +57,7 @@ impl Process {
             parent: field(4)?.parse().ok()?,
             session: field(6)?.parse().ok()?,
             zombie: matches!(field(3)?, "Z" | "X"),
+            still: matches!(field(3)?, "T" | "t" | "D" | "Z" | "X"),
             own_ticks: count(14)? + count(15)?,
             reaped_ticks: count(16)? + count(17)?,
             resident_pages: count(24)?,
@@ -113,6 +118,15 @@ impl Snapshot {
         found
     }
 
+    pub(super) fn pids_below(&self, root: i32) -> impl Iterator<Item = i32> {
+        self.below(root).into_iter().map(|process| process.pid)
+    }
+
+    /// Whether all that was told to stop has done so.
+    pub(super) fn stands_still(&self, root: i32) -> bool {
+        self.below(root).iter().all(|process| process.still)
+    }
+
     #[cfg(test)]
     pub(super) fn count_below(&self, root: u32) -> usize {
         i32::try_from(root).map_or(0, |root| self.below(root).len())
@@ -142,20 +156,20 @@ impl Snapshot {
     }
 }
 
-/// Kills all that is found below `root`, until nothing new is found or the
+/// Signals all that is found below `root`, until nothing new is found or the
 /// rounds are over. What was being forked meanwhile is found by the next call.
 ///
 /// Parents first, so that what starts its children again is gone before them.
-/// Nothing is frozen before: a process that has a SIGKILL coming cannot
+/// Nothing is frozen before a kill: a process that has a SIGKILL coming cannot
 /// complete a fork any more, just as one that is to stop, and to stop and wake
 /// all of a large tree takes longer than its end.
-pub(super) fn strike(root: i32) {
-    let mut struck = HashSet::new();
+pub(super) fn signal_all(root: i32, what: Signal) {
+    let mut reached = HashSet::new();
     for _ in 0..ROUNDS {
         let mut fresh = false;
         for process in Snapshot::take().below(root) {
-            if struck.insert(process.pid) {
-                signal(process.pid, Signal::SIGKILL);
+            if reached.insert(process.pid) {
+                signal(process.pid, what);
                 fresh = true;
             }
         }
@@ -163,6 +177,11 @@ pub(super) fn strike(root: i32) {
             return;
         }
     }
+}
+
+/// Whether a process is gone, and with it all that died before it.
+pub(super) fn has_ended(pid: i32) -> bool {
+    Process::read(pid).is_none_or(|process| process.zombie)
 }
 
 /// What is found of a session whose shim is gone.
@@ -231,6 +250,7 @@ mod tests {
             parent,
             session: 1,
             zombie: false,
+            still: false,
             own_ticks: 1,
             reaped_ticks: 0,
             resident_pages: 1,
@@ -245,6 +265,7 @@ mod tests {
             parent: 5,
             session: 7,
             zombie: false,
+            still: false,
             own_ticks: 30,
             reaped_ticks: 70,
             resident_pages: 55,

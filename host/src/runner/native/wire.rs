@@ -1,91 +1,95 @@
 //! What a host and its shim say to each other. Pure.
 //!
-//! The host sends one byte with the program's three descriptors, then the
-//! [`Instruction`], then a byte for each command; the shim answers with
+//! The host sends one byte with the program's descriptors, then the
+//! [`Order`], then a byte for each command; the shim answers with
 //! [`Report`]s, all of one size. Both ends are the same build of Skep.
 
-use std::ffi::{CString, NulError};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-/// The byte that carries the three descriptors.
+use serde::{Deserialize, Serialize};
+
+use super::account::Account;
+use super::layers::Layers;
+use super::reach::Reach;
+
+/// The byte that carries the descriptors: three for stdio, and maybe that of the
+/// cgroup to enter.
 pub(super) const DESCRIPTORS: u8 = b'D';
 /// SIGTERM for the program's process group.
 pub(super) const TERMINATE: u8 = b'T';
 /// The end of the whole tree.
 pub(super) const KILL: u8 = b'K';
 
+/// Every process of the tree is to stand still.
+pub(super) const PAUSE: u8 = b'P';
+/// And to go on.
+pub(super) const RESUME: u8 = b'R';
+
 /// More than any kernel takes at once for arguments and environment, and what
 /// keeps a shim that is called by hand from allocating whatever it is told.
-pub(super) const MAX_INSTRUCTION: usize = 16 * 1024 * 1024;
+pub(super) const MAX_ORDER: usize = 16 * 1024 * 1024;
 
-/// What to execute.
-#[derive(Debug, PartialEq, Eq)]
+/// What a shim is there for.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// To find out which layers of a jail can be had.
+    Probe { account: Option<Account> },
+    /// To run a program.
+    Run(Instruction),
+}
+
+/// What to execute, and within what.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Instruction {
     pub(super) program: CString,
     pub(super) cwd: CString,
     pub(super) argv: Vec<CString>,
     /// `NAME=value`, each.
     pub(super) env: Vec<CString>,
+    pub(super) jail: Jail,
+}
+
+/// A path, as the kernel takes it.
+pub(super) fn as_path(path: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(path.to_bytes()))
+}
+
+/// What shuts the program in: all of it, or it is not executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Jail {
+    pub(super) layers: Layers,
+    /// The user that it becomes; `None` means the host's.
+    pub(super) account: Option<Account>,
+    /// The directories that it was granted.
+    pub(super) reach: Vec<Reach>,
+    pub(super) open_files: u64,
+    /// Bytes of memory of each process, where no cgroup limits their sum.
+    pub(super) data_bytes: Option<u64>,
+    /// Processes and threads, where no cgroup limits them.
+    pub(super) processes: Option<u64>,
 }
 
 impl Instruction {
-    pub(super) fn new(
-        program: impl Into<Vec<u8>>,
-        cwd: impl Into<Vec<u8>>,
-        argv: impl IntoIterator<Item = String>,
-        env: impl IntoIterator<Item = String>,
-    ) -> Result<Self, NulError> {
-        Ok(Self {
-            program: CString::new(program)?,
-            cwd: CString::new(cwd)?,
-            argv: argv
-                .into_iter()
-                .map(CString::new)
-                .collect::<Result<_, _>>()?,
-            env: env
-                .into_iter()
-                .map(CString::new)
-                .collect::<Result<_, _>>()?,
-        })
+    pub(super) fn program_path(&self) -> &Path {
+        as_path(&self.program)
     }
+}
 
-    /// The length of what follows, the number of arguments, and all strings
-    /// with their NUL; `None` where it is too long.
+impl Order {
+    /// The length of what follows, and that; `None` where it is too long.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
-        let argc = u32::try_from(self.argv.len()).ok()?;
-        let mut body = argc.to_le_bytes().to_vec();
-        for text in [&self.program, &self.cwd]
-            .into_iter()
-            .chain(&self.argv)
-            .chain(&self.env)
-        {
-            body.extend_from_slice(text.as_bytes_with_nul());
-        }
+        let body = rmp_serde::to_vec(self).ok()?;
         let length = u32::try_from(body.len())
             .ok()
-            .filter(|_| body.len() <= MAX_INSTRUCTION)?;
-        let mut frame = length.to_le_bytes().to_vec();
-        frame.append(&mut body);
-        Some(frame)
+            .filter(|_| body.len() <= MAX_ORDER)?;
+        Some([&length.to_le_bytes()[..], &body].concat())
     }
 
     /// The reverse of [`Self::encode`], without the length.
     pub(super) fn decode(body: &[u8]) -> Option<Self> {
-        let (argc, strings) = body.split_first_chunk()?;
-        let mut strings = strings.split_inclusive(|byte| *byte == 0).map(|text| {
-            let text = text.strip_suffix(&[0])?;
-            CString::new(text).ok()
-        });
-        let program = strings.next()??;
-        let cwd = strings.next()??;
-        let argc = usize::try_from(u32::from_le_bytes(*argc)).ok()?;
-        let argv: Vec<_> = strings.by_ref().take(argc).collect::<Option<_>>()?;
-        let env = strings.collect::<Option<_>>()?;
-        (argv.len() == argc).then_some(Self {
-            program,
-            cwd,
-            argv,
-            env,
-        })
+        rmp_serde::from_slice(body).ok()
     }
 }
 
@@ -96,6 +100,8 @@ pub(super) enum Step {
     Prepare,
     /// Entering the working directory.
     Enter,
+    /// Shutting it in as it was when the host found out how.
+    Confine,
     /// Executing the program.
     Execute,
 }
@@ -110,8 +116,12 @@ pub(super) enum Status {
 /// What a shim tells its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Report {
+    /// Which layers can be had.
+    Holds(Layers),
+    /// The tree is within a pid namespace, whose first process this is.
+    Enclosed { init: i32 },
     /// There is a process for the program, whose number is that of its session
-    /// too. Nothing of the agent has run.
+    /// too, as its namespace counts. Nothing of the agent has run.
     Made { pid: i32 },
     /// The program was executed.
     Started,
@@ -131,21 +141,15 @@ pub(super) const REPORT: usize = 21;
 
 impl Report {
     pub(super) fn encode(self) -> [u8; REPORT] {
+        let not_started = |step| match step {
+            Step::Prepare => 1,
+            Step::Enter => 2,
+            Step::Execute => 3,
+            Step::Confine => 7,
+        };
         let (tag, value, cpu_ms, peak_bytes) = match self {
             Self::Made { pid } => (0, pid, 0, 0),
-            Self::Started => (6, 0, 0, 0),
-            Self::NotStarted {
-                step: Step::Prepare,
-                errno,
-            } => (1, errno, 0, 0),
-            Self::NotStarted {
-                step: Step::Enter,
-                errno,
-            } => (2, errno, 0, 0),
-            Self::NotStarted {
-                step: Step::Execute,
-                errno,
-            } => (3, errno, 0, 0),
+            Self::NotStarted { step, errno } => (not_started(step), errno, 0, 0),
             Self::Ended {
                 status: Status::Exited(code),
                 cpu_ms,
@@ -156,6 +160,9 @@ impl Report {
                 cpu_ms,
                 peak_bytes,
             } => (5, signal, cpu_ms, peak_bytes),
+            Self::Started => (6, 0, 0, 0),
+            Self::Holds(layers) => (8, layers.to_bits(), 0, 0),
+            Self::Enclosed { init } => (9, init, 0, 0),
         };
         let [a, b, c, d] = i32::to_le_bytes(value);
         let [e, f, g, h, i, j, k, l] = u64::to_le_bytes(cpu_ms);
@@ -207,6 +214,9 @@ impl Report {
             4 => ended(Status::Exited(u8::try_from(value).ok()?)),
             5 => ended(Status::Signaled(value)),
             6 => Self::Started,
+            7 => not_started(Step::Confine),
+            8 => Self::Holds(Layers::from_bits(value)),
+            9 => Self::Enclosed { init: value },
             _ => return None,
         })
     }
@@ -217,26 +227,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instructions_survive() {
-        let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-        for (argv, env) in [
-            (
-                strings(&["sh", "", "-c", "exit\n"]),
-                strings(&["A=", "B=x=y"]),
-            ),
-            (strings(&[""]), strings(&[])),
-        ] {
-            let instruction = Instruction::new("/bin/sh", "/", argv, env).unwrap();
-            let frame = instruction.encode().unwrap();
-            assert_eq!(Instruction::decode(&frame[4..]), Some(instruction));
+    fn orders_survive() {
+        let c = |text: &str| CString::new(text).unwrap();
+        let instruction = Instruction {
+            program: c("/bin/sh"),
+            cwd: CString::new(b"/\xFF").unwrap(),
+            argv: vec![c("sh"), c(""), c("exit\n")],
+            env: vec![c("A="), c("B=x=y")],
+            jail: Jail {
+                layers: Layers::ALL,
+                account: Some(Account { uid: 1, gid: 2 }),
+                reach: vec![Reach {
+                    path: CString::new(b"/srv/\xFF").unwrap(),
+                    writable: true,
+                }],
+                open_files: 3,
+                data_bytes: None,
+                processes: Some(u64::MAX),
+            },
+        };
+        for order in [Order::Run(instruction), Order::Probe { account: None }] {
+            let frame = order.encode().unwrap();
             for end in 4..frame.len() - 1 {
-                assert_ne!(
-                    Instruction::decode(&frame[4..end]),
-                    Instruction::decode(&frame[4..])
-                );
+                assert_eq!(Order::decode(&frame[4..end]), None);
             }
+            assert_eq!(Order::decode(&frame[4..]), Some(order));
         }
-        assert!(Instruction::new("/bin/a\0b", "/", [], []).is_err());
     }
 
     #[test]
@@ -244,6 +260,12 @@ mod tests {
         for report in [
             Report::Made { pid: 7 },
             Report::Started,
+            Report::Holds(Layers::ALL),
+            Report::Enclosed { init: 7 },
+            Report::NotStarted {
+                step: Step::Confine,
+                errno: 5,
+            },
             Report::NotStarted {
                 step: Step::Prepare,
                 errno: 1,
@@ -269,6 +291,6 @@ mod tests {
         ] {
             assert_eq!(Report::decode(report.encode()), Some(report));
         }
-        assert_eq!(Report::decode([9; REPORT]), None);
+        assert_eq!(Report::decode([10; REPORT]), None);
     }
 }

@@ -1,14 +1,21 @@
 //! Against real processes. The shim is the example `helper`, which
 //! `cargo test` builds. Processes are found by a mark in their environment.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "what the machine grants decides what a test asserts"
+)]
+
 mod contract;
 mod hostile;
+mod jail;
+mod pause;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skep_protocol::event::Stream;
-use skep_protocol::{AgentId, Limits};
+use skep_protocol::{AgentId, Enforced, Limits};
 use tokio::time::timeout;
 
 use super::{NativeConfig, NativeRunner};
@@ -26,7 +33,9 @@ fn runner() -> NativeRunner {
     NativeRunner::new(NativeConfig {
         shim: binary(),
         programs: Vec::new(),
+        user: None,
     })
+    .unwrap()
 }
 
 /// An agent, and a driver's ends of it.
@@ -61,13 +70,17 @@ fn launch(command: &[&str]) -> (Launch, StdinWriter, OutputReader) {
 }
 
 fn start_with(command: &[&str], change: impl FnOnce(&mut Launch)) -> Agent {
+    start_under(&runner(), command, change)
+}
+
+fn start_under(runner: &NativeRunner, command: &[&str], change: impl FnOnce(&mut Launch)) -> Agent {
     let (mut launch, stdin, output) = launch(command);
     let mark = format!("MARK={}", uuid::Uuid::new_v4().simple());
     let (name, value) = mark.split_once('=').unwrap();
     launch.env.insert(name.into(), value.into());
     launch.env.insert("PATH".into(), "/usr/bin:/bin".into());
     change(&mut launch);
-    let guest = runner().start(launch);
+    let guest = runner.start(launch);
     Agent {
         guest,
         stdin: Some(stdin),
@@ -179,6 +192,20 @@ fn pids() -> Vec<i32> {
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect()
+}
+
+/// A process's parent, as the host counts.
+fn parent(pid: i32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit_once(") ").unwrap().1;
+    after_name.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// What holds on this machine.
+async fn holds() -> Enforced {
+    let runner = runner();
+    runner.check(false, false).await.unwrap();
+    runner.enforced()
 }
 
 fn exists(pid: &str) -> bool {

@@ -25,7 +25,7 @@ pub(crate) fn compile_main() -> ! {
 }
 
 fn serve() -> std::io::Result<()> {
-    crate::helper::close_from_3()?;
+    crate::helper::close_from(3)?;
     let mut stdin = std::io::stdin().lock();
     let job = read_job(&mut stdin)?;
     confine(&job)?;

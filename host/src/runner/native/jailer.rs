@@ -1,0 +1,142 @@
+//! What a host can shut its agents in with: found out once, by trying.
+
+use std::ffi::{CString, NulError};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use skep_protocol::{AgentId, Enforced, Limits};
+use tokio::time::timeout;
+
+use super::account::Account;
+use super::cgroup::{Cgroup, Cgroups};
+use super::layers::Layers;
+use super::link::Shim;
+use super::reach::Reach;
+use super::wire::{Jail, Order, Report};
+use crate::runner::{Access, GrantedDir};
+
+/// A probe takes a few milliseconds.
+const PROBE: Duration = Duration::from_secs(10);
+
+/// Why agents cannot be run at all.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProbeError {
+    #[error("the shim could not be run: {0}")]
+    Shim(#[from] io::Error),
+    #[error("the shim cannot become the user of native agents: {}", .0.desc())]
+    Account(Errno),
+    #[error("the shim did not answer: is it of the same build as the host?")]
+    Silent,
+}
+
+/// What there is on this host.
+#[derive(Debug)]
+pub(super) struct Jailer {
+    layers: Layers,
+    account: Option<Account>,
+    cgroups: Option<Cgroups>,
+}
+
+impl Jailer {
+    /// Tries everything in a shim of its own, which then ends.
+    pub(super) async fn probe(shim: &Path, account: Option<Account>) -> Result<Self, ProbeError> {
+        let order = Order::Probe { account };
+        let frame = order.encode().ok_or(ProbeError::Silent)?;
+        let mut shim = Shim::spawn(shim)?;
+        shim.order(Vec::new(), &frame).await?;
+        let report = timeout(PROBE, shim.report()).await;
+        shim.exit().await;
+        let layers = match report {
+            Ok(Some(Report::Holds(layers))) => layers,
+            Ok(Some(Report::NotStarted { errno, .. })) => {
+                return Err(ProbeError::Account(Errno::from_raw(errno)));
+            }
+            _ => return Err(ProbeError::Silent),
+        };
+        let cgroups = tokio::task::spawn_blocking(Cgroups::find)
+            .await
+            .ok()
+            .flatten();
+        tracing::info!(?layers, ?account, ?cgroups, "native agents are shut in");
+        Ok(Self {
+            layers,
+            account,
+            cgroups,
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn layers(&self) -> Layers {
+        self.layers
+    }
+
+    /// With other layers, and no cgroup.
+    #[cfg(test)]
+    pub(super) fn with(mut self, layers: Layers) -> Self {
+        (self.layers, self.cgroups) = (layers, None);
+        self
+    }
+
+    pub(super) fn enforced(&self) -> Enforced {
+        self.layers.enforced(self.controllers())
+    }
+
+    pub(super) fn counts_processes(&self) -> bool {
+        self.layers.counts_processes(self.controllers())
+    }
+
+    /// Whether a grant of a directory means anything: whether all else is
+    /// withheld, and this too if it is not to be written to.
+    pub(super) fn grants_dirs(&self) -> bool {
+        self.layers.landlock
+    }
+
+    /// Whether somebody has to look at the sum of an agent's memory.
+    pub(super) fn watches_memory(&self) -> bool {
+        !self.controllers().is_some_and(|cgroup| cgroup.memory)
+    }
+
+    fn controllers(&self) -> Option<super::layers::Controllers> {
+        self.cgroups.as_ref().map(Cgroups::controllers)
+    }
+
+    /// What shuts an agent with these limits in.
+    ///
+    /// # Errors
+    /// If the path of a directory has a NUL.
+    pub(super) fn jail(&self, limits: &Limits, dirs: &[GrantedDir]) -> Result<Jail, NulError> {
+        let pids = self.controllers().is_some_and(|cgroup| cgroup.pids);
+        let reach = |dir: &GrantedDir| {
+            let path = dir.host.as_os_str().as_encoded_bytes();
+            Ok(Reach {
+                path: CString::new(path)?,
+                writable: dir.access != Access::Read,
+            })
+        };
+        Ok(Jail {
+            layers: self.layers,
+            account: self.account,
+            reach: dirs.iter().map(reach).collect::<Result<_, _>>()?,
+            open_files: limits.open_files,
+            data_bytes: self.watches_memory().then_some(limits.memory_bytes),
+            // Elsewhere it would count what else the user runs.
+            processes: (self.layers.namespaces && !pids).then_some(limits.processes),
+        })
+    }
+
+    /// Makes a directory the agent's own. May block for a moment.
+    pub(super) fn give(&self, scratch: &Path) -> io::Result<()> {
+        match self.account {
+            Some(Account { uid, gid }) => std::os::unix::fs::lchown(scratch, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    }
+
+    /// The agent's cgroup, where there are any. May block for a moment.
+    pub(super) fn cgroup(&self, agent: AgentId, limits: &Limits) -> io::Result<Option<Cgroup>> {
+        let make = |cgroups: &Cgroups| cgroups.make(agent, limits);
+        self.cgroups.as_ref().map(make).transpose()
+    }
+}

@@ -1,0 +1,195 @@
+//! The system calls that no agent has a use for that Skep grants: a seccomp
+//! filter, which binds all that descends from it, and which nobody can take
+//! off. A list of what is denied, since programs of any kind are to run; what
+//! is not on it is the kernel's to refuse to a user without privileges.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+use nix::libc;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter,
+};
+
+/// In the numbers of x86_64, those of its 32-bit-pointer variant have this bit:
+/// the same calls under other numbers.
+#[cfg(target_arch = "x86_64")]
+const VARIANTS: [i64; 2] = [0, 0x4000_0000];
+#[cfg(not(target_arch = "x86_64"))]
+const VARIANTS: [i64; 1] = [0];
+
+const DENIED: &[i64] = &[
+    // Sockets are never granted. Pairs of them are, see `conditional`.
+    libc::SYS_socket,
+    // Other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    // Namespaces, mounts and roots.
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_fanotify_init,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    // What the kernel has been broken through more often than other calls.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    // It makes other calls, past this filter.
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    // The machine.
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_syslog,
+    libc::SYS_vhangup,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_mbind,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_modify_ldt,
+];
+
+/// `clone3` has its flags where no filter can see them. As if it were not
+/// there: programs then use `clone`.
+const ABSENT: &[i64] = &[libc::SYS_clone3];
+
+/// Puts the filter over this process and what it becomes.
+pub(super) fn restrict() -> nix::Result<()> {
+    let denied = filter(denied(), libc::EPERM)?;
+    let absent = filter(unconditional(ABSENT), libc::ENOSYS)?;
+    for program in [denied, absent] {
+        apply_filter(&program).map_err(|_| Errno::ENOSYS)?;
+    }
+    Ok(())
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn filter(rules: Rules, errno: i32) -> nix::Result<BpfProgram> {
+    let arch = std::env::consts::ARCH
+        .try_into()
+        .map_err(|_| Errno::ENOSYS)?;
+    let deny = SeccompAction::Errno(errno.unsigned_abs());
+    // A call in the numbers of another architecture ends the process.
+    SeccompFilter::new(rules, SeccompAction::Allow, deny, arch)
+        .and_then(BpfProgram::try_from)
+        .map_err(|_| Errno::EINVAL)
+}
+
+fn unconditional(calls: &[i64]) -> Rules {
+    let numbers = calls
+        .iter()
+        .flat_map(|call| VARIANTS.map(|variant| call | variant));
+    numbers.map(|number| (number, Vec::new())).collect()
+}
+
+fn denied() -> Rules {
+    let mut rules = unconditional(DENIED);
+    for (call, conditions) in conditional() {
+        let these: Vec<_> = conditions
+            .into_iter()
+            .filter_map(|condition| SeccompRule::new(vec![condition.ok()?]).ok())
+            .collect();
+        for variant in VARIANTS {
+            rules.insert(call | variant, these.clone());
+        }
+    }
+    rules
+}
+
+type Condition = Result<SeccompCondition, seccompiler::BackendError>;
+
+/// Calls that are denied with some arguments.
+fn conditional() -> [(i64, Vec<Condition>); 3] {
+    let argument = |index, operator, value: i32| {
+        let value = u64::from(value.cast_unsigned());
+        SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)
+    };
+    let has = |index, bit: i32| {
+        let bit_set = SeccompCmpOp::MaskedEq(u64::from(bit.cast_unsigned()));
+        argument(index, bit_set, bit)
+    };
+    let namespaces = [
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWNET,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWCGROUP,
+    ];
+    // One of a pair of datagram sockets can send to any that lies in a
+    // directory; the type's lowest four bits, the others are flags.
+    let datagrams = SeccompCmpOp::MaskedEq(0xF);
+    [
+        (libc::SYS_clone, namespaces.map(|flag| has(0, flag)).into()),
+        (
+            libc::SYS_socketpair,
+            vec![argument(1, datagrams, libc::SOCK_DGRAM)],
+        ),
+        // Typing into a terminal.
+        (
+            libc::SYS_ioctl,
+            [libc::TIOCSTI, libc::TIOCLINUX]
+                .map(|request| {
+                    let value = u64::from(u32::try_from(request).unwrap_or(u32::MAX));
+                    SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+                })
+                .into(),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_is_made() {
+        let rules = denied();
+        assert_eq!(rules.len(), (DENIED.len() + 3) * VARIANTS.len());
+        assert_eq!(rules[&libc::SYS_clone].len(), 7);
+        assert_eq!(rules[&libc::SYS_ioctl].len(), 2);
+        assert_eq!(rules[&libc::SYS_socketpair].len(), 1);
+        filter(rules, libc::EPERM).unwrap();
+        filter(unconditional(ABSENT), libc::ENOSYS).unwrap();
+    }
+}

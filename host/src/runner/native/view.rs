@@ -1,0 +1,153 @@
+//! An agent's own root directory: the system's programs and libraries, a few
+//! devices, a `/proc` that shows its own processes, and what it was granted,
+//! each where the host has it. It runs in the shim alone, within namespaces.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::CWD;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_change, mount_remount, move_mount, open_tree, unmount,
+};
+
+use super::enclosure::from_rustix;
+
+/// Where programs, their libraries and their settings lie: readable for every
+/// agent, and writable for none.
+pub(super) const SYSTEM: [&str; 11] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc",
+    "/opt",
+    "/nix/store",
+    "/gnu/store",
+];
+
+/// Devices that hold nothing.
+pub(super) const DEVICES: [&str; 5] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+];
+
+/// Over this the new root is put before it becomes one: it is always there,
+/// and nothing of it is needed any more.
+const STAGE: &str = "/proc";
+
+/// A part of the host's file system, taken before it is out of sight.
+#[derive(Debug)]
+pub(super) struct Tree {
+    path: PathBuf,
+    mount: OwnedFd,
+}
+
+impl Tree {
+    pub(super) fn take(path: &Path) -> nix::Result<Self> {
+        // With what is mounted below it: a part that hides another may not be
+        // taken away.
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE;
+        Ok(Self {
+            path: path.to_owned(),
+            mount: open_tree(CWD, path, flags).map_err(from_rustix)?,
+        })
+    }
+
+    fn is_dir(&self) -> nix::Result<bool> {
+        let stat = rustix::fs::fstat(&self.mount).map_err(from_rustix)?;
+        Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+    }
+
+    /// Puts it in its place below the stage.
+    fn put(self) -> nix::Result<()> {
+        let place = staged(&self.path);
+        if self.is_dir()? {
+            fs::create_dir_all(&place).map_err(io_errno)?;
+        } else {
+            let parent = place.parent().unwrap_or(Path::new(STAGE));
+            fs::create_dir_all(parent).map_err(io_errno)?;
+            if !place.exists() {
+                File::create(&place).map_err(io_errno)?;
+            }
+        }
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(self.mount.as_fd(), "", CWD, place.as_path(), flags).map_err(from_rustix)
+    }
+}
+
+/// Whether every agent sees this anyway.
+pub(super) fn is_system(path: &Path) -> bool {
+    SYSTEM.iter().any(|system| path.starts_with(system))
+}
+
+/// Makes the root directory, with `granted` and `program` in it. Only the init
+/// of a pid namespace can: the new `/proc` is that of its own.
+pub(super) fn enter(mut granted: Vec<Tree>, program: Option<Tree>) -> nix::Result<()> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(from_rustix)?;
+    let mut trees = Vec::new();
+    let mut links = Vec::new();
+    for path in SYSTEM.into_iter().chain(DEVICES).map(Path::new) {
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.is_symlink() => links.push((fs::read_link(path), path)),
+            Ok(_) => trees.push(Tree::take(path)?),
+            Err(_not_here) => {}
+        }
+    }
+    let plain = MountFlags::NOSUID | MountFlags::NODEV;
+    // Only mount points and links lie in it.
+    let options = c"mode=755,size=1m,nr_inodes=1k";
+    mount("tmpfs", STAGE, "tmpfs", plain, options).map_err(from_rustix)?;
+    for (to, path) in links {
+        let place = staged(path);
+        symlink(to.map_err(io_errno)?, place).map_err(io_errno)?;
+    }
+    // What lies within another is put over that one's.
+    granted.sort_by_key(|tree| tree.path.components().count());
+    for tree in trees.into_iter().chain(granted).chain(program) {
+        tree.put()?;
+    }
+    for (name, to) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        symlink(to, staged(Path::new("/dev")).join(name)).map_err(io_errno)?;
+    }
+    let proc = staged(Path::new("/proc"));
+    fs::create_dir(&proc).map_err(io_errno)?;
+    mount("proc", &proc, "proc", plain | MountFlags::NOEXEC, None).map_err(from_rustix)?;
+    turn()
+}
+
+/// Makes the stage the root, and forgets the old one.
+fn turn() -> nix::Result<()> {
+    rustix::process::chdir(STAGE).map_err(from_rustix)?;
+    // The old root comes to lie over the new one, and is then taken off.
+    rustix::process::pivot_root(".", ".").map_err(from_rustix)?;
+    unmount(".", UnmountFlags::DETACH).map_err(from_rustix)?;
+    rustix::process::chdir("/").map_err(from_rustix)?;
+    let still = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount("/", still, "").map_err(from_rustix)
+}
+
+fn staged(path: &Path) -> PathBuf {
+    Path::new(STAGE).join(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn io_errno(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or_default())
+}
