@@ -17,13 +17,12 @@ mod compiling;
 mod events;
 mod fields;
 mod files;
+mod hostile;
 mod native;
-mod neighbours;
 mod outcomes;
 mod pausing;
 mod protocol;
 mod queue;
-mod raw;
 mod refused;
 mod registry;
 mod remote;
@@ -39,7 +38,7 @@ use std::time::Duration;
 use skep_client::protocol::{AgentId, AgentInfo, AgentState};
 use skep_client::{Client, ClientError};
 use skep_protocol::{ErrorCode, WireError};
-use skep_tests::eventually;
+use skep_tests::{eventually, raw};
 
 /// What Skep promises to do within 100 ms, with the factor that a test on a
 /// busy machine is given.

@@ -1,5 +1,4 @@
-//! How agents end, one way a test, each among sixteen others that must not
-//! notice.
+//! How agents end, one way a test, each among others that must not notice.
 
 use std::time::{Duration, Instant};
 
@@ -8,24 +7,17 @@ use skep_client::protocol::{AgentState, Outcome, Trap};
 use skep_protocol::spec::Stdin;
 use skep_tests::{TestHost, end_of, probe, run, spec};
 
-use crate::neighbours::Neighbours;
-use crate::{PROMPTLY, quiet, running, written};
+use crate::hostile::Scene;
+use crate::{PROMPTLY, running, written};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Tries something on a host where sixteen others print. Afterwards they still
-/// do, nothing of theirs is missing, and the next agent runs.
+/// Tries something on a host where others print. Afterwards they still do,
+/// nothing of theirs is missing, and the next agent runs.
 async fn among_neighbours(case: impl AsyncFnOnce(&Client)) {
-    let host = TestHost::start().await;
-    let client = host.client().await;
-    let neighbours = Neighbours::start(&client, 16).await;
-    case(&client).await;
-    neighbours.go_on().await;
-    let next = run(&client, spec("hello", &[])).await;
-    assert_eq!(next.outcome, Outcome::Exited { code: 0 });
-    neighbours.end().await;
-    quiet(&client).await;
-    host.end().await;
+    let scene = Scene::set().await;
+    case(&scene.client().await).await;
+    scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,38 +4,32 @@
 use bytes::Bytes;
 use serde_json::json;
 use skep_client::Client;
-use skep_client::protocol::Outcome;
-use skep_tests::{HostProcess, Resources, TestHost, run, spec};
+use skep_tests::{HostProcess, Resources};
 use zeromq::DealerSocket;
 
+use crate::hostile::Scene;
 use crate::raw::{Raw, new_id, request};
 
 const MAX_PAYLOAD: usize = 10 * 1024 * 1024;
 
-/// A host, and a socket without manners.
-pub(crate) async fn host() -> (TestHost, Raw<DealerSocket>) {
-    let host = TestHost::start().await;
-    let raw = Raw::connect(host.control()).await;
-    (host, raw)
+/// A host with neighbours, and a socket without manners.
+pub(crate) async fn host() -> (Scene, Raw<DealerSocket>) {
+    let scene = Scene::set().await;
+    let raw = Raw::connect(&scene.host().control()).await;
+    (scene, raw)
 }
 
 /// Asserts that the host and the connection are as before.
-pub(crate) async fn unharmed(host: TestHost, mut raw: Raw<DealerSocket>) {
+pub(crate) async fn unharmed(scene: Scene, mut raw: Raw<DealerSocket>) {
     let id = new_id();
     let health = raw.ask(request(&id, "host.health", json!({}))).await;
     assert_eq!(
         (health.id(), health.body()["healthy"].as_bool()),
         (id.as_str(), Some(true))
     );
-    let client = host.client().await;
-    assert_eq!(
-        client.stats().await.unwrap().spawns,
-        0,
-        "something was spawned"
-    );
-    let ended = run(&client, spec("hello", &[])).await;
-    assert_eq!(ended.outcome, Outcome::Exited { code: 0 });
-    host.end().await;
+    assert_eq!(scene.spawned().await, 0, "something was spawned");
+    drop(raw);
+    scene.end().await;
 }
 
 /// Numbers that are the same each time (xorshift64).
@@ -187,7 +181,7 @@ async fn payloads_end_at_ten_mebibytes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_req_socket_is_answered_behind_its_delimiter() {
     let (host, raw) = host().await;
-    let mut req = Raw::connect_req(host.control()).await;
+    let mut req = Raw::connect_req(&host.host().control()).await;
     for _ in 0..3 {
         let id = new_id();
         let answer = req.ask(request(&id, "host.hello", json!({}))).await;

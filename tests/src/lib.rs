@@ -1,19 +1,25 @@
 //! What end-to-end tests are made of: real hosts, in this process
 //! ([`TestHost`]) and in processes of their own ([`HostProcess`]), real guests
-//! ([`guest`]), and waiting with a deadline ([`soon`], [`eventually`]).
+//! ([`guest`]), waiting with a deadline ([`soon`], [`eventually`]), a table of
+//! what hostile agents do ([`hostile`]), and agents beside them that must not
+//! notice ([`Neighbours`]).
 //!
 //! Whatever is missing or late here panics and says what to do: that is how a
 //! test fails.
 
 mod guests;
 mod host;
+pub mod hostile;
+mod neighbours;
 mod output;
 mod process;
+pub mod raw;
 mod resources;
 mod wait;
 
 pub use guests::{guest, native, probe, sh, spec};
 pub use host::TestHost;
+pub use neighbours::{Heard, Neighbours};
 pub use output::{Ended, Output, end_of, run};
 pub use process::{HostProcess, skep_binary};
 pub use resources::{Resources, processes_with};

@@ -18,11 +18,13 @@ use crate::wait::eventually;
 /// With the command that builds it, if it is not there.
 #[must_use]
 pub fn skep_binary() -> PathBuf {
-    let test = std::env::current_exe().expect("the path of the test");
-    // target/debug/deps/all-… and target/debug/skep
-    let binary = test
+    let own = std::env::current_exe().expect("the path of this program");
+    // target/debug/skep, beside target/debug/soak and above target/debug/deps/all-…
+    let binary = own
         .ancestors()
-        .nth(2)
+        .skip(1)
+        .take(2)
+        .find(|dir| !dir.ends_with("deps"))
         .map(|dir| dir.join("skep"))
         .unwrap_or_default();
     assert!(
@@ -37,6 +39,7 @@ pub fn skep_binary() -> PathBuf {
 #[derive(Debug)]
 pub struct HostProcess {
     child: Child,
+    binary: PathBuf,
     ports: (u16, u16),
     args: Vec<String>,
     dir: TempDir,
@@ -48,12 +51,21 @@ impl HostProcess {
     /// # Panics
     /// If it does not.
     pub async fn start(args: &[&str]) -> Self {
+        Self::start_from(skep_binary(), args).await
+    }
+
+    /// The same, from another binary.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub async fn start_from(binary: PathBuf, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let ports = (free_port(), free_port());
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let child = serve(ports, dir.path(), &args);
+        let child = serve(&binary, ports, dir.path(), &args);
         let mut host = Self {
             child,
+            binary,
             ports,
             args,
             dir,
@@ -94,7 +106,7 @@ impl HostProcess {
     /// # Panics
     /// If it does not answer.
     pub async fn start_again(&mut self) {
-        self.child = serve(self.ports, self.dir.path(), &self.args);
+        self.child = serve(&self.binary, self.ports, self.dir.path(), &self.args);
         self.answers().await;
     }
 
@@ -118,6 +130,27 @@ impl HostProcess {
             async move { status }
         })
         .await
+    }
+
+    /// Whether it is still the process that was started.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    #[must_use]
+    pub fn lives(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
+    /// What its log says of panics.
+    ///
+    /// # Panics
+    /// If it has no log.
+    #[must_use]
+    pub fn panics(&self) -> Vec<String> {
+        let log = std::fs::read(self.dir.path().join(LOG)).expect("the host's log");
+        let log = String::from_utf8_lossy(&log);
+        let panics = log.lines().filter(|line| line.contains("panicked"));
+        panics.map(str::to_owned).collect()
     }
 
     async fn answers(&mut self) {
@@ -150,9 +183,9 @@ impl Drop for HostProcess {
 /// Where the host's own log is, below its directory.
 const LOG: &str = "log";
 
-fn serve((control, events): (u16, u16), dir: &Path, args: &[String]) -> Child {
+fn serve(binary: &Path, (control, events): (u16, u16), dir: &Path, args: &[String]) -> Child {
     let log = std::fs::File::create(dir.join(LOG)).expect("a file for the host's log");
-    Command::new(skep_binary())
+    Command::new(binary)
         // Whatever this test runs under must not configure the host.
         .env_clear()
         .arg("serve")
