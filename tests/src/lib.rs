@@ -1,12 +1,13 @@
 //! What end-to-end tests are made of: real hosts, in this process
 //! ([`TestHost`]) and in processes of their own ([`HostProcess`]), real guests
 //! ([`guest`]), waiting with a deadline ([`soon`], [`eventually`]), a table of
-//! what hostile agents do ([`hostile`]), and agents beside them that must not
-//! notice ([`Neighbours`]).
+//! what hostile agents do ([`hostile`]), agents beside them that must not notice
+//! ([`Neighbours`]), and the long runs of the command `soak` ([`soak`]).
 //!
 //! Whatever is missing or late here panics and says what to do: that is how a
 //! test fails.
 
+pub mod fuzz;
 mod guests;
 mod host;
 pub mod hostile;
@@ -15,6 +16,7 @@ mod output;
 mod process;
 pub mod raw;
 mod resources;
+pub mod soak;
 mod wait;
 
 pub use guests::{guest, native, probe, sh, spec};

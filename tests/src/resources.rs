@@ -28,12 +28,11 @@ impl Resources {
                 .unwrap_or_else(|error| panic!("{dir}: {error}"))
                 .count()
         };
-        let resident = field(pid, "VmRSS:").and_then(|kib| kib.split(' ').next()?.parse().ok());
         Self {
             descriptors: entries("fd"),
             threads: entries("task"),
             children: pids().filter(|&child| parent(child) == Some(pid)).count(),
-            resident: resident.unwrap_or(0) * 1024,
+            resident: resident(pid),
         }
     }
 
@@ -51,6 +50,13 @@ impl Resources {
             && self.threads <= base.threads
             && self.children <= base.children
     }
+}
+
+/// The resident memory of a process, in bytes.
+#[must_use]
+pub(crate) fn resident(pid: u32) -> u64 {
+    let kib = field(pid, "VmRSS:").and_then(|kib| kib.split(' ').next()?.parse().ok());
+    kib.unwrap_or(0_u64) * 1024
 }
 
 /// The processes in whose command line a text stands.
