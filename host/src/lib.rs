@@ -33,6 +33,7 @@ pub mod runner;
 pub mod scratch;
 pub mod server;
 pub mod stdio;
+mod surplus;
 pub mod tally;
 
 pub use crate::core::Endpoints;

@@ -19,6 +19,7 @@ use crate::agent::driver::publish;
 use crate::clock;
 use crate::core::Core;
 use crate::dispatch::{answer, internal, refuse};
+use crate::surplus::Surplus;
 
 /// How many requests may wait for an agent's end at once (`agent.wait` and
 /// `agent.stop`), and how many of all others may be under way. One more is
@@ -40,6 +41,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationToken) {
     let places = Places::new();
     let mut sign_of_life = tokio::time::interval(SIGN_OF_LIFE);
+    let mut surplus = Surplus::default();
     let of_history = Arc::clone(&core);
     let mut bounding = std::pin::pin!(of_history.registry.keep_history_bounded());
     loop {
@@ -50,7 +52,10 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
                 Some(inbound) => take(&core, &places, inbound),
                 None => break,
             },
-            _ = sign_of_life.tick() => publish_host(&core),
+            _ = sign_of_life.tick() => {
+                publish_host(&core);
+                surplus.give_back(core.history.freed());
+            }
             () = &mut bounding => {}
         }
     }

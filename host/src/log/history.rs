@@ -20,6 +20,8 @@ const RECORD_OVERHEAD: u64 = 64;
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicU64,
+    /// What was let go of, counted on and on.
+    freed: AtomicU64,
     bound: u64,
     pressure: Notify,
 }
@@ -29,6 +31,7 @@ impl Budget {
     pub fn new(bound: u64) -> Arc<Self> {
         Arc::new(Self {
             used: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
             bound,
             pressure: Notify::new(),
         })
@@ -44,6 +47,17 @@ impl Budget {
     /// which have ended can be forgotten.
     pub async fn pressure(&self) {
         self.pressure.notified().await;
+    }
+
+    /// How many bytes were let go of since the start.
+    #[must_use]
+    pub fn freed(&self) -> u64 {
+        self.freed.load(Ordering::Relaxed)
+    }
+
+    fn free(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.freed.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Whether those that still write have to let go of their own: an eighth
@@ -149,7 +163,7 @@ impl History {
             };
             state.first_seq += 1;
             state.bytes -= oldest.cost();
-            self.budget.used.fetch_sub(oldest.cost(), Ordering::Relaxed);
+            self.budget.free(oldest.cost());
         }
         first
     }
@@ -206,7 +220,7 @@ impl History {
 impl Drop for History {
     fn drop(&mut self) {
         let bytes = self.state().bytes + self.record_bytes;
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.free(bytes);
     }
 }
 
