@@ -89,7 +89,7 @@ impl Facts {
 /// `invalid_component`, `unsupported_world`, `unsupported_feature`, or
 /// `compile_limit` where it cannot even be counted; `missing_import` only for
 /// core modules.
-pub(super) fn describe(bytes: &[u8]) -> Result<Facts, Refusal> {
+pub fn describe(bytes: &[u8]) -> Result<Facts, Refusal> {
     read(bytes).map(|read| read.facts)
 }
 

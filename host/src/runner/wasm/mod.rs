@@ -58,7 +58,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::census::Needs;
 pub(crate) use self::compile::Failure;
-pub use self::inspect::{Facts, Kind};
+pub use self::inspect::{Facts, Kind, describe};
 pub(crate) use self::outside::compile_main;
 pub use self::refusal::Refusal;
 

@@ -13,7 +13,9 @@ async fn runners() -> Vec<(&'static str, NativeRunner)> {
     let mut ways = vec![("the best there is", runner())];
     for (way, namespaces) in [("a pid namespace", true), ("signals", false)] {
         let runner = runner();
-        let jailer = Jailer::probe(&binary(), runner.setup.account).await.unwrap();
+        let jailer = Jailer::probe(&binary(), runner.setup.account)
+            .await
+            .unwrap();
         let layers = Layers {
             namespaces: namespaces && jailer.layers().namespaces,
             view: namespaces && jailer.layers().view,
