@@ -407,12 +407,7 @@ fn positive(key: &str, value: u64) -> Result<u64, ConfigError> {
 
 fn limits(section: &str, base: Limits, raw: &RawLimits) -> Result<Limits, ConfigError> {
     let ask = &raw.0;
-    if let Some(name) = ask.unsupported() {
-        let key = format!("{section}.{}", name.as_str());
-        let problem = "this build does not enforce this limit yet: leave it out";
-        return Err(ConfigError::new(key, problem));
-    }
-    for &name in LimitName::ENFORCED {
+    for &name in LimitName::ALL {
         if let Some(value) = ask.get(name) {
             positive(&format!("{section}.{}", name.as_str()), value)?;
         }
@@ -442,17 +437,16 @@ fn ceilings(asked: &RawLimits, capacity: &Capacity) -> Result<Limits, ConfigErro
 /// sets both wrongly is told.
 fn defaults(asked: &RawLimits, ceilings: &Limits) -> Result<Limits, ConfigError> {
     let base = Limits::default();
-    let lowered = LimitName::ENFORCED.iter().filter_map(|&name| {
-        let ceiling = ceilings.get(name)?;
-        (base.get(name)? > ceiling).then_some((name.as_str(), ceiling))
+    let lowered = LimitName::ALL.iter().filter_map(|&name| {
+        let ceiling = ceilings.get(name);
+        (base.get(name) > ceiling).then_some((name.as_str(), ceiling))
     });
     let lowered = raw::asks::<serde::de::value::Error>(lowered)
         .map_err(|error| ConfigError::new("ceilings", error))?;
     let defaults = limits("defaults", base.with(&lowered), asked)?;
-    for &name in LimitName::ENFORCED {
-        if let (Some(default), Some(ceiling)) = (defaults.get(name), ceilings.get(name))
-            && default > ceiling
-        {
+    for &name in LimitName::ALL {
+        let (default, ceiling) = (defaults.get(name), ceilings.get(name));
+        if default > ceiling {
             let name = name.as_str();
             let problem = format!("{default} is over ceilings.{name}, which is {ceiling}");
             return Err(ConfigError::new(format!("defaults.{name}"), problem));

@@ -5,27 +5,22 @@ use serde::{Deserialize, Serialize};
 const MIB: u64 = 1024 * 1024;
 
 macro_rules! limits {
-    (
-        enforced { $($(#[$doc:meta])* $field:ident $variant:ident = $default:expr,)* }
-        announced { $($(#[$later_doc:meta])* $later:ident $later_variant:ident,)* }
-    ) => {
+    ($($(#[$doc:meta])* $field:ident $variant:ident = $default:expr,)*) => {
         /// The name of a limit.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum LimitName {
             $($(#[$doc])* $variant,)*
-            $($(#[$later_doc])* $later_variant,)*
         }
 
         impl LimitName {
-            /// Every limit that this build enforces.
-            pub const ENFORCED: &'static [Self] = &[$(Self::$variant),*];
+            /// Every limit.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
             /// The name as it stands on the wire and in the configuration.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => stringify!($field),)*
-                    $(Self::$later_variant => stringify!($later),)*
                 }
             }
         }
@@ -36,7 +31,6 @@ macro_rules! limits {
         #[serde(deny_unknown_fields, default)]
         pub struct LimitsAsk {
             $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<u64>,)*
-            $($(#[$later_doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $later: Option<u64>,)*
         }
 
         impl LimitsAsk {
@@ -45,15 +39,7 @@ macro_rules! limits {
             pub const fn get(&self, name: LimitName) -> Option<u64> {
                 match name {
                     $(LimitName::$variant => self.$field,)*
-                    $(LimitName::$later_variant => self.$later,)*
                 }
-            }
-
-            /// The first limit asked for that this build does not enforce yet.
-            #[must_use]
-            pub const fn unsupported(&self) -> Option<LimitName> {
-                $(if self.$later.is_some() { return Some(LimitName::$later_variant); })*
-                None
             }
         }
 
@@ -65,17 +51,15 @@ macro_rules! limits {
         }
 
         impl Limits {
-            /// The value of one limit, if this build enforces it.
+            /// The value of one limit.
             #[must_use]
-            pub const fn get(&self, name: LimitName) -> Option<u64> {
+            pub const fn get(&self, name: LimitName) -> u64 {
                 match name {
-                    $(LimitName::$variant => Some(self.$field),)*
-                    $(LimitName::$later_variant => None,)*
+                    $(LimitName::$variant => self.$field,)*
                 }
             }
 
-            /// These limits, with what is asked in their place. Limits that
-            /// this build does not enforce are passed over.
+            /// These limits, with what is asked in their place.
             #[must_use]
             pub fn with(mut self, ask: &LimitsAsk) -> Self {
                 $(if let Some(value) = ask.$field { self.$field = value; })*
@@ -92,46 +76,42 @@ macro_rules! limits {
 }
 
 limits! {
-    enforced {
-        /// Instructions that the guest may run (wasm).
-        fuel Fuel = 1_000_000_000_000,
-        /// Milliseconds from the start of compiling to the end, without those
-        /// in which it was paused.
-        wall_ms WallMs = 3_600_000,
-        /// Bytes: the sum over all linear memories and tables, or over all
-        /// processes.
-        memory_bytes MemoryBytes = 64 * MIB,
-        /// Core instances that the component may make (wasm).
-        instances Instances = 64,
-        /// Handles to resources that the guest may hold (wasm).
-        handles Handles = 1024,
-        /// Bytes that one call to the host may pass (wasm).
-        hostcall_bytes HostcallBytes = 2 * MIB,
-        /// Bytes of stdin that wait to be read.
-        stdin_bytes StdinBytes = MIB,
-        /// Bytes of output that the host remembers.
-        output_history_bytes OutputHistoryBytes = 8 * MIB,
-        /// Bytes of output a second; what is faster waits.
-        output_bytes_per_s OutputBytesPerS = 64 * MIB,
-        /// Milliseconds that the agent may stay paused in all.
-        paused_ms PausedMs = 24 * 3_600_000,
-        /// Bytes of the component.
-        component_bytes ComponentBytes = 64 * MIB,
-        /// Bytes of all arguments and all of the environment.
-        args_env_bytes ArgsEnvBytes = 64 * 1024,
-        /// Logical bytes that the agent may put under its writable directories
-        /// (wasm).
-        disk_bytes DiskBytes = 64 * MIB,
-        /// Files, directories and links that it may make there (wasm).
-        files Files = 4096,
-        /// Files and directories that the agent may hold open; a native one, in
-        /// each of its processes.
-        open_files OpenFiles = 64,
-        /// Processes and threads (native).
-        processes Processes = 64,
-    }
-    announced {
-    }
+    /// Instructions that the guest may run (wasm).
+    fuel Fuel = 1_000_000_000_000,
+    /// Milliseconds from the start of compiling to the end, without those
+    /// in which it was paused.
+    wall_ms WallMs = 3_600_000,
+    /// Bytes: the sum over all linear memories and tables, or over all
+    /// processes.
+    memory_bytes MemoryBytes = 64 * MIB,
+    /// Core instances that the component may make (wasm).
+    instances Instances = 64,
+    /// Handles to resources that the guest may hold (wasm).
+    handles Handles = 1024,
+    /// Bytes that one call to the host may pass (wasm).
+    hostcall_bytes HostcallBytes = 2 * MIB,
+    /// Bytes of stdin that wait to be read.
+    stdin_bytes StdinBytes = MIB,
+    /// Bytes of output that the host remembers.
+    output_history_bytes OutputHistoryBytes = 8 * MIB,
+    /// Bytes of output a second; what is faster waits.
+    output_bytes_per_s OutputBytesPerS = 64 * MIB,
+    /// Milliseconds that the agent may stay paused in all.
+    paused_ms PausedMs = 24 * 3_600_000,
+    /// Bytes of the component.
+    component_bytes ComponentBytes = 64 * MIB,
+    /// Bytes of all arguments and all of the environment.
+    args_env_bytes ArgsEnvBytes = 64 * 1024,
+    /// Logical bytes that the agent may put under its writable directories
+    /// (wasm).
+    disk_bytes DiskBytes = 64 * MIB,
+    /// Files, directories and links that it may make there (wasm).
+    files Files = 4096,
+    /// Files and directories that the agent may hold open; a native one, in
+    /// each of its processes.
+    open_files OpenFiles = 64,
+    /// Processes and threads (native).
+    processes Processes = 64,
 }
 
 #[cfg(test)]
@@ -148,7 +128,6 @@ mod tests {
         let limits = Limits::default().with(&ask);
         assert_eq!(limits.fuel, 7);
         assert_eq!(limits.wall_ms, 3_600_000);
-        assert_eq!(ask.unsupported(), Some(LimitName::Processes));
-        assert_eq!(limits.get(LimitName::Processes), None);
+        assert_eq!(limits.get(LimitName::Processes), 1);
     }
 }

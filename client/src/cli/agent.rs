@@ -224,14 +224,14 @@ fn describe(agent: &AgentInfo) -> Vec<(&'static str, String)> {
             ),
         ),
     ]);
-    let limits = LimitName::ENFORCED.iter().filter_map(|&name| {
-        let value = limits.get(name)?;
+    let limits = LimitName::ALL.iter().map(|&name| {
+        let value = limits.get(name);
         let shown = match name.as_str() {
             name if name.contains("bytes") => text::size(value),
             name if name.ends_with("_ms") => text::duration(Duration::from_millis(value)),
             _ => text::count(value),
         };
-        Some(format!("{} {shown}", name.as_str()))
+        format!("{} {shown}", name.as_str())
     });
     list(&mut lines, "limits", limits);
     let enforced = [

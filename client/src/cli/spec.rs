@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn every_limit_can_be_set() {
-        for name in LimitName::ENFORCED {
+        for name in LimitName::ALL {
             let ask = named_limits(&[(name.as_str().to_owned(), 5)]).unwrap();
             assert_eq!(ask.get(*name), Some(5), "{name:?}");
         }

@@ -202,16 +202,13 @@ fn refuse_unsupported(spec: &AgentSpec) -> Result<(), Denied> {
     } else if !spec.grants.messages.is_empty() {
         "spec.grants.messages"
     } else {
-        match spec.limits.unsupported() {
-            None => return Ok(()),
-            Some(_) => "spec.limits",
-        }
+        return Ok(());
     };
     Err(Denied::Unsupported { field })
 }
 
 fn resolve_limits(spec: &AgentSpec, rules: &Rules) -> Result<Limits, Denied> {
-    for limit in LimitName::ENFORCED {
+    for limit in LimitName::ALL {
         let Some(asked) = spec.limits.get(*limit) else {
             continue;
         };
@@ -221,7 +218,7 @@ fn resolve_limits(spec: &AgentSpec, rules: &Rules) -> Result<Limits, Denied> {
                 "must be at least 1",
             ));
         }
-        let ceiling = rules.ceilings.get(*limit).unwrap_or(u64::MAX);
+        let ceiling = rules.ceilings.get(*limit);
         if asked > ceiling {
             return Err(Denied::OverCeiling {
                 limit: *limit,

@@ -303,9 +303,9 @@ impl From<&Config> for RawConfig {
 }
 
 fn whole(limits: &Limits) -> RawLimits {
-    let pairs = LimitName::ENFORCED
+    let pairs = LimitName::ALL
         .iter()
-        .filter_map(|&name| Some((name.as_str(), limits.get(name)?)));
+        .map(|&name| (name.as_str(), limits.get(name)));
     // The name of each limit is the name of its field.
     RawLimits(asks::<serde::de::value::Error>(pairs).unwrap_or_default())
 }

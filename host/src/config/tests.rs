@@ -63,10 +63,13 @@ fn the_whole_can_be_written_and_read_again() {
     raw.ceilings.0.fuel = Some(8);
     let config = Config::try_from(raw).unwrap();
     let whole = RawConfig::from(&config);
-    for &name in LimitName::ENFORCED {
+    for &name in LimitName::ALL {
         assert_eq!(
             (whole.defaults.0.get(name), whole.ceilings.0.get(name)),
-            (config.defaults.get(name), config.ceilings.get(name))
+            (
+                Some(config.defaults.get(name)),
+                Some(config.ceilings.get(name))
+            )
         );
     }
     assert_eq!(Config::try_from(whole), Ok(config));

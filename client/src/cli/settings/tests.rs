@@ -149,14 +149,6 @@ fn a_wrong_file_is_named_with_its_line() {
             "defaults.fuel: must be at least 1",
         ),
         (
-            "[defaults]\nprocesses = 5\n",
-            "defaults.processes: this build does not enforce",
-        ),
-        (
-            "[ceilings]\nfiles = 5\n",
-            "ceilings.files: this build does not enforce",
-        ),
-        (
             "[defaults]\nfuel = 10\n[ceilings]\nfuel = 9\n",
             "defaults.fuel: 10 is over ceilings.fuel, which is 9",
         ),

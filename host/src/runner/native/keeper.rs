@@ -66,18 +66,22 @@ pub(super) struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    pub(super) fn new(control: &'a UnixStream, main: Pid, all: All) -> nix::Result<Self> {
+    /// Where the ends of children are told.
+    pub(super) fn children() -> nix::Result<SignalFd> {
         let mut ends = SigSet::empty();
         ends.add(Signal::SIGCHLD);
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self {
+        SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    }
+
+    pub(super) fn new(control: &'a UnixStream, children: SignalFd, main: Pid, all: All) -> Self {
+        Self {
             control,
-            children: SignalFd::with_flags(&ends, flags)?,
+            children,
             main,
             status: None,
             all,
             paused: false,
-        })
+        }
     }
 
     /// Waits for the first process to end, or to be told to end it; ends the

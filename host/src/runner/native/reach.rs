@@ -11,7 +11,7 @@ use landlock::{
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::view::{DEVICES, SYSTEM};
+use super::view::{DEVICES, SYSTEM, open_plain};
 use super::wire::as_path;
 
 /// The least that is worth its name: before this, a file could be emptied that
@@ -77,7 +77,8 @@ fn rules(
     for reach in granted {
         let all = AccessFs::from_all(MOST);
         let access = if reach.writable { all } else { read };
-        ruleset = ruleset.add_rule(rule(reach.path(), access)?)?;
+        let dir = open_plain(reach.path())?;
+        ruleset = ruleset.add_rule(PathBeneath::new(dir, access))?;
     }
     Ok(ruleset.restrict_self()?.ruleset)
 }

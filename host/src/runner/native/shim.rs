@@ -105,11 +105,11 @@ fn run(
     } else {
         All::OfTree
     };
+    // Before there is anything to keep: what comes after cannot fail.
+    let children = Keeper::children().map_err(|errno| (Step::Prepare, errno))?;
     let starting = start(&instruction, given)?;
     drop(instruction);
-    let keeper = Keeper::new(control, starting.pid, all);
-    let keeper = keeper.map_err(|errno| (Step::Prepare, errno))?;
-    keeper.watch(starting)
+    Keeper::new(control, children, starting.pid, all).watch(starting)
 }
 
 /// Becomes the agents' user, in namespaces of its own where it is to have
@@ -133,7 +133,7 @@ fn enclose(control: &UnixStream, instruction: &Instruction) -> Result<(), Failur
     // directory of scratch directories is the host's alone.
     if layers.view {
         for reach in reach {
-            granted.push(Tree::take(reach.path()).map_err(enter)?);
+            granted.push(Tree::take_plain(reach.path()).map_err(enter)?);
         }
     } else {
         chdir(cwd).map_err(enter)?;
@@ -155,9 +155,10 @@ fn enclose(control: &UnixStream, instruction: &Instruction) -> Result<(), Failur
         }
         // The host's /proc is still there, and in it this process's number.
         let number = std::fs::read_link("/proc/self").ok();
-        if let Some(init) = number.and_then(|number| number.to_str()?.parse().ok()) {
-            tell(control, Report::Enclosed { init });
-        }
+        let init = number.and_then(|number| number.to_str()?.parse().ok());
+        // Unless it is told, the numbers in there would be taken for the host's.
+        let init = init.ok_or((Step::Confine, Errno::ENOENT))?;
+        tell(control, Report::Enclosed { init });
     }
     if layers.view {
         view::enter(granted, program).map_err(confine)?;

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
     mount_change, mount_remount, move_mount, open_tree, unmount,
@@ -65,6 +65,18 @@ impl Tree {
         })
     }
 
+    /// Like [`Self::take`], but of that very path, see [`open_plain`].
+    pub(super) fn take_plain(path: &Path) -> nix::Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        Ok(Self {
+            path: path.to_owned(),
+            mount: open_tree(open_plain(path)?, "", flags).map_err(from_rustix)?,
+        })
+    }
+
     fn is_dir(&self) -> nix::Result<bool> {
         let stat = rustix::fs::fstat(&self.mount).map_err(from_rustix)?;
         Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
@@ -85,6 +97,13 @@ impl Tree {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(self.mount.as_fd(), "", CWD, place.as_path(), flags).map_err(from_rustix)
     }
+}
+
+/// Opens a path that had no links when it was checked against the operator's
+/// roots: whoever may write above it can have put one there since.
+pub(super) fn open_plain(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map_err(from_rustix)
 }
 
 /// Whether every agent sees this anyway.

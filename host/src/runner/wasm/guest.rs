@@ -1,4 +1,4 @@
-//! One guest as a task, and the hand that ends it.
+//! One guest, and the hand that ends it.
 //!
 //! A guest is a future that is polled on a guest thread. It can be suspended
 //! while all of those threads are busy with others, so whoever kills it doesn't
@@ -18,7 +18,6 @@ use std::time::Instant;
 
 use skep_protocol::info::PausedReason;
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
 
 use super::store::Orders;
 use super::usage::Meters;
@@ -147,6 +146,48 @@ impl Slot {
         Ok(())
     }
 
+    /// Lets the guest go on until it waits, has used up its turn, or has ended.
+    pub(super) fn turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut life = {
+            let mut place = lock(&self.place);
+            if matches!(place.stage, Stage::Still(_)) && self.held_for(&place).is_some() {
+                place.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            match std::mem::replace(&mut place.stage, Stage::Turning) {
+                Stage::Still(life) => life,
+                other => {
+                    place.stage = other;
+                    return Poll::Ready(());
+                }
+            }
+        };
+        let begun = Instant::now();
+        let polled = catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(cx)));
+        self.meters.ran(begun.elapsed());
+        let end = match polled {
+            Ok(Poll::Ready(end)) => end,
+            Ok(Poll::Pending) => match self.put_back(life, cx.waker()) {
+                Ok(()) => return Poll::Pending,
+                Err(doomed) => {
+                    life = doomed;
+                    End::Killed
+                }
+            },
+            Err(panic) => fault(&*panic),
+        };
+        lock(&self.place).stage = Stage::Gone;
+        self.bury(life, end);
+        Poll::Ready(())
+    }
+
+    /// Ends the guest here and now, or with its turn if it has one.
+    pub(super) fn abandon(&self) {
+        if let Some(life) = self.condemn() {
+            self.bury(life, End::Killed);
+        }
+    }
+
     /// Drops what is left of the guest, and then tells its end.
     fn bury(&self, life: Life, end: End) {
         let end = match catch_unwind(AssertUnwindSafe(|| drop(life))) {
@@ -168,57 +209,6 @@ fn fault(panic: &(dyn std::any::Any + Send)) -> End {
     }
 }
 
-/// The task of a guest. Dropping it ends the guest.
-#[derive(Debug)]
-pub(super) struct Turns(pub(super) Arc<Slot>);
-
-impl Future for Turns {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let slot = &self.0;
-        let mut life = {
-            let mut place = lock(&slot.place);
-            if matches!(place.stage, Stage::Still(_)) && slot.held_for(&place).is_some() {
-                place.waker = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            match std::mem::replace(&mut place.stage, Stage::Turning) {
-                Stage::Still(life) => life,
-                other => {
-                    place.stage = other;
-                    return Poll::Ready(());
-                }
-            }
-        };
-        let begun = Instant::now();
-        let polled = catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(cx)));
-        slot.meters.ran(begun.elapsed());
-        let end = match polled {
-            Ok(Poll::Ready(end)) => end,
-            Ok(Poll::Pending) => match slot.put_back(life, cx.waker()) {
-                Ok(()) => return Poll::Pending,
-                Err(doomed) => {
-                    life = doomed;
-                    End::Killed
-                }
-            },
-            Err(panic) => fault(&*panic),
-        };
-        lock(&slot.place).stage = Stage::Gone;
-        slot.bury(life, end);
-        Poll::Ready(())
-    }
-}
-
-impl Drop for Turns {
-    fn drop(&mut self) {
-        if let Some(life) = self.0.condemn() {
-            self.0.bury(life, End::Killed);
-        }
-    }
-}
-
 /// The hand on a guest.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -228,7 +218,8 @@ pub(super) struct Control {
     /// Whether it can be asked to stop. One that is still being compiled will
     /// see it when it begins.
     pub(super) listens: bool,
-    pub(super) task: AbortHandle,
+    /// Has the guest's seat looked at.
+    pub(super) seat: Waker,
     pub(super) reapers: Arc<Workers>,
 }
 
@@ -284,7 +275,8 @@ impl GuestControl for Control {
         if let Err(here) = self.reapers.push(move || grave.close()) {
             here();
         }
-        self.task.abort();
+        // Nobody else would find out that it is empty.
+        self.seat.wake_by_ref();
     }
 
     fn usage(&self) -> GuestUsage {
@@ -318,6 +310,7 @@ mod tests {
 
     use skep_protocol::spec::OnFuelExhausted;
 
+    use super::super::crew::Crew;
     use super::super::fuel::Fuel;
     use super::*;
     use crate::runner::GUEST_EVENTS;
@@ -338,8 +331,8 @@ mod tests {
 
     async fn end_of(life: impl Future<Output = End> + Send + 'static) -> End {
         let (events, mut ended) = mpsc::channel(GUEST_EVENTS);
-        let slot = slot(Box::pin(life), events);
-        tokio::spawn(Turns(Arc::new(slot))).await.unwrap();
+        let crew = Crew::new(1, || ()).unwrap();
+        crew.seat(Arc::new(slot(Box::pin(life), events)));
         match tokio::time::timeout(Duration::from_secs(10), ended.recv())
             .await
             .unwrap()
@@ -365,11 +358,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_is_dropped_ends_its_guest() {
+    async fn a_crew_that_is_dropped_ends_its_guests() {
         let (events, mut ended) = mpsc::channel(GUEST_EVENTS);
         let never = Box::pin(std::future::pending());
         let slot = Arc::new(slot(never, events));
-        drop(Turns(slot));
+        let crew = Crew::new(1, || ()).unwrap();
+        crew.seat(slot);
+        drop(crew);
         assert_eq!(ended.recv().await, Some(GuestEvent::Ended(End::Killed)));
         assert_eq!(ended.recv().await, None);
     }

@@ -11,7 +11,7 @@
 //!   component is and needs, before anything is compiled
 //! - `compile`, `load` and `shelf`: the compiled components, with `outside`,
 //!   where they are checked and compiled, and `cache`, where they are kept
-//! - `guest` and `life`: a guest as a task, from its start to its `End`
+//! - `guest`, `life` and `crew`: a guest from its start to its `End`, and its turns
 //! - `store`, `limiter`, `fuel`, `epoch` and `usage`: its limits and counters;
 //!   `memory`: what all guests have together
 //! - `stdio`, `files` and `agent_api`: its streams, its files, and `skep:agent`
@@ -22,6 +22,7 @@ mod agent_api;
 mod cache;
 mod census;
 mod compile;
+mod crew;
 mod engine;
 mod epoch;
 mod files;
@@ -53,7 +54,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use skep_protocol::{Digest, Enforced, Enforcement};
-use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 pub use self::census::Needs;
@@ -63,11 +63,12 @@ pub(crate) use self::outside::compile_main;
 pub use self::refusal::Refusal;
 
 use self::compile::Compiler;
+use self::crew::Crew;
 use self::engine::Engines;
 use self::epoch::Ticker;
 use self::files::Descriptors;
 use self::fuel::Fuel;
-use self::guest::{Control, Slot, Turns};
+use self::guest::{Control, Slot};
 use self::life::{Given, House};
 use self::memory::HostMemory;
 use self::stdio::{Input, Output};
@@ -75,13 +76,6 @@ use self::store::Orders;
 use self::usage::Meters;
 use self::workers::{Priority, Workers};
 use super::{GUEST_EVENTS, Guest, Launch, Program, Runner, Stand};
-
-/// Threads for files that guests read and write.
-const FILE_THREADS: usize = 32;
-
-/// Guests use up their turns of 2 ms, so that looking for sleepers and for new
-/// guests only every 61 and 31 turns, as tokio does, would take 100 ms.
-const TURNS_BETWEEN_LOOKS: u32 = 4;
 
 /// How guests are run.
 #[derive(Debug, Clone)]
@@ -151,8 +145,7 @@ pub enum WasmError {
 pub struct WasmRunner {
     house: Arc<House>,
     reapers: Arc<Workers>,
-    /// Taken when it is dropped.
-    threads: Option<Runtime>,
+    crew: Crew,
 }
 
 impl WasmRunner {
@@ -176,17 +169,6 @@ impl WasmRunner {
             engines,
             descriptors: Descriptors::of_process(),
         };
-        let mut threads = tokio::runtime::Builder::new_multi_thread();
-        threads
-            .worker_threads(config.guest_threads.max(1))
-            .max_blocking_threads(FILE_THREADS)
-            .thread_name("guest")
-            .global_queue_interval(TURNS_BETWEEN_LOOKS)
-            .event_interval(TURNS_BETWEEN_LOOKS)
-            .enable_time();
-        if config.pooling {
-            threads.on_thread_start(yield_to_control);
-        }
         // As many may end at once as live.
         let reaping = config.guest_threads.clamp(1, 4);
         let reapers = Workers::new(
@@ -195,10 +177,16 @@ impl WasmRunner {
             config.max_agents.max(64),
             Priority::Control,
         )?;
+        let on_start = if config.pooling {
+            yield_to_control
+        } else {
+            || ()
+        };
+        let crew = Crew::new(config.guest_threads, on_start)?;
         Ok(Self {
             house: Arc::new(house),
             reapers: Arc::new(reapers),
-            threads: Some(threads.build()?),
+            crew,
         })
     }
 
@@ -288,19 +276,14 @@ impl Runner for WasmRunner {
             }),
         };
         let slot = Arc::new(Slot::new(life, events, stand, Arc::clone(&meters)));
-        let turns = Turns(Arc::clone(&slot));
-        let task = match &self.threads {
-            Some(threads) => threads.spawn(turns).abort_handle(),
-            // Only while it is dropped, which takes the only reference to it.
-            None => unreachable!("the runner is gone"),
-        };
+        let seat = self.crew.seat(Arc::clone(&slot));
         let reapers = Arc::clone(&self.reapers);
         let control = Arc::new(Control {
             slot,
             orders,
             meters,
             listens,
-            task,
+            seat,
             reapers,
         });
         Guest {
@@ -308,16 +291,6 @@ impl Runner for WasmRunner {
             progress: driver_progress,
             stand: driver_stand,
             control,
-        }
-    }
-}
-
-impl Drop for WasmRunner {
-    fn drop(&mut self) {
-        if let Some(threads) = self.threads.take() {
-            // In the background: waiting would block whoever drops it, and a
-            // guest may be in the middle of reading a file that never comes.
-            threads.shutdown_background();
         }
     }
 }

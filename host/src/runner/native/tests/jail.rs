@@ -118,6 +118,24 @@ async fn files_that_were_not_granted() {
 }
 
 #[tokio::test]
+async fn a_grant_is_not_followed_to_elsewhere() {
+    if holds().await.files == Enforcement::None {
+        return;
+    }
+    let dir = open_dir();
+    let host = dir.path().canonicalize().unwrap().join("link");
+    std::os::unix::fs::symlink("/etc", &host).unwrap();
+    let granted = GrantedDir {
+        guest: host.to_str().unwrap().into(),
+        host,
+        access: DirMode::Ro.into(),
+    };
+    let mut agent = start_with(&["true"], |launch| launch.dirs = vec![granted]);
+    let end = agent.end().await;
+    assert!(matches!(end, End::StartFailed { .. }), "{end:?}");
+}
+
+#[tokio::test]
 async fn no_network() {
     let network = holds().await.network;
     println!("the network is {network:?}");

@@ -1,0 +1,175 @@
+use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
+
+use skep_protocol::spec::OnFuelExhausted;
+use tokio::sync::{mpsc, watch};
+
+use super::super::fuel::Fuel;
+use super::super::usage::Meters;
+use super::*;
+use crate::runner::{End, GUEST_EVENTS, GuestEvent, Stand};
+
+const GENEROUS: Duration = Duration::from_secs(60);
+
+fn seat(
+    crew: &Crew,
+    life: impl Future<Output = End> + Send + 'static,
+) -> mpsc::Receiver<GuestEvent> {
+    let (events, ended) = mpsc::channel(GUEST_EVENTS);
+    let meters = Arc::new(Meters::new(Fuel::new(1, OnFuelExhausted::Exit)));
+    let stand = watch::Sender::new(Stand::Goes);
+    crew.seat(Arc::new(Slot::new(Box::pin(life), events, stand, meters)));
+    ended
+}
+
+async fn ended(mut guest: mpsc::Receiver<GuestEvent>) {
+    let end = tokio::time::timeout(GENEROUS, guest.recv()).await.unwrap();
+    assert_eq!(end, Some(GuestEvent::Ended(End::Exited(0))));
+}
+
+/// Takes its turns, each so long, until it is told to stop.
+struct Busy {
+    turn: Duration,
+    turns: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Future for Busy {
+    type Output = End;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Poll::Ready(End::Exited(0));
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < self.turn {
+            std::hint::spin_loop();
+        }
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// A busy guest, and the count of its turns.
+fn busy(
+    crew: &Crew,
+    turn: Duration,
+    stop: &Arc<AtomicBool>,
+) -> (mpsc::Receiver<GuestEvent>, Arc<AtomicU64>) {
+    let turns = Arc::new(AtomicU64::new(0));
+    let life = Busy {
+        turn,
+        turns: Arc::clone(&turns),
+        stop: Arc::clone(stop),
+    };
+    (seat(crew, life), turns)
+}
+
+#[tokio::test]
+async fn whoever_takes_long_turns_gets_fewer_of_them() {
+    let crew = Crew::new(1, || ()).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (long, long_turns) = busy(&crew, Duration::from_millis(40), &stop);
+    let (short, short_turns) = busy(&crew, Duration::from_millis(1), &stop);
+    let enough = async {
+        while long_turns.load(Ordering::Relaxed) < 10 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(GENEROUS, enough).await.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    ended(long).await;
+    ended(short).await;
+    // Some forty for each; other processes lengthen short turns too.
+    let (long, short) = (
+        long_turns.load(Ordering::Relaxed),
+        short_turns.load(Ordering::Relaxed),
+    );
+    assert!(
+        short >= 3 * long,
+        "{short} short turns for {long} long ones"
+    );
+}
+
+#[tokio::test]
+async fn a_sleeper_goes_before_those_that_compute() {
+    let crew = Crew::new(1, || ()).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let busy: Vec<_> = (0..50)
+        .map(|_| busy(&crew, Duration::from_millis(2), &stop))
+        .collect();
+    let all: Vec<_> = busy.iter().map(|(_, turns)| Arc::clone(turns)).collect();
+    let turns = move || -> u64 { all.iter().map(|one| one.load(Ordering::Relaxed)).sum() };
+    let of_sleeper = turns.clone();
+    let (wake, mut woken) = mpsc::channel(1);
+    let sleeper = seat(&crew, async move {
+        while let Some(before) = woken.recv().await {
+            let meanwhile = of_sleeper() - before;
+            // Not after a round of all the others.
+            assert!(meanwhile <= 2, "{meanwhile} turns");
+        }
+        End::Exited(0)
+    });
+    // In a turn of its own, so that none of the others has one meanwhile.
+    let waker = seat(&crew, async move {
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            wake.send(turns()).await.unwrap();
+        }
+        End::Exited(0)
+    });
+    ended(waker).await;
+    ended(sleeper).await;
+    stop.store(true, Ordering::Relaxed);
+    for (guest, _) in busy {
+        ended(guest).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wake_is_never_lost() {
+    let crew = Crew::new(2, || ()).unwrap();
+    let pairs: Vec<_> = (0..20)
+        .map(|_| {
+            let (ping, mut pinged) = mpsc::channel::<u32>(1);
+            let (pong, mut ponged) = mpsc::channel::<u32>(1);
+            let one = seat(&crew, async move {
+                for number in 0..2000 {
+                    ping.send(number).await.unwrap();
+                    assert_eq!(ponged.recv().await, Some(number));
+                }
+                End::Exited(0)
+            });
+            let other = seat(&crew, async move {
+                while let Some(number) = pinged.recv().await {
+                    pong.send(number).await.unwrap();
+                }
+                End::Exited(0)
+            });
+            [one, other]
+        })
+        .collect();
+    for guest in pairs.into_iter().flatten() {
+        ended(guest).await;
+    }
+    // Each is given up right after its end was told.
+    let empty = async {
+        while !crew.line.lock().seats.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(GENEROUS, empty).await.unwrap();
+}
+
+#[tokio::test]
+async fn timers_and_blocking_calls_work_within() {
+    let crew = Crew::new(1, || ()).unwrap();
+    let guest = seat(&crew, async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let read = tokio::task::spawn_blocking(|| 7).await;
+        assert_eq!(read.unwrap(), 7);
+        End::Exited(0)
+    });
+    ended(guest).await;
+}
