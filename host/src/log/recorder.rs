@@ -21,6 +21,10 @@ use crate::stdio::{Chunk, LineSplitter, OutputReader, Piece};
 /// What has no newline yet is recorded after this time.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
 
+/// How many bytes are recorded before others get their turn: about a
+/// millisecond, if each is a line.
+const TURN_BYTES: usize = 1024;
+
 /// How far ahead of its rate an agent's output may run.
 const BURST: Duration = Duration::from_millis(100);
 
@@ -72,7 +76,9 @@ impl Recorder {
                 chunks = reader.recv() => {
                     let Some(chunks) = chunks else { break };
                     let bytes: usize = chunks.iter().map(|chunk| chunk.data.len()).sum();
-                    self.record(&id, &mut streams, &chunks);
+                    for chunk in &chunks {
+                        self.record(&id, &mut streams, chunk).await;
+                    }
                     let before = Instant::now();
                     paid_until = self.wait_for_rate(paid_until, bytes).await;
                     // The newline may have come meanwhile, and was not read.
@@ -88,27 +94,29 @@ impl Recorder {
         self.flush(&id, &mut streams, None);
     }
 
-    fn record(&self, id: &str, streams: &mut [Split; 2], chunks: &[Chunk]) {
-        let time_ns = clock::now_ns();
-        let mut records = Vec::new();
-        for chunk in chunks {
+    /// Lets the recorders of others go in between: a chunk may be as many
+    /// records as it has bytes.
+    async fn record(&self, id: &str, streams: &mut [Split; 2], chunk: &Chunk) {
+        for data in chunk.data.chunks(TURN_BYTES) {
             let Some(split) = streams
                 .iter_mut()
                 .find(|split| split.stream == chunk.stream)
             else {
-                continue;
+                return;
             };
-            let before = records.len();
-            split.splitter.push(&chunk.data, |piece| {
+            let time_ns = clock::now_ns();
+            let mut records = Vec::new();
+            split.splitter.push(data, |piece| {
                 records.push(stored(chunk.stream, time_ns, piece))
             });
             if !split.splitter.has_tail() {
                 split.flush_at = None;
-            } else if split.flush_at.is_none() || records.len() > before {
+            } else if split.flush_at.is_none() || !records.is_empty() {
                 split.flush_at = Some(Instant::now() + FLUSH_AFTER);
             }
+            self.write(id, streams, &records);
+            tokio::task::yield_now().await;
         }
-        self.write(id, streams, &records);
     }
 
     /// Records what has waited for its newline until `due`, or all of it.

@@ -41,6 +41,9 @@ struct Seat {
     clock: AtomicU64,
 }
 
+/// The clock of a guest that has not had a turn yet.
+const NEW: u64 = 0;
+
 /// Nothing can go on with it until it is woken.
 const IDLE: u8 = 0;
 /// It stands in line.
@@ -78,13 +81,16 @@ impl Line {
 }
 
 impl Standing {
+    /// A sleeper comes back ahead of those that computed meanwhile. Who is new
+    /// does not, or one newcomer after the other would go before all others.
     fn join(&mut self, seat: &Seat) {
-        let ahead = u64::try_from(AHEAD.as_nanos()).unwrap_or(u64::MAX);
-        let clock = seat
-            .clock
-            .load(Ordering::Relaxed)
-            .max(self.now.saturating_sub(ahead));
-        seat.clock.store(clock, Ordering::Relaxed);
+        let ahead = match seat.clock.load(Ordering::Relaxed) {
+            NEW => 0,
+            _ => u64::try_from(AHEAD.as_nanos()).unwrap_or(u64::MAX),
+        };
+        let earliest = self.now.saturating_sub(ahead);
+        let clock = seat.clock.fetch_max(earliest, Ordering::Relaxed);
+        let clock = clock.max(earliest);
         self.queued += 1;
         self.waiting
             .push(Reverse((clock, self.queued, seat.number)));
@@ -165,7 +171,7 @@ impl Crew {
             slot,
             line: Arc::clone(&self.line),
             phase: AtomicU8::new(WAITING),
-            clock: AtomicU64::new(0),
+            clock: AtomicU64::new(NEW),
         });
         standing.seats.insert(seat.number, Arc::clone(&seat));
         standing.join(&seat);
