@@ -6,7 +6,6 @@
 //! than there is memory in the world, and the compiler would set about it. So
 //! it is played through here first, with a bound on the steps.
 
-use skep_protocol::ErrorCode;
 use wasmparser::{ComponentTypeRef, Encoding, Instance, Parser, Payload};
 
 use super::play::Play;
@@ -95,23 +94,29 @@ impl<'a> Census<'a> {
     pub(super) fn needs(&self) -> Result<Needs, Refusal> {
         Play::of(self).ok_or_else(|| {
             let message = "to start it takes more instances than this host compiles";
-            Refusal::of(ErrorCode::CompileLimit, message)
+            Refusal::compiling("instances", message)
         })
     }
 
     /// Refuses what would only use up its time: the compiler is not asked.
     pub(super) fn compilable(&self) -> Result<(), Refusal> {
-        for (what, count, most) in [
+        for (bound, what, count, most) in [
             (
+                "function_bytes",
                 "the size of its largest function",
                 self.largest_function,
                 MAX_FUNCTION,
             ),
-            ("the number of its functions", self.functions, MAX_FUNCTIONS),
+            (
+                "functions",
+                "the number of its functions",
+                self.functions,
+                MAX_FUNCTIONS,
+            ),
         ] {
             if count > most {
                 let message = format!("{what} is {count}, and this host compiles {most} at most");
-                return Err(Refusal::of(ErrorCode::CompileLimit, message));
+                return Err(Refusal::compiling(bound, message));
             }
         }
         Ok(())

@@ -24,10 +24,12 @@ pub struct Refusal {
     pub world: Option<Box<str>>,
     /// `unsupported_feature`: what this host cannot do.
     pub feature: Option<Box<str>>,
+    /// `compile_limit`: which of the host's bounds on compiling.
+    pub bound: Option<Box<str>>,
     /// `limit_too_small`: which limit, what it is, and the least that would do.
     /// Only [`Facts::admits`](super::Facts::admits) refuses with it, on the host.
     #[serde(skip)]
-    pub limit: Option<(LimitName, u64, u64)>,
+    pub limit: Option<Box<(LimitName, u64, u64)>>,
 }
 
 impl Refusal {
@@ -38,9 +40,12 @@ impl Refusal {
             imports: (!self.imports.is_empty()).then(|| self.imports.clone()),
             world: self.world.as_deref().map(str::to_owned),
             feature: self.feature.as_deref().map(str::to_owned),
-            limit: self.limit.map(|(limit, ..)| limit.as_str().to_owned()),
-            asked: self.limit.map(|(_, asked, _)| asked),
-            needed: self.limit.map(|(.., needed)| needed),
+            limit: match &self.limit {
+                Some(limit) => Some(limit.0.as_str().to_owned()),
+                None => self.bound.as_deref().map(str::to_owned),
+            },
+            asked: self.limit.as_ref().map(|limit| limit.1),
+            needed: self.limit.as_ref().map(|limit| limit.2),
             ..ErrorDetails::default()
         };
         WireError {
@@ -58,12 +63,20 @@ impl Refusal {
             imports: Vec::new(),
             world: None,
             feature: None,
+            bound: None,
             limit: None,
         }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::of(ErrorCode::InvalidComponent, message)
+    }
+
+    pub(super) fn compiling(bound: &str, message: impl Into<String>) -> Self {
+        Self {
+            bound: Some(bound.into()),
+            ..Self::of(ErrorCode::CompileLimit, message)
+        }
     }
 
     pub(super) fn malformed(error: &wasmparser::BinaryReaderError) -> Self {
@@ -112,7 +125,7 @@ impl Refusal {
             limit.as_str()
         );
         Self {
-            limit: Some((limit, asked, needed)),
+            limit: Some(Box::new((limit, asked, needed))),
             ..Self::of(ErrorCode::LimitTooSmall, message)
         }
     }

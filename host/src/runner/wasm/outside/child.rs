@@ -5,8 +5,6 @@
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use skep_protocol::ErrorCode;
-
 use super::STACK;
 use super::confine::confine;
 use super::job::{Job, MAGIC, Reply, Task, encode, read_job};
@@ -54,8 +52,8 @@ fn serve() -> std::io::Result<()> {
 
 fn answer(reply: &Reply, code: &[u8]) -> std::io::Result<()> {
     let reply = encode(reply).or_else(|| {
-        let refusal = Refusal::of(
-            ErrorCode::CompileLimit,
+        let refusal = Refusal::compiling(
+            "imports",
             "the names of its imports are longer than this host takes",
         );
         encode(&Reply::Refused(refusal))
@@ -98,8 +96,8 @@ fn refused(error: &str, memory_bytes: u64) -> Refusal {
     if error.contains("allocate memory") || error.contains("out of memory") {
         super::out_of_memory(memory_bytes)
     } else if error.contains("Compilation error") || error.contains("too large") {
-        Refusal::of(
-            ErrorCode::CompileLimit,
+        Refusal::compiling(
+            "code",
             format!("it is more than the compiler takes: {error}"),
         )
     } else {

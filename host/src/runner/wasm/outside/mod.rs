@@ -201,22 +201,27 @@ impl Outside {
     }
 
     fn understand(&self, said: Said) -> Result<(Reply, Bytes), Error> {
-        let limit = |message: String| Refusal::of(ErrorCode::CompileLimit, message);
         let status = match said.ended {
             Ended::Itself(status) => status,
             Ended::Unwanted => return Err(Error::Unwanted),
             Ended::TooMuch => {
-                return Err(Error::Refused(limit(format!(
-                    "its compiled form is larger than the {MAX_CODE} bytes that a host takes"
-                ))));
+                return Err(Error::Refused(Refusal::compiling(
+                    "code",
+                    format!(
+                        "its compiled form is larger than the {MAX_CODE} bytes that a host takes"
+                    ),
+                )));
             }
             Ended::Late => {
-                return Err(Error::OutOfTime(limit(format!(
-                    "to check or compile it takes longer than {} ms by the clock, for the host's \
+                return Err(Error::OutOfTime(Refusal::compiling(
+                    "compile_ms",
+                    format!(
+                        "to check or compile it takes longer than {} ms by the clock, for the host's \
                      compile_ms is {}",
-                    (self.time * CLOCK_FACTOR).as_millis(),
-                    self.time.as_millis()
-                ))));
+                        (self.time * CLOCK_FACTOR).as_millis(),
+                        self.time.as_millis()
+                    ),
+                )));
             }
         };
         let output = Bytes::from(said.output);
@@ -229,17 +234,23 @@ impl Outside {
         }
         let words = String::from_utf8_lossy(&said.words);
         Err(if status.signal() == Some(libc::SIGXCPU) {
-            Error::OutOfTime(limit(format!(
-                "to check or compile it takes more processor time than the host's compile_ms, {}",
-                self.time.as_millis()
-            )))
+            Error::OutOfTime(Refusal::compiling(
+                "compile_ms",
+                format!(
+                    "to check or compile it takes more processor time than the host's compile_ms, {}",
+                    self.time.as_millis()
+                ),
+            ))
         } else if words.contains("memory allocation of") {
             Error::Refused(out_of_memory(self.memory_bytes))
         } else if words.contains("overflowed its stack") || status.signal() == Some(libc::SIGSEGV) {
-            Error::Refused(limit(format!(
-                "to compile it takes more than the compiler's stack of {STACK} bytes: it is nested \
+            Error::Refused(Refusal::compiling(
+                "stack",
+                format!(
+                    "to compile it takes more than the compiler's stack of {STACK} bytes: it is nested \
                  too deeply"
-            )))
+                ),
+            ))
         } else {
             self.strange(status, words.into_owned())
         })
@@ -270,8 +281,8 @@ impl Outside {
 }
 
 fn out_of_memory(most: u64) -> Refusal {
-    Refusal::of(
-        ErrorCode::CompileLimit,
+    Refusal::compiling(
+        "compile_memory_bytes",
         format!(
             "to check or compile it takes more memory than the host's compile_memory_bytes, {most}"
         ),

@@ -75,6 +75,10 @@ fn each_limit_is_named_with_its_number() {
     let time = |ms| outside(|config| config.compile_time = Duration::from_millis(ms));
     let processor = refusal(time(1000).compile(slow, Patience::Whole, WANTED));
     assert_eq!(processor.code, ErrorCode::CompileLimit);
+    assert_eq!(
+        processor.to_wire().details.limit.as_deref(),
+        Some("compile_ms")
+    );
     assert!(processor.message.contains("1000"), "{processor}");
     // Processor time is counted in whole seconds, so the clock is first here.
     let clock = refusal(time(20).compile(slow, Patience::Whole, WANTED));
