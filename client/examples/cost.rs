@@ -39,8 +39,10 @@ async fn measure() -> Result<()> {
         control: sockets.control_endpoint().to_string(),
         events: sockets.events_endpoint().map(ToString::to_string),
     };
+    let state = tempfile::tempdir()?;
     let config = Config {
         capacity: Capacity::default(),
+        state_dir: state.path().to_owned(),
         ..Config::embedded()
     };
     let host = Host::start(&config, wire, endpoints, Purpose::Serve)?;

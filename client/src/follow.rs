@@ -167,7 +167,8 @@ impl Follow {
             .client
             .output(self.agent, self.streams.as_deref(), from_seq, Some(READ))
             .await?;
-        let more = !reply.records.is_empty();
+        // A page may go past records of other streams alone.
+        let more = reply.next_seq > from_seq;
         let lacked = self.sequence.lacks();
         self.sequence.history(reply);
         self.barren = lacked && self.sequence.next_seq() == from_seq;

@@ -101,8 +101,8 @@ pub struct Capacity {
     pub memory_overcommit: u64,
     /// Ended agents that are remembered; then the oldest is forgotten.
     pub max_ended: usize,
-    /// Bytes of the output of all agents; then the oldest ended agent's is
-    /// forgotten.
+    /// Bytes of the output of all agents, on disk; then the oldest ended agent
+    /// is forgotten.
     pub history_bytes: u64,
     /// Bytes of components that were put.
     pub components_bytes: u64,

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::agent::slots::Slots;
 use crate::agent::spec::Rules;
 use crate::components::Components;
-use crate::log::{Budget, RecordCount};
+use crate::log::{Logs, RecordCount};
 use crate::registry::{Registry, StateCounts};
 use crate::replies::ReplyMemory;
 use crate::runner::native::NativeRunner;
@@ -39,7 +39,7 @@ pub struct Core {
     pub registry: Registry,
     pub counts: Arc<StateCounts>,
     pub components: Components,
-    pub history: Arc<Budget>,
+    pub logs: Logs,
     pub replies: Arc<ReplyMemory>,
     pub wasm: Arc<WasmRunner>,
     /// `None` while native agents are off.

@@ -100,7 +100,7 @@ async fn execute(core: &Arc<Core>, id: RequestId, request: Request) -> Executed 
         Request::AgentKill(body) => granted(id, &op::control::kill(core, body.agent).await?),
         Request::AgentWait(body) => granted(id, &op::control::wait(core, &body).await?),
         Request::AgentStdin(body) => granted(id, &op::control::stdin(core, &body)?),
-        Request::AgentOutput(body) => granted(id, &op::output::output(core, &body)?),
+        Request::AgentOutput(body) => granted(id, &op::output::output(core, &body).await?),
         Request::AgentSubscribe(body) => granted(id, &op::output::subscribe(core, &body)?),
         Request::AgentForget(body) => granted(id, &op::agents::forget(core, body.agent)?),
         Request::Unsupported(op) => Err(Error::Unsupported(op.as_str())),
@@ -212,7 +212,7 @@ fn wire_error(error: &Error) -> WireError {
         Error::NativeOff => WireError::of_field(ErrorCode::Denied, "spec.runner", message),
         Error::Program(refused) => WireError::of_field(refused.code(), refused.field(), message),
         Error::ShuttingDown => of(ErrorCode::ShuttingDown, none()),
-        Error::Storage(_) => of(ErrorCode::StorageUnavailable, none()),
+        Error::Storage(_) | Error::Log(_) => of(ErrorCode::StorageUnavailable, none()),
         Error::Internal(what) => of(
             ErrorCode::Internal,
             ErrorDetails {

@@ -77,6 +77,9 @@ pub enum StartError {
     /// Native agents cannot be whom the operator says.
     #[error(transparent)]
     NativeUser(#[from] AccountError),
+    /// The logs of agents have no place.
+    #[error(transparent)]
+    Logs(#[from] log::OpenError),
 }
 
 /// How a host is used.
@@ -84,7 +87,8 @@ pub enum StartError {
 pub enum Purpose {
     /// It serves many agents: slots are set up beforehand.
     Serve,
-    /// It runs one agent: nothing is set up that one agent does not need.
+    /// It runs one agent: nothing is set up that one agent does not need, and
+    /// nothing is left on disk.
     RunOne,
 }
 
@@ -144,6 +148,7 @@ impl Host {
             Purpose::RunOne => None,
         };
         let history = log::Budget::new(capacity.history_bytes);
+        let logs = logs(config, purpose, &history)?;
         let core = Arc::new(Core {
             server_id: config.server_id.clone(),
             endpoints,
@@ -161,10 +166,10 @@ impl Host {
                 max_queued: capacity.max_queued,
                 memory_bytes: capacity.limits_bytes(),
             }),
-            registry: registry::Registry::new(capacity.max_ended, Arc::clone(&history)),
+            registry: registry::Registry::new(capacity.max_ended, history),
             counts: Arc::default(),
             components: components::Components::new(capacity.components_bytes),
-            history,
+            logs,
             replies: Arc::default(),
             wasm: Arc::new(wasm),
             native,
@@ -235,6 +240,30 @@ fn claim_scratch(root: &Path) -> Option<scratch::Claim> {
             None
         }
     }
+}
+
+/// Where the output of agents is kept. Logs of an earlier host are removed: no
+/// agent is left of whom they were.
+fn logs(
+    config: &Config,
+    purpose: Purpose,
+    budget: &Arc<log::Budget>,
+) -> Result<log::Logs, log::OpenError> {
+    let budget = Arc::clone(budget);
+    let root = match purpose {
+        Purpose::Serve => config.state_dir.join("logs"),
+        Purpose::RunOne => return Ok(log::Logs::in_memory(budget)),
+    };
+    let logs = log::Logs::on_disk(&root, budget)?;
+    match logs.sweep() {
+        Ok(0) => {}
+        Ok(agents) => tracing::warn!(
+            agents, path = %root.display(),
+            "the logs of agents of an earlier host are removed"
+        ),
+        Err(error) => return Err(log::OpenError::Io { path: root, error }),
+    }
+    Ok(logs)
 }
 
 /// Names a failure of ours, and writes its cause to the log under that name:

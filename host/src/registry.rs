@@ -43,11 +43,17 @@ impl Registry {
 
     /// Forgets an agent that has ended.
     pub fn forget(&self, id: &AgentId) {
-        self.agents.remove(id);
+        self.remove(id);
         self.ended
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|ended| ended != id);
+    }
+
+    fn remove(&self, id: &AgentId) {
+        if let Some((_, handle)) = self.agents.remove(id) {
+            handle.history.forget();
+        }
     }
 
     /// Every agent, by id. Costs a copy of all references.
@@ -74,7 +80,7 @@ impl Registry {
             let Some(oldest) = ended.pop_front() else {
                 break;
             };
-            self.agents.remove(&oldest);
+            self.remove(&oldest);
         }
     }
 
@@ -90,7 +96,7 @@ impl Registry {
                     .unwrap_or_else(PoisonError::into_inner)
                     .pop_front();
                 let Some(oldest) = oldest else { break };
-                self.agents.remove(&oldest);
+                self.remove(&oldest);
             }
         }
     }

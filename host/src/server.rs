@@ -54,7 +54,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
             },
             _ = sign_of_life.tick() => {
                 publish_host(&core);
-                surplus.give_back(core.history.freed());
+                surplus.give_back(core.logs.freed());
             }
             () = &mut bounding => {}
         }

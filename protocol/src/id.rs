@@ -61,6 +61,18 @@ macro_rules! uuid_id {
             pub fn random() -> Self {
                 Self(Uuid::new_v4())
             }
+
+            /// The id as bytes.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+
+            /// The id of these bytes.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
         }
 
         impl FromStr for $name {

@@ -19,6 +19,7 @@ mod fields;
 mod files;
 mod fuzz;
 mod hostile;
+mod logs;
 mod native;
 mod outcomes;
 mod pausing;

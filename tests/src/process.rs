@@ -86,6 +86,21 @@ impl HostProcess {
         Endpoint::loopback(self.ports.0)
     }
 
+    /// Its state directory.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join(STATE)
+    }
+
+    /// What it has logged since it was started.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join(LOG)).expect("the host's log")
+    }
+
     /// A new client, connected or about to be.
     #[must_use]
     pub fn client(&self) -> Client {
@@ -180,8 +195,9 @@ impl Drop for HostProcess {
     }
 }
 
-/// Where the host's own log is, below its directory.
+/// Where the host's own log and its state are, below its directory.
 const LOG: &str = "log";
+const STATE: &str = "state";
 
 fn serve(binary: &Path, (control, events): (u16, u16), dir: &Path, args: &[String]) -> Child {
     let log = std::fs::File::create(dir.join(LOG)).expect("a file for the host's log");
@@ -192,7 +208,7 @@ fn serve(binary: &Path, (control, events): (u16, u16), dir: &Path, args: &[Strin
         .args(["--control", &format!("tcp://127.0.0.1:{control}")])
         .args(["--events", &format!("tcp://127.0.0.1:{events}")])
         .arg("--state-dir")
-        .arg(dir.join("state"))
+        .arg(dir.join(STATE))
         .arg("--cache-dir")
         .arg(dir.join("cache"))
         .args(args)

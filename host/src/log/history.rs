@@ -1,131 +1,62 @@
-//! What is remembered of one agent's output: its newest records within the
-//! limit `output_history_bytes`, and within what all agents share.
+//! What is remembered of one agent's output: the newest records in memory, and
+//! all within the limit `output_history_bytes` on disk. Both are one sequence:
+//! a record can be read once it is on disk, or could not be written.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use bytes::Bytes;
-use serde_bytes::ByteBuf;
 use skep_protocol::AgentId;
-use skep_protocol::event::{LogRecord, Stream};
-use skep_protocol::op::SeqRange;
-use tokio::sync::Notify;
+use skep_protocol::event::Stream;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-/// What a record costs besides its bytes, so that a million empty lines are
-/// not free: about what its entry takes.
-const RECORD_OVERHEAD: u64 = 64;
+use super::budget::Budget;
+use super::disk::{Disk, Place};
+use super::journal::SMALL;
+use super::logs::Shelf;
+use super::page::{Page, Window};
+use super::tail::{Stored, Tail};
+use super::writers::{Batch, Removal};
 
-/// Bytes of history that all agents of a host have in common.
-#[derive(Debug)]
-pub struct Budget {
-    used: AtomicU64,
-    /// What was let go of, counted on and on.
-    freed: AtomicU64,
-    bound: u64,
-    pressure: Notify,
-}
+/// A disk that does not take a batch within this time is waited for no longer:
+/// the agent goes on, in memory.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-impl Budget {
-    #[must_use]
-    pub fn new(bound: u64) -> Arc<Self> {
-        Arc::new(Self {
-            used: AtomicU64::new(0),
-            freed: AtomicU64::new(0),
-            bound,
-            pressure: Notify::new(),
-        })
-    }
+/// What stays in memory of an agent that has ended, and whose log is on disk:
+/// all of a small one.
+const TAIL_AT_END: u64 = SMALL;
 
-    /// Whether more is remembered than the operator allows.
-    #[must_use]
-    pub fn is_exceeded(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.bound
-    }
-
-    /// Waits until more is remembered than the operator allows, so that agents
-    /// which have ended can be forgotten.
-    pub async fn pressure(&self) {
-        self.pressure.notified().await;
-    }
-
-    /// How many bytes were let go of since the start.
-    #[must_use]
-    pub fn freed(&self) -> u64 {
-        self.freed.load(Ordering::Relaxed)
-    }
-
-    fn free(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.freed.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Whether those that still write have to let go of their own: an eighth
-    /// over the bound, to leave time for forgetting others first.
-    fn is_overrun(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.bound.saturating_add(self.bound / 8)
-    }
-}
-
-/// One record, without what all records of an agent share.
-#[derive(Debug, Clone)]
-pub(super) struct Stored {
-    pub(super) stream: Stream,
-    pub(super) time_ns: u64,
-    pub(super) partial: bool,
-    pub(super) data: Bytes,
-}
-
-impl Stored {
-    fn cost(&self) -> u64 {
-        self.data.len() as u64 + RECORD_OVERHEAD
-    }
-}
-
-#[derive(Debug, Default)]
-struct State {
-    records: VecDeque<Stored>,
-    /// The number of the first record that is still there.
-    first_seq: u64,
-    bytes: u64,
-}
-
-impl State {
-    fn next_seq(&self) -> u64 {
-        self.first_seq + self.records.len() as u64
-    }
-}
-
-/// A piece of a history.
-#[derive(Debug, PartialEq)]
-pub struct Window {
-    pub records: Vec<LogRecord>,
-    pub next_seq: u64,
-    pub expired: Option<SeqRange>,
-    /// Whether nothing is left after `next_seq` for now.
-    pub caught_up: bool,
-}
-
-/// The newest records of one agent.
+/// The records of one agent.
 #[derive(Debug)]
 pub struct History {
     agent: AgentId,
-    bound: u64,
     budget: Arc<Budget>,
     /// Bytes that the agent's record takes besides its output.
     record_bytes: u64,
-    state: Mutex<State>,
+    tail: Mutex<Tail>,
+    disk: Option<OnDisk>,
+}
+
+#[derive(Debug)]
+pub(super) struct OnDisk {
+    pub(super) disk: Arc<Disk>,
+    pub(super) shelf: Arc<Shelf>,
 }
 
 impl History {
-    #[must_use]
-    pub fn new(agent: AgentId, bound: u64, budget: Arc<Budget>) -> Self {
+    pub(super) fn new(
+        agent: AgentId,
+        budget: Arc<Budget>,
+        tail: Tail,
+        disk: Option<OnDisk>,
+    ) -> Self {
         Self {
             agent,
-            bound,
             budget,
             record_bytes: 0,
-            state: Mutex::default(),
+            tail: Mutex::new(tail),
+            disk,
         }
     }
 
@@ -134,175 +65,182 @@ impl History {
     #[must_use]
     pub fn charged(mut self, bytes: u64) -> Self {
         self.record_bytes += bytes;
-        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.add(bytes);
         self
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds records and gives the number of the first. The oldest expire where
-    /// the limit, or what all agents share, is exceeded.
-    pub(super) fn append(&self, records: &[Stored]) -> u64 {
-        let mut state = self.state();
-        let first = state.next_seq();
-        let mut added = 0;
-        for record in records {
-            added += record.cost();
-            state.records.push_back(record.clone());
-        }
-        state.bytes += added;
-        self.budget.used.fetch_add(added, Ordering::Relaxed);
-        if self.budget.is_exceeded() {
-            self.budget.pressure.notify_one();
-        }
-        while state.bytes > self.bound || (self.budget.is_overrun() && state.records.len() > 1) {
-            let Some(oldest) = state.records.pop_front() else {
-                break;
-            };
-            state.first_seq += 1;
-            state.bytes -= oldest.cost();
-            self.budget.free(oldest.cost());
-        }
-        first
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number that the next record will have.
     #[must_use]
     pub fn next_seq(&self) -> u64 {
-        self.state().next_seq()
+        self.tail().next_seq()
+    }
+
+    /// Writes records to disk and then lets them be read, and gives the number
+    /// of the first. Only one may do so at a time.
+    pub(super) async fn commit(&self, records: &Arc<Vec<Stored>>) -> u64 {
+        self.save(records, false).await;
+        let mut tail = self.tail();
+        let first = tail.next_seq();
+        tail.append(records);
+        first
+    }
+
+    /// When [`heal`](Self::heal) has something to do.
+    pub(super) fn heal_at(&self) -> Option<Instant> {
+        let on_disk = self.disk.as_ref()?;
+        on_disk
+            .disk
+            .retry_at(self.next_seq())
+            .map(Instant::from_std)
+    }
+
+    /// Writes what could not be written before, if it is time to try.
+    pub(super) async fn heal(&self) {
+        if self.heal_at().is_some_and(|at| at <= Instant::now()) {
+            self.save(&Arc::default(), false).await;
+        }
+    }
+
+    /// Nothing more will be added: writes what could not be written before, and
+    /// lets go of the memory.
+    pub(super) async fn close(&self) {
+        let Some(OnDisk { disk, .. }) = &self.disk else {
+            return;
+        };
+        if disk.next_seq() < self.next_seq() {
+            self.save(&Arc::default(), true).await;
+        }
+        let mut tail = self.tail();
+        if disk.next_seq() >= tail.next_seq() {
+            tail.shrink(TAIL_AT_END);
+        }
+    }
+
+    /// Writes these records, and before them those in memory that are not on
+    /// disk yet.
+    async fn save(&self, new: &Arc<Vec<Stored>>, now: bool) {
+        let Some(OnDisk { disk, shelf }) = &self.disk else {
+            return;
+        };
+        let Some(written) = disk.begin(now) else {
+            return;
+        };
+        let (first_seq, records) = self.unsaved(written, new);
+        let (done, is_done) = oneshot::channel();
+        shelf.writers.write(Batch {
+            disk: Arc::clone(disk),
+            first_seq,
+            records,
+            done,
+        });
+        // What comes of it, the disk knows.
+        let _ = tokio::time::timeout(PATIENCE, is_done).await;
+    }
+
+    fn unsaved(&self, written: u64, new: &Arc<Vec<Stored>>) -> (u64, Arc<Vec<Stored>>) {
+        let tail = self.tail();
+        if written >= tail.next_seq() {
+            return (tail.next_seq(), Arc::clone(new));
+        }
+        let old = tail.from(written).map(|(_, record)| record);
+        let all = old.chain(new.iter()).cloned().collect();
+        (written.max(tail.first_seq()), Arc::new(all))
     }
 
     /// The records of these streams from `from_seq` on, until their bytes
-    /// reach `max_bytes`; one is given however long it is. Costs are those of
-    /// the records passed, whichever their stream.
-    #[must_use]
-    pub fn read(&self, from_seq: u64, streams: &[Stream], max_bytes: u64) -> Window {
-        let state = self.state();
-        let end = state.next_seq();
-        let start = from_seq.max(state.first_seq);
-        let expired = (from_seq < state.first_seq).then(|| SeqRange {
-            from_seq,
-            to_seq: state.first_seq.saturating_sub(1),
-        });
-        let mut next_seq = start.max(from_seq);
-        let mut records = Vec::new();
-        let mut bytes = 0;
-        let skip = usize::try_from(start - state.first_seq).unwrap_or(usize::MAX);
-        for (seq, stored) in (start..end).zip(state.records.iter().skip(skip)) {
-            if streams.contains(&stored.stream) {
-                bytes += stored.cost();
-                if bytes > max_bytes && !records.is_empty() {
-                    break;
-                }
-                records.push(LogRecord {
-                    agent: self.agent,
-                    run: 0,
-                    seq,
-                    stream: stored.stream,
-                    time_ns: stored.time_ns,
-                    data: ByteBuf::from(stored.data.to_vec()),
-                    partial: stored.partial,
-                });
-            }
-            next_seq = seq + 1;
+    /// reach `max_bytes`; one is given however long it is. Reads the disk on
+    /// another thread, where that is needed.
+    ///
+    /// # Errors
+    /// If the disk cannot be read now.
+    pub async fn window(
+        self: &Arc<Self>,
+        from_seq: u64,
+        streams: &[Stream],
+        max_bytes: u64,
+    ) -> io::Result<Window> {
+        let mut page = Page::new(self.agent, from_seq, streams, max_bytes);
+        let Some(OnDisk { shelf, .. }) = &self.disk else {
+            return self.read(page);
+        };
+        if let Recent::Read { end } = self.read_tail(&mut page) {
+            return Ok(page.into_window(end));
         }
-        Window {
-            records,
-            next_seq,
-            expired,
-            caught_up: next_seq >= end,
+        let permit = shelf.reads.acquire().await.map_err(io::Error::other)?;
+        let (history, streams) = (Arc::clone(self), streams.to_vec());
+        let reading = tokio::task::spawn_blocking(move || {
+            history.read(Page::new(history.agent, from_seq, &streams, max_bytes))
+        });
+        let window = reading.await.map_err(io::Error::other)?;
+        drop(permit);
+        window
+    }
+
+    /// Reads memory and disk by turns.
+    fn read(&self, mut page: Page<'_>) -> io::Result<Window> {
+        loop {
+            let (first_in_memory, end) = match self.read_tail(&mut page) {
+                Recent::Read { end } => return Ok(page.into_window(end)),
+                Recent::Older { first_seq, end } => (first_seq, end),
+            };
+            let place = match &self.disk {
+                Some(on_disk) => on_disk.disk.locate(page.next_seq()),
+                None => Place::After,
+            };
+            match (place, &self.disk) {
+                (Place::At(stretch), Some(on_disk)) => {
+                    on_disk.disk.read(&stretch, end, &mut page)?;
+                }
+                (Place::Small, Some(on_disk)) => on_disk.disk.read_small(end, &mut page),
+                (Place::Before(next), _) => page.skip_to(next.min(first_in_memory)),
+                (Place::At(_) | Place::Small | Place::After, _) => page.skip_to(first_in_memory),
+            }
+            if page.is_full() {
+                return Ok(page.into_window(end));
+            }
         }
     }
+
+    fn read_tail(&self, page: &mut Page<'_>) -> Recent {
+        let tail = self.tail();
+        let (first_seq, end) = (tail.first_seq(), tail.next_seq());
+        if page.next_seq() < first_seq {
+            return Recent::Older { first_seq, end };
+        }
+        for (seq, record) in tail.from(page.next_seq()) {
+            if !page.take(seq, &record.entry()) {
+                break;
+            }
+        }
+        Recent::Read { end }
+    }
+
+    /// The agent is forgotten: what is on disk is removed, after this call.
+    pub fn forget(&self) {
+        if let Some(OnDisk { disk, shelf }) = &self.disk
+            && disk.forget()
+        {
+            shelf.writers.remove([Removal::Log(Arc::clone(disk))]);
+        }
+    }
+}
+
+enum Recent {
+    /// All that memory has from there on was read, as far as the page goes.
+    Read { end: u64 },
+    /// The page's next record is older than those in memory.
+    Older { first_seq: u64, end: u64 },
 }
 
 impl Drop for History {
     fn drop(&mut self) {
-        let bytes = self.state().bytes + self.record_bytes;
-        self.budget.free(bytes);
+        self.budget.give_back(self.record_bytes);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stored(data: &'static str, stream: Stream) -> Stored {
-        Stored {
-            stream,
-            time_ns: 0,
-            partial: false,
-            data: Bytes::from_static(data.as_bytes()),
-        }
-    }
-
-    fn history(bound: u64, budget: u64) -> History {
-        History::new(AgentId::random(), bound, Budget::new(budget))
-    }
-
-    #[test]
-    fn numbers_have_no_hole_and_the_oldest_expire() {
-        let history = history(3 * (RECORD_OVERHEAD + 1), u64::MAX);
-        for (expected, data) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
-            assert_eq!(
-                history.append(&[stored(data, Stream::Stdout)]),
-                expected as u64
-            );
-        }
-        let window = history.read(0, &Stream::ALL, 1000);
-        assert_eq!(
-            window.expired,
-            Some(SeqRange {
-                from_seq: 0,
-                to_seq: 1
-            })
-        );
-        let seen: Vec<_> = window
-            .records
-            .iter()
-            .map(|r| (r.seq, r.data.to_vec()))
-            .collect();
-        assert_eq!(
-            seen,
-            [(2, b"c".to_vec()), (3, b"d".to_vec()), (4, b"e".to_vec())]
-        );
-        assert_eq!((window.next_seq, window.caught_up), (5, true));
-    }
-
-    #[test]
-    fn a_reader_of_one_stream_goes_past_the_other() {
-        let history = history(u64::MAX, u64::MAX);
-        history.append(&[
-            stored("o", Stream::Stdout),
-            stored("e", Stream::Stderr),
-            stored("e", Stream::Stderr),
-        ]);
-        let window = history.read(0, &[Stream::Stdout], 1000);
-        assert_eq!((window.records.len(), window.next_seq), (1, 3));
-        let window = history.read(0, &Stream::ALL, 1);
-        assert_eq!(
-            (window.records.len(), window.next_seq, window.caught_up),
-            (1, 1, false)
-        );
-        let window = history.read(9, &Stream::ALL, 1);
-        assert_eq!(
-            (window.records.len(), window.next_seq, window.expired),
-            (0, 9, None)
-        );
-    }
-
-    #[test]
-    fn what_all_share_is_bounded_and_given_back() {
-        let budget = Budget::new(8 * (RECORD_OVERHEAD + 1));
-        let first = History::new(AgentId::random(), u64::MAX, Arc::clone(&budget));
-        for _ in 0..20 {
-            first.append(&[stored("x", Stream::Stdout)]);
-        }
-        assert!(budget.is_exceeded(), "others are to be forgotten first");
-        assert_eq!(first.read(0, &Stream::ALL, u64::MAX).records.len(), 9);
-        let _second = History::new(AgentId::random(), 1, Arc::clone(&budget)).charged(7);
-        drop(first);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 7);
-    }
-}
+mod tests;

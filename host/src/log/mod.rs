@@ -1,8 +1,20 @@
-//! An agent's output as numbered records: remembered within a bound, then
+//! An agent's output as numbered records: written to disk within a bound, then
 //! published. Knows nothing of the runner that wrote it.
 
+mod budget;
+mod disk;
+mod files;
 mod history;
+mod journal;
+mod logs;
+mod page;
 mod recorder;
+mod segment;
+mod tail;
+mod writers;
 
-pub use history::{Budget, History, Window};
+pub use budget::Budget;
+pub use history::History;
+pub use logs::{Logs, OpenError};
+pub use page::Window;
 pub use recorder::{RecordCount, Recorder};

@@ -1,5 +1,7 @@
 //! From the pipe of one agent to its history and the event stream: one task,
-//! the only writer of that history. Costs one lock and one encoding a record.
+//! the only writer of that history. While it waits for the disk the pipe fills,
+//! and then the guest waits: what it holds is one batch. Costs one encoding for
+//! the disk and one for the wire a record.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +16,8 @@ use skep_transport::Publisher;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::history::{History, Stored};
+use super::history::History;
+use super::tail::Stored;
 use crate::clock;
 use crate::stdio::{Chunk, LineSplitter, OutputReader, Piece};
 
@@ -35,6 +38,8 @@ pub type RecordCount = Arc<AtomicU64>;
 #[derive(Debug)]
 pub struct Recorder {
     pub agent: AgentId,
+    /// Which run of the agent this is, from 0.
+    pub run: u64,
     pub history: Arc<History>,
     pub publisher: Publisher,
     pub bytes_per_s: u64,
@@ -64,7 +69,9 @@ impl Recorder {
         let id = self.agent.to_string();
         let mut paid_until = Instant::now();
         loop {
-            let due = streams.iter().filter_map(|split| split.flush_at).min();
+            let due = (streams.iter().filter_map(|split| split.flush_at))
+                .chain(self.history.heal_at())
+                .min();
             let flush = async {
                 match due {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -76,10 +83,8 @@ impl Recorder {
                 chunks = reader.recv() => {
                     let Some(chunks) = chunks else { break };
                     let bytes: usize = chunks.iter().map(|chunk| chunk.data.len()).sum();
-                    for chunk in &chunks {
-                        self.record(&id, &mut streams, chunk).await;
-                    }
                     let before = Instant::now();
+                    self.record(&id, &mut streams, &chunks).await;
                     paid_until = self.wait_for_rate(paid_until, bytes).await;
                     // The newline may have come meanwhile, and was not read.
                     let waited = before.elapsed();
@@ -87,40 +92,44 @@ impl Recorder {
                         *at += waited;
                     }
                 }
-                () = flush => {}
+                () = flush => self.history.heal().await,
             }
-            self.flush(&id, &mut streams, Some(Instant::now()));
+            self.flush(&id, &mut streams, Some(Instant::now())).await;
         }
-        self.flush(&id, &mut streams, None);
+        self.flush(&id, &mut streams, None).await;
+        self.history.close().await;
     }
 
-    /// Lets the recorders of others go in between: a chunk may be as many
-    /// records as it has bytes.
-    async fn record(&self, id: &str, streams: &mut [Split; 2], chunk: &Chunk) {
-        for data in chunk.data.chunks(TURN_BYTES) {
+    /// All of it is one batch for the disk. The recorders of others may go in
+    /// between: a chunk may be as many records as it has bytes.
+    async fn record(&self, id: &str, streams: &mut [Split; 2], chunks: &[Chunk]) {
+        let mut records = Vec::new();
+        for chunk in chunks {
             let Some(split) = streams
                 .iter_mut()
                 .find(|split| split.stream == chunk.stream)
             else {
-                return;
+                continue;
             };
-            let time_ns = clock::now_ns();
-            let mut records = Vec::new();
-            split.splitter.push(data, |piece| {
-                records.push(stored(chunk.stream, time_ns, piece))
-            });
-            if !split.splitter.has_tail() {
-                split.flush_at = None;
-            } else if split.flush_at.is_none() || !records.is_empty() {
-                split.flush_at = Some(Instant::now() + FLUSH_AFTER);
+            for data in chunk.data.chunks(TURN_BYTES) {
+                let time_ns = clock::now_ns();
+                let before = records.len();
+                split.splitter.push(data, |piece| {
+                    records.push(self.stored(chunk.stream, time_ns, piece))
+                });
+                if !split.splitter.has_tail() {
+                    split.flush_at = None;
+                } else if split.flush_at.is_none() || records.len() > before {
+                    split.flush_at = Some(Instant::now() + FLUSH_AFTER);
+                }
+                tokio::task::yield_now().await;
             }
-            self.write(id, streams, &records);
-            tokio::task::yield_now().await;
         }
+        self.write(id, streams, records).await;
     }
 
     /// Records what has waited for its newline until `due`, or all of it.
-    fn flush(&self, id: &str, streams: &mut [Split; 2], due: Option<Instant>) {
+    async fn flush(&self, id: &str, streams: &mut [Split; 2], due: Option<Instant>) {
         let mut records = Vec::new();
         for split in streams.iter_mut() {
             let is_due = match (split.flush_at, due) {
@@ -131,28 +140,33 @@ impl Recorder {
             if is_due {
                 split.flush_at = None;
                 let piece = split.splitter.flush();
-                records.extend(piece.map(|piece| stored(split.stream, clock::now_ns(), piece)));
+                records
+                    .extend(piece.map(|piece| self.stored(split.stream, clock::now_ns(), piece)));
             }
         }
-        self.write(id, streams, &records);
+        self.write(id, streams, records).await;
     }
 
     /// To the history first, then to the subscribers: what one of them has
-    /// seen can be read again.
-    fn write(&self, id: &str, streams: &[Split; 2], records: &[Stored]) {
+    /// seen can be read again, also after the host was killed.
+    async fn write(&self, id: &str, streams: &[Split; 2], records: Vec<Stored>) {
         if records.is_empty() {
             return;
         }
-        let first = self.history.append(records);
+        let records = Arc::new(records);
+        let first = self.history.commit(&records).await;
         self.count
             .fetch_add(records.len() as u64, Ordering::Relaxed);
-        for (seq, record) in (first..).zip(records) {
+        for (seq, record) in (first..).zip(&*records) {
+            if (seq - first) % TURN_BYTES as u64 == TURN_BYTES as u64 - 1 {
+                tokio::task::yield_now().await;
+            }
             let Some(split) = streams.iter().find(|split| split.stream == record.stream) else {
                 continue;
             };
             let out = RecordOut {
                 agent: id,
-                run: 0,
+                run: record.run,
                 seq,
                 stream: record.stream,
                 time_ns: record.time_ns,
@@ -183,14 +197,15 @@ impl Recorder {
         }
         paid_until
     }
-}
 
-fn stored(stream: Stream, time_ns: u64, piece: Piece) -> Stored {
-    Stored {
-        stream,
-        time_ns,
-        partial: piece.partial,
-        data: Bytes::from(piece.data),
+    fn stored(&self, stream: Stream, time_ns: u64, piece: Piece) -> Stored {
+        Stored {
+            stream,
+            run: self.run,
+            time_ns,
+            partial: piece.partial,
+            data: Bytes::from(piece.data),
+        }
     }
 }
 

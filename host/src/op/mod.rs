@@ -58,6 +58,8 @@ pub enum Error {
     ShuttingDown,
     #[error("the host cannot make a scratch directory for the agent; its log says why")]
     Storage(#[source] std::io::Error),
+    #[error("the host cannot read the agent's log from its disk; its own log says why")]
+    Log(#[source] std::io::Error),
     #[error("a part of the host failed: {0}")]
     Internal(&'static str),
 }

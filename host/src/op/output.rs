@@ -10,7 +10,7 @@ use crate::core::Core;
 const BYTES: u64 = 256 * 1024;
 const MAX_BYTES: u64 = 1024 * 1024;
 
-pub fn output(core: &Core, body: &AgentOutput) -> Result<OutputReply, Error> {
+pub async fn output(core: &Core, body: &AgentOutput) -> Result<OutputReply, Error> {
     let handle = find(core, body.agent)?;
     let max_bytes = body.max_bytes.unwrap_or(BYTES);
     if !(1..=MAX_BYTES).contains(&max_bytes) {
@@ -25,7 +25,12 @@ pub fn output(core: &Core, body: &AgentOutput) -> Result<OutputReply, Error> {
     let has_ended = handle.has_ended();
     let window = handle
         .history
-        .read(body.from_seq.unwrap_or(0), streams, max_bytes);
+        .window(body.from_seq.unwrap_or(0), streams, max_bytes)
+        .await
+        .map_err(|error| {
+            tracing::error!(%error, agent = %handle.id, "a log was not read");
+            Error::Log(error)
+        })?;
     Ok(OutputReply {
         records: window.records,
         next_seq: window.next_seq,

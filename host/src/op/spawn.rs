@@ -28,7 +28,7 @@ use crate::agent::turn::turn;
 use crate::clock;
 use crate::components::Component;
 use crate::core::Core;
-use crate::log::{History, Recorder};
+use crate::log::Recorder;
 use crate::runner::{Access, GrantedDir, Launch, Program, Runner};
 use crate::scratch::Scratch;
 use crate::stdio::{output, stdin};
@@ -186,11 +186,7 @@ fn start(core: &Arc<Core>, admissible: Admissible, place: Place) -> Result<Handl
     let stdin_given = given.len() as u64;
     let open_stdin = matches!(spec.stdin, Stdin::Open).then_some(stdin_writer);
 
-    let history = History::new(
-        id,
-        spec.limits.output_history_bytes,
-        Arc::clone(&core.history),
-    );
+    let history = core.logs.create(id, spec.limits.output_history_bytes);
     let history = Arc::new(history.charged(shown_bytes(&spec.info) as u64));
     let on_fuel_exhausted = spec.info.on_fuel_exhausted;
     let agent = Arc::new(Agent {
@@ -232,6 +228,7 @@ fn start(core: &Arc<Core>, admissible: Admissible, place: Place) -> Result<Handl
     let unthrottle = CancellationToken::new();
     let recorder = Recorder {
         agent: id,
+        run: 0,
         history,
         publisher: core.publisher.clone(),
         bytes_per_s: spec.limits.output_bytes_per_s,

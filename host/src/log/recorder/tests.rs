@@ -2,16 +2,18 @@ use serde_bytes::ByteBuf;
 use skep_protocol::event::LogRecord;
 
 use super::*;
-use crate::log::Budget;
+use crate::log::{Budget, Logs};
 use crate::stdio::output;
 
 fn recorder(bytes_per_s: u64) -> (Recorder, Arc<History>, CancellationToken) {
     let agent = AgentId::random();
-    let history = Arc::new(History::new(agent, u64::MAX, Budget::new(u64::MAX)));
+    let history = Logs::in_memory(Budget::new(u64::MAX)).create(agent, u64::MAX);
+    let history = Arc::new(history);
     let ended = CancellationToken::new();
     let (wire, _connection) = skep_transport::local();
     let recorder = Recorder {
         agent,
+        run: 0,
         history: Arc::clone(&history),
         publisher: wire.publisher,
         bytes_per_s,
@@ -21,9 +23,9 @@ fn recorder(bytes_per_s: u64) -> (Recorder, Arc<History>, CancellationToken) {
     (recorder, history, ended)
 }
 
-fn read(history: &History) -> Vec<(Stream, Vec<u8>, bool)> {
-    let records = history.read(0, &Stream::ALL, u64::MAX).records;
-    records
+async fn read(history: &Arc<History>) -> Vec<(Stream, Vec<u8>, bool)> {
+    let window = history.window(0, &Stream::ALL, u64::MAX).await.unwrap();
+    (window.records)
         .into_iter()
         .map(|r| (r.stream, r.data.into_vec(), r.partial))
         .collect()
@@ -63,10 +65,13 @@ async fn an_unfinished_line_is_recorded_after_a_while() {
     let running = tokio::spawn(recorder.run(reader));
     out.write(b"done\nname? ");
     tokio::time::sleep(FLUSH_AFTER / 2).await;
-    assert_eq!(read(&history), [(Stream::Stdout, b"done".to_vec(), false)]);
+    assert_eq!(
+        read(&history).await,
+        [(Stream::Stdout, b"done".to_vec(), false)]
+    );
     tokio::time::sleep(FLUSH_AFTER).await;
     assert_eq!(
-        read(&history)[1],
+        read(&history).await[1],
         (Stream::Stdout, b"name? ".to_vec(), true)
     );
     out.write(b"\n");
@@ -74,7 +79,7 @@ async fn an_unfinished_line_is_recorded_after_a_while() {
     drop((out, err));
     running.await.unwrap();
     assert_eq!(
-        read(&history)[2..],
+        read(&history).await[2..],
         [
             (Stream::Stdout, Vec::new(), false),
             (Stream::Stderr, b"tail".to_vec(), true)

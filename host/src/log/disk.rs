@@ -1,0 +1,579 @@
+//! What of one agent's log is on disk: a small log in the journal of all, a
+//! larger one in segments of its own, oldest first, within the limit
+//! `output_history_bytes` and what all agents share. One writes at a time, any
+//! number read.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use skep_protocol::{AgentId, MAX_RECORD};
+
+use super::budget::Budget;
+use super::files::{Files, remove_directory};
+use super::journal::{Journal, SMALL};
+use super::page::Page;
+use super::segment::{
+    self, Decoded, HEADER, Owner, Segment, decode, decode_header, encode, encode_header, is_short,
+    owner,
+};
+use super::tail::{self, Stored};
+
+/// A history is an eighth short of its bound at most, since segments go whole.
+const SEGMENTS: u64 = 8;
+/// An agent with the smallest of bounds makes no file for each of its lines.
+const MIN_SEGMENT: u64 = 16 * 1024;
+/// What is lost where a segment is damaged is little.
+const MAX_SEGMENT: u64 = 4 * 1024 * 1024;
+
+/// After a write has failed, the next is tried this much later.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How much is read at a time.
+const CHUNK: usize = 128 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Disk {
+    agent: AgentId,
+    owner: Owner,
+    files: Files,
+    journal: Arc<Journal>,
+    bound: u64,
+    /// A segment that costs this is full.
+    segment_cost: u64,
+    budget: Arc<Budget>,
+    /// Whether a directory may have been made.
+    has_files: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The numbers of what is in the journal; then there are no segments.
+    small: Range<u64>,
+    segments: VecDeque<Segment>,
+    /// The number after that of the last record that was written.
+    next_seq: u64,
+    cost: u64,
+    phase: Phase,
+    /// The agent is gone, and so is its directory, or soon.
+    forgotten: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Idle,
+    Writing,
+    Failed {
+        retry_at: Instant,
+    },
+}
+
+/// Where a record is on disk.
+#[derive(Debug)]
+pub(super) enum Place {
+    At(Stretch),
+    /// In the journal.
+    Small,
+    /// Nowhere; the next that is somewhere has this number.
+    Before(u64),
+    /// Nowhere, and neither is any later one.
+    After,
+}
+
+/// A part of a segment that can be read.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    segment: u64,
+    /// The number of the entry at `offset`.
+    seq: u64,
+    offset: u64,
+    end_seq: u64,
+    end_offset: u64,
+}
+
+impl Disk {
+    pub(super) fn new(
+        agent: AgentId,
+        files: Files,
+        journal: Arc<Journal>,
+        bound: u64,
+        budget: Arc<Budget>,
+    ) -> Self {
+        Self {
+            agent,
+            owner: owner(agent),
+            files,
+            journal,
+            bound,
+            segment_cost: (bound / SEGMENTS).clamp(MIN_SEGMENT, MAX_SEGMENT),
+            budget,
+            has_files: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number after that of the last record that was written.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.state().next_seq
+    }
+
+    /// Takes the right to write and says from which number on; none while
+    /// another write is under way, or soon after one has failed unless `now`.
+    pub(super) fn begin(&self, now: bool) -> Option<u64> {
+        let mut state = self.state();
+        let may = match state.phase {
+            Phase::Idle => true,
+            Phase::Writing => false,
+            Phase::Failed { retry_at } => now || retry_at <= Instant::now(),
+        };
+        if !may || state.forgotten {
+            return None;
+        }
+        state.phase = Phase::Writing;
+        Some(state.next_seq)
+    }
+
+    /// When a write may be tried again, if there is something to write.
+    pub(super) fn retry_at(&self, tail_next: u64) -> Option<Instant> {
+        let state = self.state();
+        if state.next_seq >= tail_next || state.forgotten {
+            return None;
+        }
+        Some(match state.phase {
+            Phase::Idle => Instant::now(),
+            Phase::Writing => Instant::now() + RETRY,
+            Phase::Failed { retry_at } => retry_at,
+        })
+    }
+
+    /// Gives the right to write back.
+    pub(super) fn finish(&self, result: &io::Result<()>) {
+        let mut state = self.state();
+        state.phase = match result {
+            Ok(()) => Phase::Idle,
+            Err(_) => Phase::Failed {
+                retry_at: Instant::now() + RETRY,
+            },
+        };
+        let forgotten = state.forgotten;
+        drop(state);
+        if forgotten {
+            self.remove();
+        }
+    }
+
+    /// Writes records, the first of which has this number. Only who has the
+    /// right may.
+    pub(super) fn write(
+        &self,
+        first_seq: u64,
+        records: &[Stored],
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let added = records.iter().map(Stored::cost).sum();
+        if self.stays_small(first_seq, added) {
+            self.journal.append(self.agent, first_seq, records)?;
+            self.wrote_small(first_seq, records.len(), added);
+            return Ok(());
+        }
+        let was_small = !self.state().small.is_empty();
+        if was_small && let Some(small) = self.journal.get(self.agent) {
+            self.write_segments(small.first_seq, &small.records, buffer)?;
+            self.grew();
+            self.journal.release(self.agent);
+        }
+        self.write_segments(first_seq, records, buffer)
+    }
+
+    fn stays_small(&self, first_seq: u64, added: u64) -> bool {
+        let state = self.state();
+        let follows = state.small.is_empty() || state.small.end == first_seq;
+        follows && state.segments.is_empty() && state.cost + added <= SMALL.min(self.bound)
+    }
+
+    fn wrote_small(&self, first_seq: u64, count: usize, added: u64) {
+        let mut state = self.state();
+        if state.forgotten {
+            return;
+        }
+        let begin = if state.small.is_empty() {
+            first_seq
+        } else {
+            state.small.start
+        };
+        state.small = begin..first_seq + count as u64;
+        state.next_seq = state.small.end;
+        state.cost += added;
+        self.budget.add(added);
+    }
+
+    /// What was in the journal is in segments now.
+    fn grew(&self) {
+        let mut state = self.state();
+        state.small = 0..0;
+        let segments = state.segments.iter().map(|segment| segment.cost).sum();
+        self.budget.give_back(state.cost - segments);
+        state.cost = segments;
+    }
+
+    /// One `write` for each segment that the records go to. Where they do not
+    /// follow what is there, a new segment begins after the hole.
+    fn write_segments(
+        &self,
+        first_seq: u64,
+        mut records: &[Stored],
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let mut seq = first_seq;
+        while !records.is_empty() {
+            let mut segment = self.segment_for(seq);
+            let mut offset = segment.bytes;
+            buffer.clear();
+            if segment.count == 0 {
+                offset = 0;
+                encode_header(seq, buffer);
+            }
+            let mut taken = 0;
+            for record in records {
+                if segment.cost >= self.segment_cost {
+                    break;
+                }
+                let before = buffer.len();
+                encode(self.owner, seq, &record.entry(), buffer);
+                segment.push(buffer.len() - before, record.cost());
+                (seq, taken) = (seq + 1, taken + 1);
+            }
+            self.has_files.store(true, Ordering::Relaxed);
+            self.files.write(segment.first_seq, offset, buffer)?;
+            for expired in self.wrote(segment) {
+                self.files.remove(expired);
+            }
+            records = records.get(taken..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn segment_for(&self, seq: u64) -> Segment {
+        let state = self.state();
+        let last = state
+            .segments
+            .back()
+            .filter(|last| last.end_seq() == seq && last.cost < self.segment_cost && !last.damaged);
+        last.cloned().unwrap_or_else(|| Segment::new(seq))
+    }
+
+    /// Notes what a segment has become and gives the segments that expire.
+    fn wrote(&self, segment: Segment) -> Vec<u64> {
+        let mut state = self.state();
+        if state.forgotten {
+            return Vec::new();
+        }
+        state.next_seq = segment.end_seq();
+        self.enter(&mut state, segment);
+        self.expire(&mut state)
+    }
+
+    fn enter(&self, state: &mut State, segment: Segment) {
+        let mut added = segment.cost;
+        match state.segments.back_mut() {
+            Some(last) if last.first_seq == segment.first_seq => {
+                added -= last.cost;
+                // A reader may have found damage meanwhile.
+                let damaged = last.damaged;
+                *last = segment;
+                last.damaged |= damaged;
+            }
+            _ => state.segments.push_back(segment),
+        }
+        state.cost += added;
+        self.budget.add(added);
+    }
+
+    fn expire(&self, state: &mut State) -> Vec<u64> {
+        let mut expired = Vec::new();
+        while state.segments.len() > 1 && (state.cost > self.bound || self.budget.is_overrun()) {
+            let Some(oldest) = state.segments.pop_front() else {
+                break;
+            };
+            state.cost -= oldest.cost;
+            self.budget.give_back(oldest.cost);
+            expired.push(oldest.first_seq);
+        }
+        expired
+    }
+
+    /// Forgets all of it. Whether it can be [removed](Self::remove) now; it is
+    /// after a write that is under way.
+    pub(super) fn forget(&self) -> bool {
+        let mut state = self.state();
+        if std::mem::replace(&mut state.forgotten, true) {
+            return false;
+        }
+        self.budget.give_back(std::mem::take(&mut state.cost));
+        state.segments.clear();
+        state.small = 0..0;
+        state.phase != Phase::Writing
+    }
+
+    /// Removes what is on disk of an agent that was forgotten.
+    pub(super) fn remove(&self) {
+        self.journal.release(self.agent);
+        if self.has_files.load(Ordering::Relaxed) {
+            remove_directory(self.files.dir());
+        }
+    }
+
+    /// Where the record of this number is.
+    pub(super) fn locate(&self, seq: u64) -> Place {
+        let state = self.state();
+        if seq < state.small.end {
+            return if state.small.contains(&seq) {
+                Place::Small
+            } else {
+                Place::Before(state.small.start)
+            };
+        }
+        let after = state.segments.partition_point(|s| s.first_seq <= seq);
+        let holds = after
+            .checked_sub(1)
+            .and_then(|index| state.segments.get(index))
+            .filter(|segment| seq < segment.end_seq());
+        if let Some(segment) = holds
+            && let Some((near, offset)) = segment.near(seq)
+        {
+            return Place::At(Stretch {
+                segment: segment.first_seq,
+                seq: near,
+                offset,
+                end_seq: segment.end_seq(),
+                end_offset: segment.bytes,
+            });
+        }
+        // One of which nothing can be read is no place to go to.
+        (state.segments.range(after..))
+            .find(|segment| segment.count > 0)
+            .map_or(Place::After, |next| Place::Before(next.first_seq))
+    }
+
+    /// Reads records of the journal into a page, if they are still there.
+    pub(super) fn read_small(&self, end: u64, page: &mut Page<'_>) {
+        let small = self.journal.get(self.agent).unwrap_or_default();
+        for (seq, record) in (small.first_seq..end).zip(&small.records) {
+            if seq >= page.next_seq() && !page.take(seq, &record.entry()) {
+                return;
+            }
+        }
+    }
+
+    /// Reads records into a page, from the page's next number on, until it is
+    /// full or the stretch, or `end`, is reached. What cannot be read any more
+    /// is no longer on disk: the page is then where it was.
+    pub(super) fn read(&self, stretch: &Stretch, end: u64, page: &mut Page<'_>) -> io::Result<()> {
+        let file = match self.files.open(stretch.segment) {
+            // It has expired meanwhile, or somebody else has removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.lose(stretch.segment, stretch.segment, &"the file is gone");
+                return Ok(());
+            }
+            opened => opened?,
+        };
+        let end = end.min(stretch.end_seq);
+        let mut reader = Reader::new(&file, self.owner, stretch.offset, stretch.end_offset);
+        let mut seq = stretch.seq;
+        while seq < end {
+            match reader.next(seq)? {
+                Some(_) if seq < page.next_seq() => {}
+                Some(entry) => {
+                    if !page.take(seq, &entry) {
+                        return Ok(());
+                    }
+                }
+                None => {
+                    self.lose(stretch.segment, seq, &"an entry is damaged");
+                    return Ok(());
+                }
+            }
+            seq += 1;
+        }
+        Ok(())
+    }
+
+    /// Notes that the records of a segment cannot be read from this one on.
+    fn lose(&self, segment: u64, from_seq: u64, why: &dyn std::fmt::Display) {
+        let mut state = self.state();
+        let Some(found) = (state.segments.iter_mut()).find(|known| known.first_seq == segment)
+        else {
+            return;
+        };
+        found.count = found.count.min(from_seq.saturating_sub(segment));
+        found.damaged = true;
+        drop(state);
+        let path = self.files.path(segment);
+        tracing::error!(
+            agent = %self.agent, path = %path.display(), from_seq, %why,
+            "records of a log are lost"
+        );
+    }
+
+    /// Takes up what is there, written by a host that is gone. What follows the
+    /// last sound entry of a segment is cut. Whether there is anything.
+    pub(super) fn recover(&self) -> io::Result<bool> {
+        match self.files.list() {
+            Ok(segments) => self.recover_segments(&segments)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let Some(small) = self.journal.get(self.agent) else {
+            return Ok(self.has_files.load(Ordering::Relaxed));
+        };
+        if self.state().segments.is_empty() {
+            let cost = small.records.iter().map(Stored::cost).sum();
+            self.wrote_small(small.first_seq, small.records.len(), cost);
+        } else {
+            // It had begun to have files of its own, and the same is there.
+            self.journal.release(self.agent);
+        }
+        Ok(true)
+    }
+
+    fn recover_segments(&self, segments: &[u64]) -> io::Result<()> {
+        self.has_files.store(true, Ordering::Relaxed);
+        for &first_seq in segments {
+            let (segment, torn) = self.scan(first_seq)?;
+            if torn > 0 {
+                tracing::warn!(
+                    agent = %self.agent, path = %self.files.path(first_seq).display(),
+                    records = segment.count, torn_bytes = torn,
+                    "the end of a log segment was not whole, and is cut"
+                );
+            }
+            if segment.count == 0 {
+                self.files.remove(first_seq);
+                continue;
+            }
+            if torn > 0 {
+                self.files.truncate(first_seq, segment.bytes)?;
+            }
+            let mut state = self.state();
+            // What an attempt that failed has left may reach into the next one:
+            // the same records twice.
+            if let Some(last) = state.segments.back_mut() {
+                last.count = last.count.min(first_seq - last.first_seq);
+            }
+            state.next_seq = segment.end_seq();
+            self.enter(&mut state, segment);
+        }
+        let expired = self.expire(&mut self.state());
+        expired.into_iter().for_each(|seq| self.files.remove(seq));
+        Ok(())
+    }
+
+    /// Reads a whole segment: what it holds, and how many bytes follow that are
+    /// no entry.
+    fn scan(&self, first_seq: u64) -> io::Result<(Segment, u64)> {
+        let file = self.files.open(first_seq)?;
+        let length = file.metadata()?.len();
+        let mut segment = Segment::new(first_seq);
+        let mut header = [0; HEADER];
+        let sound = length >= HEADER as u64 && {
+            file.read_exact_at(&mut header, 0)?;
+            decode_header(&header) == Some(first_seq)
+        };
+        if !sound {
+            return Ok((segment, length));
+        }
+        let mut reader = Reader::new(&file, self.owner, segment.bytes, length);
+        while let Some(entry) = reader.next(segment.end_seq())? {
+            let cost = tail::cost(entry.data.len());
+            segment.push(segment::entry_bytes(&entry), cost);
+        }
+        let torn = length - segment.bytes;
+        Ok((segment, torn))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.budget.give_back(self.state().cost);
+    }
+}
+
+/// Reads entries one after another, a chunk at a time.
+struct Reader<'a> {
+    file: &'a File,
+    owner: Owner,
+    /// Where what is not in the buffer yet begins, and where it ends.
+    offset: u64,
+    end: u64,
+    buffer: Vec<u8>,
+    /// How much of the buffer was taken.
+    taken: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(file: &'a File, owner: Owner, offset: u64, end: u64) -> Self {
+        Self {
+            file,
+            owner,
+            offset,
+            end,
+            buffer: Vec::new(),
+            taken: 0,
+        }
+    }
+
+    /// The entry of this number; none if it is damaged or not there.
+    fn next(&mut self, seq: u64) -> io::Result<Option<segment::Entry<'_>>> {
+        const { assert!(CHUNK > 2 * MAX_RECORD, "an entry fits into a chunk") };
+        let rest = self.buffer.get(self.taken..).unwrap_or_default();
+        if is_short(rest) {
+            self.fill()?;
+        }
+        let rest = self.buffer.get(self.taken..).unwrap_or_default();
+        match decode(self.owner, seq, rest) {
+            Decoded::Entry(entry, bytes) => {
+                self.taken += bytes;
+                Ok(Some(entry))
+            }
+            Decoded::Short | Decoded::Damaged => Ok(None),
+        }
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        self.buffer.drain(..self.taken);
+        self.taken = 0;
+        let held = self.buffer.len();
+        let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
+        self.buffer.resize(held + left.min(CHUNK), 0);
+        let mut filled = held;
+        while let Some(room) = self
+            .buffer
+            .get_mut(filled..)
+            .filter(|room| !room.is_empty())
+        {
+            match self.file.read_at(room, self.offset) {
+                // The file is shorter than was known.
+                Ok(0) => break,
+                Ok(bytes) => {
+                    filled += bytes;
+                    self.offset += bytes as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.buffer.truncate(filled);
+        Ok(())
+    }
+}

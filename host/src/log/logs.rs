@@ -1,0 +1,191 @@
+//! The logs of a host: in memory, or below one directory.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use skep_protocol::AgentId;
+use tokio::sync::Semaphore;
+
+use super::budget::Budget;
+use super::disk::Disk;
+use super::files::Files;
+use super::history::{History, OnDisk};
+use super::journal::Journal;
+use super::tail::Tail;
+use super::writers::{Removal, Writers};
+
+/// What an agent keeps in memory of a log that is on disk, so that those who
+/// follow it closely never wait for the disk.
+const TAIL: u64 = 256 * 1024;
+
+/// The same, of all agents together. Beyond it, memory is for what is newest.
+const TAILS: u64 = 256 * 1024 * 1024;
+
+/// How many requests read the disk at once; each holds a page or two of memory.
+const READS: usize = 4;
+
+/// Held by the host that uses the directory.
+const LOCK: &str = "lock";
+
+/// Why logs cannot be kept in a directory.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("another host keeps its logs in {}: stop it, or use another state directory", .0.display())]
+    InUse(PathBuf),
+    #[error("logs cannot be kept in {}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+}
+
+/// Where histories are kept.
+#[derive(Debug)]
+pub struct Logs {
+    budget: Arc<Budget>,
+    shelf: Option<Arc<Shelf>>,
+}
+
+/// What all logs on disk have in common.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    root: PathBuf,
+    pub(super) journal: Arc<Journal>,
+    tails: Arc<Budget>,
+    pub(super) writers: Writers,
+    pub(super) reads: Semaphore,
+    /// Lets go when the last history is gone, or the process.
+    _lock: File,
+}
+
+impl Logs {
+    /// Logs that end with the host.
+    #[must_use]
+    pub fn in_memory(budget: Arc<Budget>) -> Self {
+        Self {
+            budget,
+            shelf: None,
+        }
+    }
+
+    /// Logs below a directory, which is made unless it is there, and is this
+    /// host's alone.
+    ///
+    /// # Errors
+    /// If another host has it, or it cannot be used.
+    pub fn on_disk(root: &Path, budget: Arc<Budget>) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Io {
+            path: root.to_owned(),
+            error,
+        };
+        let lock = lock(root).map_err(|error| match error {
+            TryLockError::WouldBlock => OpenError::InUse(root.to_owned()),
+            TryLockError::Error(error) => failed(error),
+        })?;
+        let journal = Journal::open(root.to_owned()).map_err(failed)?;
+        let shelf = Shelf {
+            root: root.to_owned(),
+            journal: Arc::new(journal),
+            tails: Budget::new(TAILS),
+            writers: Writers::start().map_err(failed)?,
+            reads: Semaphore::new(READS),
+            _lock: lock,
+        };
+        Ok(Self {
+            budget,
+            shelf: Some(Arc::new(shelf)),
+        })
+    }
+
+    /// How many bytes of memory were let go of since the start.
+    #[must_use]
+    pub fn freed(&self) -> u64 {
+        (self.shelf.as_ref()).map_or_else(|| self.budget.freed(), |shelf| shelf.tails.freed())
+    }
+
+    /// The history of a new agent. Nothing is made for it before its first
+    /// record.
+    #[must_use]
+    pub fn create(&self, agent: AgentId, bound: u64) -> History {
+        let Some(shelf) = &self.shelf else {
+            let tail = Tail::new(0, bound, Arc::clone(&self.budget));
+            return History::new(agent, Arc::clone(&self.budget), tail, None);
+        };
+        self.history(shelf, agent, bound, shelf.disk(agent, bound, &self.budget))
+    }
+
+    /// The history of an agent whose log an earlier host has written; it goes on
+    /// after the last record that is whole. None if there is no such log. Reads
+    /// all of it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn recover(&self, agent: AgentId, bound: u64) -> io::Result<Option<History>> {
+        let Some(shelf) = &self.shelf else {
+            return Ok(None);
+        };
+        let disk = shelf.disk(agent, bound, &self.budget);
+        let found = disk.recover()?;
+        Ok(found.then(|| self.history(shelf, agent, bound, disk)))
+    }
+
+    fn history(&self, shelf: &Arc<Shelf>, agent: AgentId, bound: u64, disk: Disk) -> History {
+        let tail = Tail::new(disk.next_seq(), bound.min(TAIL), Arc::clone(&shelf.tails));
+        let on_disk = OnDisk {
+            disk: Arc::new(disk),
+            shelf: Arc::clone(shelf),
+        };
+        History::new(agent, Arc::clone(&self.budget), tail, Some(on_disk))
+    }
+
+    /// Removes the logs of agents that nobody knows any more, after this call,
+    /// and says how many there are. To be called before the first agent.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn sweep(&self) -> io::Result<usize> {
+        let Some(shelf) = &self.shelf else {
+            return Ok(0);
+        };
+        let mut orphans = Vec::new();
+        for entry in std::fs::read_dir(&shelf.root)? {
+            let entry = entry?;
+            // What else lies there is not ours to remove.
+            let name = entry.file_name();
+            if name
+                .to_str()
+                .is_some_and(|name| name.parse::<AgentId>().is_ok())
+            {
+                orphans.push(Removal::Directory(entry.path()));
+            }
+        }
+        let count = orphans.len() + shelf.journal.sweep();
+        shelf.writers.remove(orphans);
+        Ok(count)
+    }
+}
+
+impl Shelf {
+    fn disk(&self, agent: AgentId, bound: u64, budget: &Arc<Budget>) -> Disk {
+        let files = Files::new(self.root.join(agent.to_string()));
+        Disk::new(
+            agent,
+            files,
+            Arc::clone(&self.journal),
+            bound,
+            Arc::clone(budget),
+        )
+    }
+}
+
+fn lock(root: &Path) -> Result<File, TryLockError> {
+    let open = || {
+        DirBuilder::new().mode(0o700).recursive(true).create(root)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        options.open(root.join(LOCK))
+    };
+    let file = open().map_err(TryLockError::Error)?;
+    file.try_lock()?;
+    Ok(file)
+}
