@@ -44,8 +44,10 @@ impl Scene {
     /// The same, with more arguments for the host.
     pub(crate) async fn with(args: &[&str]) -> Self {
         let yard = Yard::new();
-        let root = yard.root().to_str().unwrap();
-        let host = HostProcess::start(&[&["--dir-root", root], args].concat()).await;
+        let allowed = yard.host_args();
+        let mut all: Vec<&str> = allowed.iter().map(String::as_str).collect();
+        all.extend(args);
+        let host = HostProcess::start(&all).await;
         let client = host.client();
         // For what is set up but once.
         run(&client, spec("hello", &[])).await;
@@ -103,6 +105,7 @@ impl Scene {
         neighbours.end().await;
         quiet(&client).await;
         assert_eq!(yard.harm(), None);
+        assert_eq!(host.scratch(), Vec::<String>::new());
         gives_back(host.pid(), &base).await;
         assert_eq!(host.panics(), Vec::<String>::new());
         host.terminate();

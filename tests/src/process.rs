@@ -168,6 +168,39 @@ impl HostProcess {
         panics.map(str::to_owned).collect()
     }
 
+    /// The scratch directories of its agents that are there.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    #[must_use]
+    pub fn scratch(&self) -> Vec<String> {
+        let dir = self.dir.path().join("state").join("scratch");
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            // None was ever made.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => panic!("{}: {error}", dir.display()),
+        };
+        let name = |entry: std::io::Result<std::fs::DirEntry>| {
+            let entry = entry.expect("an entry");
+            entry.file_name().to_string_lossy().into_owned()
+        };
+        entries.map(name).collect()
+    }
+
+    /// What it has compiled and keeps on disk, entry by entry.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    #[must_use]
+    pub fn compiled(&self) -> Vec<Vec<u8>> {
+        let entries = std::fs::read_dir(self.dir.path().join("cache")).expect("its cache");
+        let read = |entry: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read(entry.expect("an entry").path()).expect("a file")
+        };
+        entries.map(read).collect()
+    }
+
     async fn answers(&mut self) {
         let client = self.client();
         let (child, dir) = (&mut self.child, self.dir.path());

@@ -70,6 +70,19 @@ pub fn processes_with(text: &str) -> Vec<u32> {
     pids().filter(bears).collect()
 }
 
+/// The processes that have this variable in their environment.
+#[must_use]
+pub(crate) fn processes_marked(name: &str, value: &str) -> Vec<u32> {
+    let variable = format!("{name}={value}");
+    let bears = |pid: &u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|one| one == variable.as_bytes())
+    };
+    pids().filter(bears).collect()
+}
+
 fn pids() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").expect("/proc");
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())

@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_bytes::ByteBuf;
 use skep_client::protocol::op::{ComponentPut, WhenFull};
 use skep_client::protocol::spec::{ComponentRef, Stdin};
-use skep_client::protocol::{AgentSpec, Digest, Outcome};
+use skep_client::protocol::{AgentSpec, AgentState, Digest, Outcome};
 use skep_client::{Client, ClientError};
 use skep_protocol::ErrorCode;
 use skep_tests::hostile::core_module;
-use skep_tests::{DEADLINE, guest, probe, run, soon, spec};
+use skep_tests::{DEADLINE, end_of, guest, probe, run, soon, spec};
 use tokio::task::JoinSet;
 
-use super::Scene;
-use crate::{PROMPTLY, refused, running};
+use super::{NEIGHBOURS, Scene};
+use crate::{PROMPTLY, refused, running, written};
 
 fn chunk(bytes: &[u8], from: usize, to: usize) -> ComponentPut {
     ComponentPut {
@@ -92,12 +92,12 @@ async fn two_uploads_of_one_digest_are_one_component() {
 const REJECT: Option<WhenFull> = Some(WhenFull::Reject);
 
 /// Starts as many as it is let; the others are refused for want of room.
-async fn flood(client: Client, count: usize) -> (usize, usize) {
+async fn flood(client: Client, count: usize, when_full: Option<WhenFull>) -> (usize, usize) {
     let sleeper = by_digest_of_probe(&["sleep", "600000"]);
     let mut spawning = JoinSet::new();
     for _ in 0..count {
         let (client, sleeper) = (client.clone(), sleeper.clone());
-        spawning.spawn(async move { client.spawn(sleeper, REJECT).await });
+        spawning.spawn(async move { client.spawn(sleeper, when_full).await });
     }
     let (mut taken, mut refused) = (0, 0);
     while let Some(spawned) = soon("an answer", spawning.join_next()).await {
@@ -125,7 +125,7 @@ async fn ten_thousand_spawns_at_once_leave_room_for_others() {
     let scene = Scene::with(&["--max-agents", &MAX.to_string()]).await;
     let client = scene.client().await;
     client.upload(&guest("probe")).await.unwrap();
-    let flooding = tokio::spawn(flood(scene.host().client(), SPAWNS));
+    let flooding = tokio::spawn(flood(scene.host().client(), SPAWNS, REJECT));
     let other = scene.host().client();
     let mut longest = Duration::ZERO;
     while !flooding.is_finished() {
@@ -232,5 +232,96 @@ async fn a_thousand_that_end_in_the_same_tick_are_all_told() {
             (Outcome::Exited { code: 0 }, &b"now"[..])
         );
     }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_host_has_compiled_is_no_component() {
+    let scene = Scene::set().await;
+    let client = scene.client().await;
+    let entries = scene.host().compiled();
+    assert!(!entries.is_empty());
+    for entry in entries {
+        // After what the host puts before it, wasmtime's own.
+        let code = entry.windows(4).position(|bytes| bytes == b"\x7fELF");
+        let genuine = entry[code.unwrap()..].to_vec();
+        for bytes in [entry, genuine] {
+            let digest = Digest::of(&bytes);
+            let mut inline = spec("hello", &[]);
+            inline.component = Some(ComponentRef::Data(ByteBuf::from(bytes.clone())));
+            refused(
+                client.spawn(inline, None).await,
+                ErrorCode::InvalidComponent,
+            );
+            refused(client.upload(&bytes).await, ErrorCode::InvalidComponent);
+            let mut uploaded = spec("hello", &[]);
+            uploaded.component = Some(ComponentRef::Digest(digest));
+            refused(client.spawn(uploaded, None).await, ErrorCode::NotFound);
+        }
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_pauses_lose_no_line() {
+    const AGENTS: usize = 10;
+    const PAUSES: usize = 1000;
+    let scene = Scene::set().await;
+    let mut pausing = JoinSet::new();
+    for _ in 0..AGENTS {
+        let client = scene.host().client();
+        pausing.spawn(async move {
+            let ticker = by_digest_of_probe(&["tick", "1000000000", "1", "line"]);
+            let agent = client.spawn(ticker, None).await.unwrap().id;
+            let before = running(&client, agent).await.generation;
+            for number in 1..=PAUSES as u64 {
+                let held = client.pause(agent).await.unwrap();
+                assert_eq!(held.state, AgentState::Paused);
+                let on = client.resume(agent).await.unwrap();
+                assert_eq!(on.state, AgentState::Running);
+                assert_eq!(on.generation, before + 2 * number);
+            }
+            let enough = client.get(agent).await.unwrap().next_seq + 10;
+            written(&client, agent, enough).await;
+            client.kill(agent).await.unwrap();
+            let ended = end_of(&client, agent).await;
+            assert_eq!(ended.outcome, Outcome::Killed);
+            for (number, record) in ended.output.records.iter().enumerate() {
+                assert_eq!(record.data, format!("line {}", number + 1).as_bytes());
+            }
+            client.forget(agent).await.unwrap();
+        });
+    }
+    while let Some(ended) = soon("a thousand pauses", pausing.join_next()).await {
+        ended.unwrap();
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_that_wait_hold_up_nobody_and_can_be_ended() {
+    const SPAWNS: usize = 10_000;
+    const MAX_QUEUED: usize = 2000;
+    let max_agents = (2 * NEIGHBOURS + 4).to_string();
+    let max_queued = MAX_QUEUED.to_string();
+    let scene = Scene::with(&["--max-agents", &max_agents, "--max-queued", &max_queued]).await;
+    let client = scene.client().await;
+    client.upload(&guest("probe")).await.unwrap();
+    let flooding = tokio::spawn(flood(scene.host().client(), SPAWNS, None));
+    let other = scene.host().client();
+    let mut longest = Duration::ZERO;
+    while !flooding.is_finished() {
+        let start = std::time::Instant::now();
+        other.health().await.unwrap();
+        longest = longest.max(start.elapsed());
+    }
+    let (taken, turned_away) = flooding.await.unwrap();
+    assert_eq!(taken + turned_away, SPAWNS);
+    assert_eq!(
+        client.health().await.unwrap().agents.queued,
+        MAX_QUEUED as u64
+    );
+    assert!(longest < 10 * PROMPTLY, "{longest:?}");
+    end_all(&client, "probe").await;
     scene.end().await;
 }

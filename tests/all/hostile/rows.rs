@@ -27,10 +27,11 @@ macro_rules! rows {
 }
 
 rows! {
-    nonsense foreign large starts absurd_limits
+    nonsense foreign large compiling starts absurd_limits
     loops recursion memory fresh_memory copies traps exits
     waits handles randomness strings
-    output paths
+    output paths disk pauses
+    native_bombs native_clingers native_ends native_sleepers
 }
 
 async fn among_neighbours(row: &str) {

@@ -40,7 +40,7 @@ fn polling(pages: u32, body: &str) -> AgentSpec {
 
 /// Polls the same handle, which is ready after so many nanoseconds, so often at
 /// once, `times` times.
-fn poll_many(ready_ns: i64, handles: u32, times: &str) -> AgentSpec {
+pub(super) fn poll_many(ready_ns: i64, handles: u32, times: &str) -> AgentSpec {
     let body = format!(
         "(local $h i32) (local $n i32) \
          (local.set $h (call $after (i64.const {ready_ns}))) \

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 
 use skep_client::protocol::AgentSpec;
 use skep_client::protocol::spec::{DirGrant, DirMode};
@@ -44,10 +43,11 @@ impl Yard {
         yard
     }
 
-    /// What the operator must allow.
+    /// How a host is started that lets in what the table has.
     #[must_use]
-    pub fn root(&self) -> &Path {
-        self.dir.path()
+    pub fn host_args(&self) -> [String; 3] {
+        let root = self.dir.path().display().to_string();
+        ["--allow-native".to_owned(), "--dir-root".to_owned(), root]
     }
 
     fn granted(&self) -> std::path::PathBuf {

@@ -3,23 +3,24 @@
 //! at random and all at once.
 
 mod calls;
+mod compiling;
+mod disk;
 mod files;
 mod loading;
+mod native;
 mod output;
+mod pauses;
 mod running;
+mod trying;
 mod wat;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use skep_client::protocol::event::Stream;
-use skep_client::protocol::{AgentId, AgentInfo, AgentSpec, AgentState, ErrorCode, Outcome, Trap};
-use skep_client::{Client, ClientError};
+use skep_client::protocol::{AgentSpec, ErrorCode, Trap};
 
 pub use self::files::Yard;
+pub use self::trying::Timing;
 pub use self::wat::{command, core_module};
-
-use crate::output::end_of;
-use crate::wait::eventually;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -39,12 +40,37 @@ pub struct Case {
     pub what: String,
     /// The agent.
     pub spec: AgentSpec,
+    /// What is done to it, one after the other.
+    pub acts: Vec<Act>,
     /// How it ends.
     pub ends: Ends,
     /// All that it writes to stdout, where that is certain.
     pub writes: Option<Vec<u8>>,
     /// Whether any other end means that it got out, or saw what was another's.
     pub guards: bool,
+    /// Whether a host refuses it on a machine that cannot hold it.
+    pub where_held: bool,
+}
+
+/// What a client does to an agent, or waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Waits until it runs, or has ended before that was seen.
+    Begun,
+    /// Waits until it has written so many records.
+    Written(u64),
+    /// Waits until it is held for want of fuel.
+    OutOfFuel,
+    /// Holds it.
+    Pause,
+    /// Lets it go on.
+    Resume,
+    /// Gives it more fuel.
+    Refuel(u64),
+    /// Asks it to stop, with this grace.
+    Stop(Duration),
+    /// Kills it.
+    Kill,
 }
 
 /// How an agent must end. The numbers that an outcome bears are those of the
@@ -53,6 +79,8 @@ pub struct Case {
 pub enum Ends {
     /// It is refused and never becomes an agent.
     Refused(ErrorCode),
+    /// It becomes one that never runs.
+    StartFailed(ErrorCode),
     /// It exits.
     Exited(u8),
     /// It traps.
@@ -63,18 +91,17 @@ pub enum Ends {
     OutOfMemory,
     /// Its time is over.
     Deadline,
-    /// It is killed as soon as it runs.
+    /// It was paused for as long as it may be.
+    PausedTooLong,
+    /// It was asked to stop.
+    Stopped {
+        /// Whether that did not help.
+        forced: bool,
+    },
+    /// A signal that the host did not send ended it.
+    Signaled(i32),
+    /// It is killed, as soon as it runs unless something is done before.
     Killed,
-}
-
-/// How long the end of a case took.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Timing {
-    /// By how much it outlived its wall clock, by the host's clock, if that
-    /// ended it.
-    pub overdue: Option<Duration>,
-    /// How long the kill took, if it was killed.
-    pub kill: Option<Duration>,
 }
 
 impl Case {
@@ -85,10 +112,20 @@ impl Case {
             row,
             what: what.to_owned(),
             spec,
+            acts: match ends {
+                Ends::Killed => vec![Act::Begun, Act::Kill],
+                _ => Vec::new(),
+            },
             ends,
             writes: None,
             guards: false,
+            where_held: false,
         }
+    }
+
+    fn acts(mut self, acts: &[Act]) -> Self {
+        acts.clone_into(&mut self.acts);
+        self
     }
 
     fn fuel(mut self, fuel: u64) -> Self {
@@ -115,90 +152,6 @@ impl Case {
         self.guards = true;
         self
     }
-
-    /// Tries it, and forgets it.
-    ///
-    /// # Panics
-    /// If it ends in any other way, or writes anything else.
-    pub async fn try_on(&self, client: &Client) -> Timing {
-        let name = format!("{}: {}", self.row, self.what);
-        let agent = match (client.spawn(self.spec.clone(), None).await, self.ends) {
-            (Err(ClientError::Refused(refusal)), Ends::Refused(code)) if refusal.code == code => {
-                return Timing::default();
-            }
-            (Ok(agent), Ends::Refused(code)) => {
-                let _ = client.kill(agent.id).await;
-                panic!("{name}: taken instead of refused with {code}")
-            }
-            (Ok(agent), _) => agent.id,
-            (Err(error), ends) => panic!("{name}: {error} instead of {ends:?}"),
-        };
-        let kill = if self.ends == Ends::Killed {
-            begun(client, agent).await;
-            let start = Instant::now();
-            client.kill(agent).await.expect("a kill");
-            Some(start.elapsed())
-        } else {
-            None
-        };
-        let ended = end_of(client, agent).await;
-        let right = self.is_end(&ended.info);
-        assert!(
-            right,
-            "{name}: {} instead of {:?}",
-            ended.outcome, self.ends
-        );
-        if let Some(expected) = &self.writes {
-            let written = ended.output.bytes(Stream::Stdout);
-            assert!(
-                written == *expected,
-                "{name}: wrote {} bytes instead of {}, or others",
-                written.len(),
-                expected.len()
-            );
-        }
-        client.forget(agent).await.expect("an agent that has ended");
-        Timing {
-            overdue: overdue(&ended.info),
-            kill,
-        }
-    }
-
-    fn is_end(&self, info: &AgentInfo) -> bool {
-        let limits = &info.limits;
-        match (self.ends, &info.outcome) {
-            (Ends::Exited(expected), Some(Outcome::Exited { code })) => *code == expected,
-            (Ends::Trapped(expected), Some(Outcome::Trapped { trap, .. })) => *trap == expected,
-            (Ends::OutOfFuel, Some(Outcome::OutOfFuel { limit })) => *limit == limits.fuel,
-            (
-                Ends::OutOfMemory,
-                Some(Outcome::OutOfMemory {
-                    limit_bytes,
-                    asked_bytes,
-                }),
-            ) => *limit_bytes == limits.memory_bytes && asked_bytes > limit_bytes,
-            (Ends::Deadline, Some(Outcome::Deadline { limit_ms })) => *limit_ms == limits.wall_ms,
-            (Ends::Killed, Some(Outcome::Killed)) => true,
-            _ => false,
-        }
-    }
-}
-
-/// Waits until an agent runs, or has ended before that was seen.
-async fn begun(client: &Client, agent: AgentId) {
-    eventually("an agent that runs", || async {
-        let info = client.get(agent).await.expect("an agent");
-        matches!(info.state, AgentState::Running | AgentState::Exited).then_some(())
-    })
-    .await;
-}
-
-fn overdue(info: &AgentInfo) -> Option<Duration> {
-    let Some(Outcome::Deadline { limit_ms }) = info.outcome else {
-        return None;
-    };
-    let took_ms = info.exited_ms?.saturating_sub(info.created_ms);
-    Some(Duration::from_millis(took_ms.saturating_sub(limit_ms)))
 }
 
 /// Every case.
@@ -206,10 +159,14 @@ fn overdue(info: &AgentInfo) -> Option<Duration> {
 pub fn cases(yard: &Yard) -> Vec<Case> {
     [
         loading::cases(),
+        compiling::cases(),
         running::cases(),
         calls::cases(),
         output::cases(),
         files::cases(yard),
+        disk::cases(),
+        pauses::cases(),
+        native::cases(),
     ]
     .concat()
 }

@@ -65,12 +65,10 @@ pub struct Plan {
 /// If the host does not start, or has gone.
 pub async fn soak(plan: &Plan) -> Report {
     let yard = Yard::new();
-    let root = yard.root().display().to_string();
-    let mut host = HostProcess::start_from(
-        plan.host.clone(),
-        &["--dir-root", &root, "--max-agents", "300"],
-    )
-    .await;
+    let allowed = yard.host_args();
+    let mut args: Vec<&str> = allowed.iter().map(String::as_str).collect();
+    args.extend(["--max-agents", "300"]);
+    let mut host = HostProcess::start_from(plan.host.clone(), &args).await;
     let pid = host.pid();
     let client = host.client();
     run(&client, spec("hello", &[])).await;
@@ -121,6 +119,7 @@ pub async fn soak(plan: &Plan) -> Report {
     );
     report.none("outcomes other than expected", ledger.wrong.len());
     report.none("panics in the host's log", host.panics().len());
+    report.none("scratch directories left", host.scratch().len());
     report.same("the same process", host.lives());
     let records = first.records + second.records + fairness.honest.records;
     report.fact("records of honest agents", records.to_string());
