@@ -11,9 +11,8 @@ const CREATE: u32 = 1;
 const DIRECTORY: u32 = 2;
 
 const PIECE: u32 = 65_536;
-/// Where the first name is, its letters, and where the numbered ones are.
+/// Where the first name is, and the numbered ones.
 const NAME: u32 = 1024;
-const LETTERS: u32 = u32::from_le_bytes(*b"name");
 const NUMBER: u32 = 512;
 
 const LOCALS: &str = "(local $n i32) (local $at i32)";
@@ -44,10 +43,7 @@ const CALLS: &str = r#"
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |what, start: &str, ends| {
-        let name = format!("(i32.store (i32.const {NAME}) (i32.const {LETTERS}))");
-        // Not as data: for each program with data that it has compiled, a host
-        // keeps a descriptor.
-        let spec = core_module(CALLS, b"", &format!("{LOCALS} {name} {start}"));
+        let spec = core_module(CALLS, b"name", &format!("{LOCALS} {start}"));
         let mut case = Case::new("disk", what, spec, ends);
         case.spec.grants.scratch = true;
         case.guarding()

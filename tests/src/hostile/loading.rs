@@ -125,6 +125,10 @@ fn large() -> Vec<Case> {
         commanding(&before, "i32.const 0", "")
     };
     let module = |text: &str| command("i32.const 0", text);
+    // Whatever a host keeps for each must not be a descriptor.
+    let filled: String = (0..64)
+        .map(|n| format!("(memory $m{n} 1) (data (memory $m{n}) (i32.const 0) \"{n}\")"))
+        .collect();
     let case = |what, spec, ends| Case::new("large", what, spec, ends).memory(64 * MIB);
     let refusal = Ends::Refused(ErrorCode::LimitTooSmall);
     vec![
@@ -139,6 +143,11 @@ fn large() -> Vec<Case> {
         case(
             "as many memories as it may",
             module(&"(memory 0)".repeat(64)),
+            Ends::Exited(0),
+        ),
+        case(
+            "as many that begin with data",
+            module(&filled),
             Ends::Exited(0),
         ),
         case(

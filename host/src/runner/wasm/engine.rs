@@ -192,6 +192,10 @@ fn settings() -> Config {
         .consume_fuel(true)
         .epoch_interruption(true)
         .concurrency_support(false)
+        // An image of a memory's data is a descriptor, for each memory of each
+        // component that is kept: twenty components with a thousand memories
+        // would take all that the host has. So data is copied.
+        .memory_init_cow(false)
         .wasm_features(
             WasmFeatures::all().difference(features()) & known_to_wasmtime(),
             false,
