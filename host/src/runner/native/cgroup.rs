@@ -89,7 +89,7 @@ pub(super) struct Cgroup {
 }
 
 impl Cgroup {
-    fn make(base: &Path, agent: AgentId) -> io::Result<Self> {
+    pub(super) fn make(base: &Path, agent: AgentId) -> io::Result<Self> {
         let path = base.join(format!("{PREFIX}{agent}"));
         DirBuilder::new().create(&path)?;
         Ok(Self { path })

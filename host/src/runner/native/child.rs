@@ -17,6 +17,9 @@ use nix::unistd::{
 use super::wire::{Instruction, Jail, Step};
 use super::{enclosure, reach, syscalls};
 
+/// How much lower than the host an agent goes: as low as guests.
+const LOWER: i32 = 5;
+
 /// Where a start failed.
 pub(super) type Failure = (Step, Errno);
 
@@ -157,6 +160,8 @@ fn confine(instruction: &Instruction) -> nix::Result<()> {
     let Jail { layers, reach, .. } = &instruction.jail;
     enclosure::drop_capabilities()?;
     prctl::set_no_new_privs()?;
+    // Where the system refuses, agents and host have the same priority.
+    let _refused = rustix::process::nice(LOWER);
     if layers.landlock {
         reach::restrict(Some(instruction.program_path()), reach)?;
     }

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use super::cgroup::Cgroup;
 use super::control::Control;
-use super::link::Shim;
 use super::wire;
 
 /// The time between two looks at a tree that is to stop.
@@ -35,19 +34,26 @@ impl Default for Hold {
 
 impl Hold {
     /// Holds the tree, or lets it go on: with a cgroup at once and without a
-    /// trace; or else by signals, which the shim sends.
-    pub(super) fn turn(&mut self, shim: &mut Shim, cgroup: Option<&Cgroup>) {
+    /// trace; or else by signals, for which it gives the command to the shim.
+    pub(super) fn turn(&mut self, cgroup: Option<&Cgroup>) -> Option<u8> {
         self.wanted = !self.wanted;
         self.stands = false;
         self.look_at = Instant::now();
-        self.frozen = cgroup.is_some_and(|cgroup| cgroup.freeze(self.wanted).is_ok());
-        if !self.frozen {
-            shim.command(if self.wanted {
-                wire::PAUSE
-            } else {
-                wire::RESUME
-            });
+        let freeze = |frozen| cgroup.is_some_and(|cgroup| cgroup.freeze(frozen).is_ok());
+        if self.wanted {
+            self.frozen = freeze(true);
+            return (!self.frozen).then_some(wire::PAUSE);
         }
+        // By what held it: a thaw does not wake what signals have stopped.
+        if !self.frozen {
+            return Some(wire::RESUME);
+        }
+        if !freeze(false) {
+            tracing::warn!(
+                "a paused agent was not let go on: pause and resume it again, or kill it"
+            );
+        }
+        None
     }
 
     /// Whether somebody waits to hear that the tree stands.
@@ -69,5 +75,38 @@ impl Hold {
         };
         self.look_at = Instant::now() + LOOK_EVERY;
         self.stands
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use skep_protocol::AgentId;
+
+    use super::*;
+
+    #[test]
+    fn a_tree_goes_on_by_what_held_it() {
+        let base = tempfile::tempdir().unwrap();
+        let cgroup = Cgroup::make(base.path(), AgentId::random()).unwrap();
+        let dir = fs::read_dir(base.path()).unwrap().next().unwrap().unwrap();
+        let file = dir.path().join("cgroup.freeze");
+        let mut hold = Hold::default();
+
+        // Nothing can be written to it, until it is gone.
+        fs::create_dir(&file).unwrap();
+        assert_eq!(hold.turn(Some(&cgroup)), Some(wire::PAUSE));
+        fs::remove_dir(&file).unwrap();
+        assert_eq!(hold.turn(Some(&cgroup)), Some(wire::RESUME));
+
+        for frozen in ["1", "0"] {
+            assert_eq!(hold.turn(Some(&cgroup)), None);
+            assert_eq!(fs::read_to_string(&file).unwrap(), frozen);
+        }
+        fs::remove_file(&file).unwrap();
+
+        assert_eq!(hold.turn(None), Some(wire::PAUSE));
+        assert_eq!(hold.turn(None), Some(wire::RESUME));
     }
 }

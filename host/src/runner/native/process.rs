@@ -227,7 +227,9 @@ impl Process {
                 }
             }
             if killed.is_none() && hold.wanted != self.control.is_paused() {
-                hold.turn(shim, cgroup.as_ref());
+                if let Some(command) = hold.turn(cgroup.as_ref()) {
+                    shim.command(command);
+                }
                 self.control.stands(Stand::Goes);
             }
             if !asked && runs && self.control.is_asked() {

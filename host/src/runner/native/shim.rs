@@ -30,7 +30,7 @@ use super::enclosure::{become_account, drop_capabilities, fork_init, guard, sepa
 use super::keeper::{All, Keeper, tell};
 use super::layers::Layers;
 use super::reach::Reach;
-use super::view::{Tree, is_system};
+use super::view::{Tree, Use, is_system};
 use super::wire::{DESCRIPTORS, Instruction, Jail, MAX_ORDER, Order, Report, Step};
 use super::{reach, syscalls, view};
 
@@ -47,6 +47,10 @@ pub fn shim_main() -> ! {
 
 /// Makes this process a shim; gives the socket to the host, which is stdin.
 fn shut_in() -> std::io::Result<UnixStream> {
+    // The agent inherits it: a machine without memory kills agents before their
+    // host. Here, since later nobody is dumpable, and then it is root's file.
+    // Where it is refused, the kernel chooses by size alone.
+    let _refused = std::fs::write("/proc/self/oom_score_adj", "1000");
     prctl::set_dumpable(false)?;
     SigSet::all().thread_set_mask()?;
     default_signals();
@@ -133,7 +137,8 @@ fn enclose(control: &UnixStream, instruction: &Instruction) -> Result<(), Failur
     // directory of scratch directories is the host's alone.
     if layers.view {
         for reach in reach {
-            granted.push(Tree::take_plain(reach.path()).map_err(enter)?);
+            let usage = Use::of_grant(reach.writable);
+            granted.push(Tree::take_plain(reach.path(), usage).map_err(enter)?);
         }
     } else {
         chdir(cwd).map_err(enter)?;
@@ -144,7 +149,7 @@ fn enclose(control: &UnixStream, instruction: &Instruction) -> Result<(), Failur
     let path = instruction.program_path();
     let within = |reach: &Reach| path.starts_with(reach.path());
     let program = if layers.view && !is_system(path) && !reach.iter().any(within) {
-        Some(Tree::take(path).map_err(|errno| (Step::Execute, errno))?)
+        Some(Tree::take(path, Use::Read).map_err(|errno| (Step::Execute, errno))?)
     } else {
         None
     };

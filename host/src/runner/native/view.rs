@@ -3,11 +3,12 @@
 //! each where the host has it. It runs in the shim alone, within namespaces.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::libc;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
@@ -45,15 +46,41 @@ pub(super) const DEVICES: [&str; 5] = [
 /// and nothing of it is needed any more.
 const STAGE: &str = "/proc";
 
+/// What may be done in a tree. The mounts themselves say so, since Landlock
+/// leaves permissions, owners, times and attributes to who owns the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Use {
+    Read,
+    Write,
+    Device,
+}
+
+impl Use {
+    pub(super) fn of_grant(writable: bool) -> Self {
+        if writable { Self::Write } else { Self::Read }
+    }
+
+    fn forbidden(self) -> u64 {
+        let forbidden = match self {
+            Self::Read => libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV,
+            Self::Write => libc::MOUNT_ATTR_NODEV,
+            // Written to all the same, as devices are.
+            Self::Device => libc::MOUNT_ATTR_RDONLY,
+        };
+        forbidden | libc::MOUNT_ATTR_NOSUID
+    }
+}
+
 /// A part of the host's file system, taken before it is out of sight.
 #[derive(Debug)]
 pub(super) struct Tree {
     path: PathBuf,
     mount: OwnedFd,
+    usage: Use,
 }
 
 impl Tree {
-    pub(super) fn take(path: &Path) -> nix::Result<Self> {
+    pub(super) fn take(path: &Path, usage: Use) -> nix::Result<Self> {
         // With what is mounted below it: a part that hides another may not be
         // taken away.
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
@@ -62,11 +89,12 @@ impl Tree {
         Ok(Self {
             path: path.to_owned(),
             mount: open_tree(CWD, path, flags).map_err(from_rustix)?,
+            usage,
         })
     }
 
     /// Like [`Self::take`], but of that very path, see [`open_plain`].
-    pub(super) fn take_plain(path: &Path) -> nix::Result<Self> {
+    pub(super) fn take_plain(path: &Path, usage: Use) -> nix::Result<Self> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_RECURSIVE
@@ -74,6 +102,7 @@ impl Tree {
         Ok(Self {
             path: path.to_owned(),
             mount: open_tree(open_plain(path)?, "", flags).map_err(from_rustix)?,
+            usage,
         })
     }
 
@@ -95,7 +124,34 @@ impl Tree {
             }
         }
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(self.mount.as_fd(), "", CWD, place.as_path(), flags).map_err(from_rustix)
+        move_mount(self.mount.as_fd(), "", CWD, place.as_path(), flags).map_err(from_rustix)?;
+        self.forbid(self.usage.forbidden())
+    }
+
+    /// Adds to what may not be done in all of its mounts. Nothing is taken
+    /// off: what the host itself may not do stays as it is, and may not be
+    /// changed in a user namespace.
+    #[expect(unsafe_code, reason = "mount_setattr, which no library here has")]
+    fn forbid(&self, attributes: u64) -> nix::Result<()> {
+        let change = libc::mount_attr {
+            attr_set: attributes,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: 0,
+        };
+        // SAFETY: the path and the attributes outlive the call, which only
+        // reads them, and their size is given.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                self.mount.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+                &raw const change,
+                size_of::<libc::mount_attr>(),
+            )
+        };
+        Errno::result(done).map(drop)
     }
 }
 
@@ -118,10 +174,13 @@ pub(super) fn enter(mut granted: Vec<Tree>, program: Option<Tree>) -> nix::Resul
     mount_change("/", private).map_err(from_rustix)?;
     let mut trees = Vec::new();
     let mut links = Vec::new();
-    for path in SYSTEM.into_iter().chain(DEVICES).map(Path::new) {
+    let system = SYSTEM.into_iter().map(|path| (path, Use::Read));
+    let devices = DEVICES.into_iter().map(|path| (path, Use::Device));
+    for (path, usage) in system.chain(devices) {
+        let path = Path::new(path);
         match fs::symlink_metadata(path) {
             Ok(found) if found.is_symlink() => links.push((fs::read_link(path), path)),
-            Ok(_) => trees.push(Tree::take(path)?),
+            Ok(_) => trees.push(Tree::take(path, usage)?),
             Err(_not_here) => {}
         }
     }

@@ -348,3 +348,13 @@ async fn usage_while_it_runs_and_after() {
     assert!(after.cpu_ms >= before.cpu_ms, "{before:?} {after:?}");
     assert!(after.memory_peak_bytes >= before.memory_bytes && after.memory_bytes == 0);
 }
+
+#[tokio::test]
+async fn agents_go_before_the_host() {
+    // Out of memory, and behind it for the processor.
+    let host = rustix::process::getpriority_process(None).unwrap();
+    let mut agent = sh("cat /proc/self/oom_score_adj; nice");
+    assert_eq!(agent.end().await, End::Exited(0));
+    let nice = (host + 5).min(19);
+    assert_eq!(text(&agent.stdout), format!("1000\n{nice}\n"));
+}

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use skep_protocol::Enforcement;
@@ -115,6 +115,72 @@ async fn files_that_were_not_granted() {
     let mut agent = start_with(&["sh", "-c", &escape], |launch| launch.dirs = vec![granted]);
     assert_eq!(agent.end().await, End::Exited(9));
     assert!(!dir.path().join("l").exists() && !dir.path().join("h").exists() && file.exists());
+}
+
+/// Not even by who owns the file, which Landlock does not ask about.
+#[tokio::test]
+async fn what_may_only_be_read_stays_as_it_is() {
+    let files = holds().await.files;
+    if files != Enforcement::Enforced {
+        println!("files are {files:?}");
+        return;
+    }
+    for (mode, refused) in [(DirMode::Ro, true), (DirMode::Rw, false)] {
+        let dir = open_dir();
+        let file = dir.path().join("file");
+        if let Some(account) = runner().setup.account {
+            chown(&file, Some(account.uid), Some(account.gid)).unwrap();
+        }
+        let state = || {
+            let found = file.metadata().unwrap();
+            (found.mode() & 0o777, found.mtime())
+        };
+        let before = state();
+        let granted = grant(dir.path(), mode);
+        let path = file.to_str().unwrap();
+        let script = format!("chmod 640 {path}; echo $?; touch -d @1 {path}; echo $?");
+        let mut agent = start_with(&["sh", "-c", &script], |launch| {
+            launch.dirs = vec![granted];
+        });
+        assert_eq!(agent.end().await, End::Exited(0));
+        if refused {
+            assert_eq!(text(&agent.stdout), "1\n1\n");
+            assert_eq!(state(), before);
+        } else {
+            assert_eq!(text(&agent.stdout), "0\n0\n");
+            assert_eq!(state(), (0o640, 1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn mounts_allow_what_is_granted() {
+    if holds().await.files != Enforcement::Enforced {
+        return;
+    }
+    let read = open_dir();
+    // One lies within the other.
+    let write = tempfile::tempdir_in(read.path()).unwrap();
+    let granted = vec![
+        grant(write.path(), DirMode::Rw),
+        grant(read.path(), DirMode::Ro),
+    ];
+    let mut agent = start_with(&["cat", "/proc/self/mountinfo"], |launch| {
+        launch.dirs = granted;
+    });
+    assert_eq!(agent.end().await, End::Exited(0));
+    let mut seen = 0;
+    for line in text(&agent.stdout).lines() {
+        let fields: Vec<_> = line.split(' ').collect();
+        let (place, options) = (Path::new(fields[4]), fields[5]);
+        let has = |option| options.split(',').any(|one| one == option);
+        let writable = place.starts_with(write.path()) || place == Path::new("/proc");
+        assert_eq!(has("ro"), !writable, "{line}");
+        assert!(has("nosuid"), "{line}");
+        assert!(has("nodev") || place.starts_with("/dev"), "{line}");
+        seen += usize::from(place == read.path() || place == write.path());
+    }
+    assert_eq!(seen, 2);
 }
 
 #[tokio::test]
