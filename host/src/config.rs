@@ -364,11 +364,7 @@ fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
             raw.components_bytes,
             default.components_bytes,
         )?,
-        compile_workers: count(
-            "compile_workers",
-            raw.compile_workers,
-            default.compile_workers,
-        )?,
+        compile_workers: compile_workers(raw.compile_workers, default.compile_workers)?,
         compile_time: match raw.compile_ms {
             None => default.compile_time,
             Some(ms) => Duration::from_millis(positive("capacity.compile_ms", ms)?),
@@ -379,6 +375,21 @@ fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
         )?,
         cache_bytes: bytes("cache_bytes", raw.cache_bytes, default.cache_bytes)?,
     })
+}
+
+fn compile_workers(asked: Option<u64>, default: usize) -> Result<usize, ConfigError> {
+    // Each is three threads with stacks, and up to three processes.
+    const MOST: u64 = 1024;
+    const KEY: &str = "capacity.compile_workers";
+    match asked {
+        None => Ok(default),
+        Some(workers) if workers > MOST => {
+            Err(ConfigError::new(KEY, format!("must be at most {MOST}")))
+        }
+        Some(workers) => {
+            positive(KEY, workers).map(|workers| usize::try_from(workers).unwrap_or(1))
+        }
+    }
 }
 
 fn compile_memory_bytes(asked: Option<RawSize>, default: u64) -> Result<u64, ConfigError> {

@@ -94,12 +94,17 @@ const LAST_CALLS: usize = 100;
 fn remove_tree(root: &Path) -> io::Result<()> {
     let mut moved = 0u64;
     let mut late = 0;
+    // A native agent may have taken the host's user its own permissions.
+    let open =
+        |directory: &Path| std::fs::set_permissions(directory, Permissions::from_mode(0o700));
     loop {
+        open(root)?;
         let mut empty = true;
         for entry in std::fs::read_dir(root)? {
             let entry = entry?;
             empty = false;
             if entry.file_type()?.is_dir() {
+                open(&entry.path())?;
                 remove_level(root, &entry.path(), &mut moved)?;
             } else {
                 std::fs::remove_file(entry.path())?;
@@ -120,11 +125,11 @@ fn remove_tree(root: &Path) -> io::Result<()> {
 
 /// Removes one directory, after its own directories were moved to the top.
 fn remove_level(top: &Path, directory: &Path, moved: &mut u64) -> io::Result<()> {
-    // A native agent may have taken the host's user its own permissions.
-    std::fs::set_permissions(directory, Permissions::from_mode(0o700))?;
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
+            // To be moved, it has to let its `..` be written.
+            std::fs::set_permissions(entry.path(), Permissions::from_mode(0o700))?;
             loop {
                 *moved += 1;
                 match std::fs::rename(entry.path(), top.join(format!("moved-{moved}"))) {

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use skep_tests::{TestHost, eventually, soon};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 
 use crate::command::{ended, prebuilt, run, skep, skep_with, start};
 
@@ -267,4 +267,26 @@ async fn an_agent_finds_the_errors_of_a_real_log() {
     assert_ne!(ran.code, Some(0));
     assert_eq!(ran.stdout, "");
     assert!(!ran.stderr.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_embedded_host_logs_holds_nobody_up() {
+    let mut run = Command::new(skep_tests::skep_binary());
+    run.env("SKEP_LOG_FILTER", "trace")
+        .env("SKEP_CACHE_DIR", "none")
+        .args(["run", &prebuilt("hello")])
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let ran = soon("a run whose host logs", run.output()).await.unwrap();
+    assert_eq!(ran.status.code(), Some(0));
+    assert_eq!(ran.stdout, b"Hello, world!\n");
+    assert!(!ran.stderr.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_that_nobody_could_end_is_refused() {
+    let guest = prebuilt("hello");
+    let ran = skep(&["run", "--on-fuel-exhausted", "pause", &guest]).await;
+    assert_eq!(ran.code, Some(125));
+    assert!(ran.stderr.contains("--host"), "{}", ran.stderr);
 }

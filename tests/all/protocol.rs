@@ -187,7 +187,7 @@ async fn a_req_socket_is_answered_behind_its_delimiter() {
         let answer = req.ask(request(&id, "host.hello", json!({}))).await;
         assert_eq!(
             (answer.id(), &answer.body()["runners"]),
-            (id.as_str(), &json!(["wasm"]))
+            (id.as_str(), &json!(["wasm", "native"]))
         );
         assert_eq!(req.ask(b"nonsense".to_vec()).await.code(), "malformed");
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use skep_client::protocol::AgentId;
 use skep_client::protocol::event::ProgressEvent;
-use skep_client::protocol::spec::Stdin;
+use skep_client::protocol::spec::{OnFuelExhausted, Stdin};
 use skep_client::{Client, FollowOptions, WatchEvent};
 
 use super::args::RunArgs;
@@ -30,6 +30,12 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Outcome {
         Some(endpoint) => {
             let client = connect(endpoint).await?;
             run_on(&client, context, args, signals).await
+        }
+        None if args.spec.on_fuel_exhausted == Some(OnFuelExhausted::Pause) => {
+            Err(Failure::of_skep(
+                "an agent that pauses without fuel needs a host on which it can be refuelled: name \
+                 one with --host or SKEP_HOST, or leave --on-fuel-exhausted out",
+            ))
         }
         None => {
             let (embedded, client) = Embedded::start(&args.embedded)?;

@@ -1,7 +1,7 @@
 //! Where an agent's output goes: its bytes to this command's stdout and stderr
 //! as they are, or as JSON, a line an item.
 
-use std::io::{self, BufWriter, IsTerminal, StderrLock, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, Stderr, Stdout, Write};
 
 use serde_json::{Value, json};
 use skep_client::LogItem;
@@ -15,8 +15,9 @@ use super::text;
 const BUFFER: usize = 64 * 1024;
 
 pub(super) struct Sink {
-    stdout: BufWriter<StdoutLock<'static>>,
-    stderr: BufWriter<StderrLock<'static>>,
+    // Never locked for long: a host in this process logs to the same stderr.
+    stdout: BufWriter<Stdout>,
+    stderr: BufWriter<Stderr>,
     form: Form,
     /// The stream that was written to last, and whether a line of it is open.
     last: Option<(Stream, bool)>,
@@ -36,8 +37,8 @@ pub(super) enum Form {
 impl Sink {
     pub(super) fn new(form: Form) -> Self {
         Self {
-            stdout: BufWriter::with_capacity(BUFFER, io::stdout().lock()),
-            stderr: BufWriter::with_capacity(BUFFER, io::stderr().lock()),
+            stdout: BufWriter::with_capacity(BUFFER, io::stdout()),
+            stderr: BufWriter::with_capacity(BUFFER, io::stderr()),
             form,
             last: None,
             terminal: io::stderr().is_terminal() && io::stdout().is_terminal(),

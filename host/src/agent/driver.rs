@@ -72,6 +72,8 @@ struct Wish {
     /// When a stop becomes a kill, or a kill a fault.
     until: Option<Instant>,
     clocks: Clocks,
+    /// Whether it got its fuel to stop with.
+    spared: bool,
     /// Who waits until the guest stands still: as many as the host serves
     /// requests at a time, at most.
     pausing: Vec<Answer>,
@@ -120,6 +122,7 @@ impl Driver {
             intent: Intent::Run,
             until: None,
             clocks,
+            spared: false,
             pausing: Vec::new(),
         };
         let mut shutting_down = false;
@@ -157,6 +160,7 @@ impl Driver {
                 Ok(()) = guest.stand.changed() => {
                     let stand = *guest.stand.borrow_and_update();
                     self.stands(&mut wish, stand);
+                    spare(&guest, &mut wish, stand);
                 }
                 command = self.commands.recv() => match command {
                     Some(Command::Pause(answer)) => self.pause(&guest, &mut wish, answer),
@@ -296,9 +300,7 @@ impl Driver {
                         wish.want(Intent::Stop, until);
                         let stand = *guest.stand.borrow();
                         guest.control.resume();
-                        if stand == Stand::Held(PausedReason::OutOfFuel) {
-                            let _ = guest.control.refuel(FUEL_TO_STOP);
-                        }
+                        spare(guest, wish, stand);
                     }
                     Asked::Deaf => self.kill(guest, wish, Intent::StopByForce),
                 }
@@ -321,6 +323,16 @@ impl Driver {
             // It is being ended already, and for a reason that came first.
             Intent::StopByForce | Intent::Kill | Intent::Deadline | Intent::PausedTooLong => {}
         }
+    }
+}
+
+/// Gives a guest that is to stop a little fuel, once, if it is out of it.
+fn spare(guest: &Guest, wish: &mut Wish, stand: Stand) {
+    let out = stand == Stand::Held(PausedReason::OutOfFuel);
+    if out && wish.intent == Intent::Stop && !wish.spared {
+        wish.spared = true;
+        // Only a runner that counts fuel is ever out of it.
+        let _ = guest.control.refuel(FUEL_TO_STOP);
     }
 }
 

@@ -111,9 +111,10 @@ impl Wake for Seat {
 
     fn wake_by_ref(self: &Arc<Self>) {
         let woken = |phase| match phase {
-            IDLE => Some(WAITING),
-            TURNING => Some(AGAIN),
-            _ => None,
+            IDLE | WAITING => Some(WAITING),
+            // Written even where it stays: what happened before is to be seen
+            // by the turn that is about to begin.
+            _ => Some(AGAIN),
         };
         let before = self
             .phase
@@ -246,7 +247,8 @@ enum GoesOn {
 }
 
 fn turn(seat: &Arc<Seat>) -> GoesOn {
-    seat.phase.store(TURNING, Ordering::Release);
+    // Swapped, so that what came before each wake is seen in this turn.
+    seat.phase.swap(TURNING, Ordering::AcqRel);
     let waker = Waker::from(Arc::clone(seat));
     let begun = Instant::now();
     let polled = seat.slot.turn(&mut Context::from_waker(&waker));
@@ -261,7 +263,7 @@ fn turn(seat: &Arc<Seat>) -> GoesOn {
     if idle.is_ok() {
         return GoesOn::WhenWoken;
     }
-    seat.phase.store(WAITING, Ordering::Release);
+    seat.phase.swap(WAITING, Ordering::AcqRel);
     GoesOn::Now
 }
 
