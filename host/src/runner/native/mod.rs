@@ -16,9 +16,9 @@
 //! the tree if the host dies. An agent costs the host one task and five
 //! descriptors, and the machine one more process, or two: where there are pid
 //! namespaces the shim is the first process in one, below a guard, see
-//! [`enclosure`].
+//! `enclosure`.
 //!
-//! [`jailer`] finds out what holds, in a shim that tries it all. After that an
+//! `jailer` finds out what holds, in a shim that tries it all. After that an
 //! agent is shut in so or not started. `keeper`, `child`, `enclosure`, `view`,
 //! `reach` and `syscalls` run in the shim; the rest runs in the host.
 
