@@ -80,8 +80,9 @@ async fn many_times_and_not_a_line_is_lost() {
             }
         }
         pauses += 1;
+        // It may have ended at once.
         let info = client.resume(agent).await.unwrap();
-        assert_eq!(info.state, AgentState::Running);
+        assert_ne!(info.state, AgentState::Paused);
     }
     assert!(pauses > 20, "{pauses}");
     let ended = end_of(&client, agent).await;
