@@ -11,14 +11,16 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use skep_protocol::{AgentName, LimitName, Limits};
+use skep_protocol::{AgentName, Limits};
 use skep_transport::Endpoint;
 
+mod limits;
 mod machine;
 mod places;
 mod raw;
 pub mod units;
 
+use limits::{CEILINGS, ceilings, defaults};
 pub use places::cache_dir;
 pub use raw::{
     RawCapacity, RawConfig, RawDuration, RawGrants, RawLimits, RawLog, RawNative, RawServer,
@@ -31,27 +33,6 @@ const GIB: u64 = 1024 * MIB;
 /// TOML has no larger integers, so that the resolved configuration can be
 /// printed and read again.
 const MAX_NUMBER: u64 = i64::MAX as u64;
-
-/// The ceilings of an operator who names none: room for a large job, none for
-/// what could only be a mistake.
-const CEILINGS: Limits = Limits {
-    fuel: 1_000_000_000_000_000,
-    wall_ms: 7 * 24 * 3_600_000,
-    memory_bytes: 4 * GIB,
-    instances: 1024,
-    handles: 100_000,
-    hostcall_bytes: 64 * MIB,
-    stdin_bytes: 64 * MIB,
-    output_history_bytes: 256 * MIB,
-    output_bytes_per_s: GIB,
-    paused_ms: 30 * 24 * 3_600_000,
-    component_bytes: 256 * MIB,
-    args_env_bytes: MIB,
-    disk_bytes: 64 * GIB,
-    files: 1_000_000,
-    open_files: 1024,
-    processes: 4096,
-};
 
 /// The configuration of a host, checked and whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -414,56 +395,6 @@ fn positive(key: &str, value: u64) -> Result<u64, ConfigError> {
             format!("must be at most {MAX_NUMBER}"),
         )),
     }
-}
-
-fn limits(section: &str, base: Limits, raw: &RawLimits) -> Result<Limits, ConfigError> {
-    let ask = &raw.0;
-    for &name in LimitName::ALL {
-        if let Some(value) = ask.get(name) {
-            positive(&format!("{section}.{}", name.as_str()), value)?;
-        }
-    }
-    Ok(base.with(ask))
-}
-
-/// No agent is promised more memory than all may use together.
-fn ceilings(asked: &RawLimits, capacity: &Capacity) -> Result<Limits, ConfigError> {
-    let most = capacity.memory_bytes;
-    let base = Limits {
-        memory_bytes: CEILINGS.memory_bytes.min(most),
-        ..CEILINGS
-    };
-    let ceilings = limits("ceilings", base, asked)?;
-    if ceilings.memory_bytes > most {
-        let problem = format!(
-            "{} is over capacity.memory_bytes, which is {most}",
-            ceilings.memory_bytes
-        );
-        return Err(ConfigError::new("ceilings.memory_bytes", problem));
-    }
-    Ok(ceilings)
-}
-
-/// An operator who lowers a ceiling need not lower the default too; one who
-/// sets both wrongly is told.
-fn defaults(asked: &RawLimits, ceilings: &Limits) -> Result<Limits, ConfigError> {
-    let base = Limits::default();
-    let lowered = LimitName::ALL.iter().filter_map(|&name| {
-        let ceiling = ceilings.get(name);
-        (base.get(name) > ceiling).then_some((name.as_str(), ceiling))
-    });
-    let lowered = raw::asks::<serde::de::value::Error>(lowered)
-        .map_err(|error| ConfigError::new("ceilings", error))?;
-    let defaults = limits("defaults", base.with(&lowered), asked)?;
-    for &name in LimitName::ALL {
-        let (default, ceiling) = (defaults.get(name), ceilings.get(name));
-        if default > ceiling {
-            let name = name.as_str();
-            let problem = format!("{default} is over ceilings.{name}, which is {ceiling}");
-            return Err(ConfigError::new(format!("defaults.{name}"), problem));
-        }
-    }
-    Ok(defaults)
 }
 
 fn dir_roots(roots: Vec<PathBuf>) -> Result<Vec<PathBuf>, ConfigError> {

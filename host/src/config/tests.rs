@@ -1,3 +1,5 @@
+use skep_protocol::LimitName;
+
 use super::*;
 
 #[test]

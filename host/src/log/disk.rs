@@ -4,7 +4,6 @@
 //! number read.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -12,16 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use skep_protocol::{AgentId, MAX_RECORD};
+use skep_protocol::AgentId;
 
 use super::budget::Budget;
 use super::files::{Files, remove_directory};
 use super::journal::{Journal, SMALL};
 use super::page::Page;
-use super::segment::{
-    self, Decoded, HEADER, Owner, Segment, decode, decode_header, encode, encode_header, is_short,
-    owner,
-};
+use super::reader::Reader;
+use super::segment::{self, HEADER, Owner, Segment, decode_header, encode, encode_header, owner};
 use super::tail::{self, Stored};
 
 /// A history is an eighth short of its bound at most, since segments go whole.
@@ -33,9 +30,6 @@ const MAX_SEGMENT: u64 = 4 * 1024 * 1024;
 
 /// After a write has failed, the next is tried this much later.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// How much is read at a time.
-const CHUNK: usize = 128 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -506,74 +500,5 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.budget.give_back(self.state().cost);
-    }
-}
-
-/// Reads entries one after another, a chunk at a time.
-struct Reader<'a> {
-    file: &'a File,
-    owner: Owner,
-    /// Where what is not in the buffer yet begins, and where it ends.
-    offset: u64,
-    end: u64,
-    buffer: Vec<u8>,
-    /// How much of the buffer was taken.
-    taken: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn new(file: &'a File, owner: Owner, offset: u64, end: u64) -> Self {
-        Self {
-            file,
-            owner,
-            offset,
-            end,
-            buffer: Vec::new(),
-            taken: 0,
-        }
-    }
-
-    /// The entry of this number; none if it is damaged or not there.
-    fn next(&mut self, seq: u64) -> io::Result<Option<segment::Entry<'_>>> {
-        const { assert!(CHUNK > 2 * MAX_RECORD, "an entry fits into a chunk") };
-        let rest = self.buffer.get(self.taken..).unwrap_or_default();
-        if is_short(rest) {
-            self.fill()?;
-        }
-        let rest = self.buffer.get(self.taken..).unwrap_or_default();
-        match decode(self.owner, seq, rest) {
-            Decoded::Entry(entry, bytes) => {
-                self.taken += bytes;
-                Ok(Some(entry))
-            }
-            Decoded::Short | Decoded::Damaged => Ok(None),
-        }
-    }
-
-    fn fill(&mut self) -> io::Result<()> {
-        self.buffer.drain(..self.taken);
-        self.taken = 0;
-        let held = self.buffer.len();
-        let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
-        self.buffer.resize(held + left.min(CHUNK), 0);
-        let mut filled = held;
-        while let Some(room) = self
-            .buffer
-            .get_mut(filled..)
-            .filter(|room| !room.is_empty())
-        {
-            match self.file.read_at(room, self.offset) {
-                // The file is shorter than was known.
-                Ok(0) => break,
-                Ok(bytes) => {
-                    filled += bytes;
-                    self.offset += bytes as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.buffer.truncate(filled);
-        Ok(())
     }
 }

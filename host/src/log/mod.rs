@@ -8,6 +8,7 @@ mod history;
 mod journal;
 mod logs;
 mod page;
+mod reader;
 mod recorder;
 mod segment;
 mod tail;

@@ -1,0 +1,77 @@
+//! The limits that the operator sets: what agents get, and what they may ask for.
+
+use skep_protocol::{LimitName, Limits};
+
+use super::raw::{self, RawLimits};
+use super::{Capacity, ConfigError, GIB, MIB, positive};
+
+/// The ceilings of an operator who names none: room for a large job, none for
+/// what could only be a mistake.
+pub(super) const CEILINGS: Limits = Limits {
+    fuel: 1_000_000_000_000_000,
+    wall_ms: 7 * 24 * 3_600_000,
+    memory_bytes: 4 * GIB,
+    instances: 1024,
+    handles: 100_000,
+    hostcall_bytes: 64 * MIB,
+    stdin_bytes: 64 * MIB,
+    output_history_bytes: 256 * MIB,
+    output_bytes_per_s: GIB,
+    paused_ms: 30 * 24 * 3_600_000,
+    component_bytes: 256 * MIB,
+    args_env_bytes: MIB,
+    disk_bytes: 64 * GIB,
+    files: 1_000_000,
+    open_files: 1024,
+    processes: 4096,
+};
+
+fn limits(section: &str, base: Limits, raw: &RawLimits) -> Result<Limits, ConfigError> {
+    let ask = &raw.0;
+    for &name in LimitName::ALL {
+        if let Some(value) = ask.get(name) {
+            positive(&format!("{section}.{}", name.as_str()), value)?;
+        }
+    }
+    Ok(base.with(ask))
+}
+
+/// No agent is promised more memory than all may use together.
+pub(super) fn ceilings(asked: &RawLimits, capacity: &Capacity) -> Result<Limits, ConfigError> {
+    let most = capacity.memory_bytes;
+    let base = Limits {
+        memory_bytes: CEILINGS.memory_bytes.min(most),
+        ..CEILINGS
+    };
+    let ceilings = limits("ceilings", base, asked)?;
+    if ceilings.memory_bytes > most {
+        let problem = format!(
+            "{} is over capacity.memory_bytes, which is {most}",
+            ceilings.memory_bytes
+        );
+        return Err(ConfigError::new("ceilings.memory_bytes", problem));
+    }
+    Ok(ceilings)
+}
+
+/// An operator who lowers a ceiling need not lower the default too; one who
+/// sets both wrongly is told.
+pub(super) fn defaults(asked: &RawLimits, ceilings: &Limits) -> Result<Limits, ConfigError> {
+    let base = Limits::default();
+    let lowered = LimitName::ALL.iter().filter_map(|&name| {
+        let ceiling = ceilings.get(name);
+        (base.get(name) > ceiling).then_some((name.as_str(), ceiling))
+    });
+    let lowered = raw::asks::<serde::de::value::Error>(lowered)
+        .map_err(|error| ConfigError::new("ceilings", error))?;
+    let defaults = limits("defaults", base.with(&lowered), asked)?;
+    for &name in LimitName::ALL {
+        let (default, ceiling) = (defaults.get(name), ceilings.get(name));
+        if default > ceiling {
+            let name = name.as_str();
+            let problem = format!("{default} is over ceilings.{name}, which is {ceiling}");
+            return Err(ConfigError::new(format!("defaults.{name}"), problem));
+        }
+    }
+    Ok(defaults)
+}
