@@ -212,10 +212,12 @@ pub(super) fn for_compiling(parallel: bool) -> wasmtime::Result<Engine> {
 }
 
 /// What code is compiled for: it runs on engines with the same fingerprint, and
-/// only there. Stable as long as the binary is the same.
+/// only there. Stable as long as the engine is, and what is done to components
+/// before they are compiled.
 pub(super) fn fingerprint(engine: &Engine) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
+    super::bulk::VERSION.hash(&mut hasher);
     hasher.finish()
 }
 

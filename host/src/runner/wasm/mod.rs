@@ -19,6 +19,7 @@
 
 mod adapt;
 mod agent_api;
+mod bulk;
 mod cache;
 mod census;
 mod compile;

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::STACK;
 use super::confine::confine;
 use super::job::{Job, MAGIC, Reply, Task, encode, read_job};
+use crate::runner::wasm::bulk::in_portions;
 use crate::runner::wasm::engine;
 use crate::runner::wasm::inspect::{describe, examine};
 use crate::runner::wasm::panic_text;
@@ -84,7 +85,7 @@ fn compile(job: &Job, component: &[u8]) -> Result<(Reply, Vec<u8>), Refusal> {
     if engine::fingerprint(&engine) != job.engine {
         return failed("the helper is of another build than the host".to_owned());
     }
-    match engine.precompile_component(&component) {
+    match engine.precompile_component(&in_portions(&component)?) {
         Ok(code) => Ok((Reply::Compiled(facts), code)),
         Err(error) => Err(refused(&format!("{error:#}"), job.memory_bytes)),
     }

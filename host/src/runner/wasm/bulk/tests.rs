@@ -1,0 +1,237 @@
+//! What a module does with its bulk instructions in portions is what it did
+//! before.
+
+use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+use wasmtime::{Config, Engine, Instance, Store, Trap, Val};
+
+use super::function::{BYTES, ELEMENTS};
+use super::*;
+
+/// Memory of four portions and one page, which holds a different number in each
+/// word; tables of some portions of functions and of nothing.
+const MODULE_TEXT: &str = r#"
+(module $named
+  (type $i (func (result i32)))
+  (import "host" "table" (table $imported 10 funcref))
+  (import "host" "function" (func $first (result i32)))
+  (memory $m (export "m") 65)
+  (memory $other (export "other") 65)
+  (table $t (export "t") 200000 funcref)
+  (table $u (export "u") 200000 funcref)
+  (data $d "SEGMENT")
+  (elem declare func $f $g)
+  (func $f (type $i) i32.const 1)
+  (func $g (type $i) i32.const 2)
+  (func (export "prepare") (local $n i32)
+    (loop $l
+      (i32.store (local.get $n) (i32.mul (local.get $n) (i32.const 0x9e3779b1)))
+      (local.set $n (i32.add (local.get $n) (i32.const 4)))
+      (br_if $l (i32.lt_u (local.get $n) (i32.const 4259840))))
+    (local.set $n (i32.const 0))
+    (loop $l
+      (table.set $t (local.get $n) (ref.func $f))
+      (local.set $n (i32.add (local.get $n) (i32.const 7)))
+      (br_if $l (i32.lt_u (local.get $n) (i32.const 200000)))))
+  (func (export "memory.copy") (param i32 i32 i32)
+    (memory.copy (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "memory.copy between") (param i32 i32 i32)
+    (memory.copy $other $m (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "memory.fill") (param i32 i32 i32)
+    (memory.fill (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "table.copy") (param i32 i32 i32)
+    (table.copy $t $t (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "table.copy between") (param i32 i32 i32)
+    (table.copy $u $t (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "table.fill") (param i32 i32 i32)
+    (table.fill $t (local.get 0) (ref.func $g) (local.get 2)))
+  (func (export "short") (param i32 i32 i32)
+    (memory.init $d (local.get 0) (local.get 1) (local.get 2))
+    (memory.fill (local.get 0) (local.get 1) (i32.const 8)))
+  ;; What tables hold, as bytes of a memory.
+  (func (export "tell") (local $n i32)
+    (loop $l
+      (i32.store8 (local.get $n) (call $kind (table.get $t (local.get $n))))
+      (i32.store8 offset=1000000 (local.get $n) (call $kind (table.get $u (local.get $n))))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $l (i32.lt_u (local.get $n) (i32.const 200000)))))
+  (table $one 1 funcref)
+  (func $kind (param funcref) (result i32)
+    (if (result i32) (ref.is_null (local.get 0))
+      (then (i32.const 0))
+      (else (table.set $one (i32.const 0) (local.get 0))
+            (call_indirect $one (type $i) (i32.const 0))))))
+"#;
+
+const OPERATIONS: [&str; 7] = [
+    "memory.copy",
+    "memory.copy between",
+    "memory.fill",
+    "table.copy",
+    "table.copy between",
+    "table.fill",
+    "short",
+];
+
+/// What is left of a module after it was called: its trap, and its memories and
+/// tables.
+fn left(engine: &Engine, module: &wasmtime::Module, call: &str, args: [u32; 3]) -> String {
+    let mut store = Store::new(engine, ());
+    let none = wasmtime::Ref::Func(None);
+    let functions = wasmtime::TableType::new(wasmtime::RefType::FUNCREF, 10, None);
+    let table = wasmtime::Table::new(&mut store, functions, none).unwrap();
+    let function = wasmtime::Func::wrap(&mut store, || 0);
+    let imports = [table.into(), function.into()];
+    let instance = Instance::new(&mut store, module, &imports).unwrap();
+    let mut run = |name: &str, args: &[Val]| {
+        let function = instance.get_func(&mut store, name).unwrap();
+        let result = function.call(&mut store, args, &mut []);
+        result.err().map(|error| error.downcast::<Trap>().unwrap())
+    };
+    assert_eq!(run("prepare", &[]), None);
+    let args = args.map(|value| Val::I32(value.cast_signed()));
+    let trap = run(call, &args);
+    let mut hash = Sha256::new();
+    let names = if call.starts_with("table") {
+        assert_eq!(run("tell", &[]), None);
+        vec!["m"]
+    } else {
+        vec!["m", "other"]
+    };
+    for name in names {
+        hash.update(instance.get_memory(&mut store, name).unwrap().data(&store));
+    }
+    format!("{trap:?} {:x?}", hash.finalize())
+}
+
+fn engine() -> Engine {
+    let mut config = Config::new();
+    config.wasm_features(
+        super::super::engine::features() & wasmparser::WasmFeatures::WASM3,
+        true,
+    );
+    Engine::new(&config).unwrap()
+}
+
+fn rewritten(bytes: &[u8]) -> Option<Vec<u8>> {
+    Module::read(bytes).unwrap().rewrite().unwrap()
+}
+
+/// Values on both sides of everything that matters.
+fn value(portion: u32, whole: u32) -> impl Strategy<Value = u32> {
+    let near = move |at: u32| (0u32..=6).prop_map(move |by| at.wrapping_add(by).wrapping_sub(3));
+    prop_oneof![
+        near(0),
+        near(portion),
+        near(portion * 2),
+        near(whole),
+        near(whole - portion),
+        near(u32::MAX),
+        0..whole,
+        0..portion,
+    ]
+}
+
+#[test]
+fn a_module_does_the_same_in_portions() {
+    let bytes = wat::parse_str(MODULE_TEXT).unwrap();
+    let engine = engine();
+    let before = wasmtime::Module::new(&engine, &bytes).unwrap();
+    let after = wasmtime::Module::new(&engine, rewritten(&bytes).unwrap()).unwrap();
+    let args = (0..OPERATIONS.len()).prop_flat_map(|operation| {
+        let (portion, whole) = if OPERATIONS[operation].starts_with("table") {
+            (ELEMENTS, 200_000)
+        } else {
+            (BYTES, 65 << 16)
+        };
+        let value = || value(portion, whole);
+        (Just(OPERATIONS[operation]), [value(), value(), value()])
+    });
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 150,
+        ..ProptestConfig::default()
+    });
+    let done = runner.run(&args, |(call, args)| {
+        prop_assert_eq!(
+            left(&engine, &before, call, args),
+            left(&engine, &after, call, args)
+        );
+        Ok(())
+    });
+    done.unwrap();
+}
+
+#[test]
+fn only_what_may_be_long_is_replaced() {
+    let calls = |body: &str| {
+        let text = format!(
+            "(module (memory 1) (data $d \"short\") (func (param i32) \
+             i32.const 0 i32.const 0 {body}))"
+        );
+        rewritten(&wat::parse_str(text).unwrap()).is_some()
+    };
+    assert!(calls("local.get 0 memory.copy"));
+    assert!(calls("i32.const 1048577 memory.fill"));
+    assert!(calls("i32.const -1 memory.fill"));
+    assert!(!calls("i32.const 1048576 memory.fill"));
+    assert!(!calls("local.get 0 memory.init $d"));
+    assert!(!calls("drop drop"));
+}
+
+#[test]
+fn a_backtrace_names_the_instruction() {
+    let names = |text: &str| {
+        let engine = engine();
+        let bytes = rewritten(&wat::parse_str(text).unwrap()).unwrap();
+        let module = wasmtime::Module::new(&engine, bytes).unwrap();
+        let mut store = Store::new(&engine, ());
+        let instance = Instance::new(&mut store, &module, &[]).unwrap();
+        let run = instance.get_func(&mut store, "run").unwrap();
+        let error = run.call(&mut store, &[], &mut []).unwrap_err();
+        let trace = error.downcast_ref::<wasmtime::WasmBacktrace>().unwrap();
+        let name = |frame: &wasmtime::FrameInfo| frame.func_name().map(str::to_owned);
+        trace.frames().iter().map(name).collect::<Vec<_>>()
+    };
+    let body = "(memory 1) (func $caller (export \"run\") (param) (local $n i32) \
+                (memory.fill (i32.const 0) (i32.const 0) (i32.sub (local.get $n) (i32.const 1))))";
+    let named = names(&format!("(module $m {body})"));
+    assert_eq!(
+        named,
+        [Some("memory.fill".to_owned()), Some("caller".to_owned())]
+    );
+    let unnamed = names(&format!(
+        "(module {})",
+        body.replace("$caller", "")
+            .replace("$n", "")
+            .replace("local.get ", "local.get 0")
+    ));
+    assert_eq!(unnamed, [Some("memory.fill".to_owned()), None]);
+}
+
+#[test]
+fn what_lies_deep_in_a_component_is_reached() {
+    let inner = "(core module (memory 1) (func (param i32) \
+                 local.get 0 local.get 0 local.get 0 memory.fill))";
+    let nest = |depth: usize| {
+        let text = format!(
+            "{}{inner}{}",
+            "(component ".repeat(depth + 1),
+            ")".repeat(depth + 1)
+        );
+        wat::parse_str(text).unwrap()
+    };
+    for depth in [0, 3, MAX_NESTING] {
+        let component = nest(depth);
+        let portioned = in_portions(&component).unwrap();
+        assert!(portioned.len() > component.len());
+        wasmparser::Validator::new()
+            .validate_all(&portioned)
+            .unwrap();
+        // There is nothing left to replace but in the function that was added.
+        assert_eq!(portioned[..8], component[..8]);
+    }
+    let refused = in_portions(&nest(MAX_NESTING + 1)).unwrap_err();
+    assert!(refused.message.contains("nested deeper"), "{refused:?}");
+    let plain = wat::parse_str("(component (core module (func)))").unwrap();
+    assert!(matches!(in_portions(&plain), Ok(Cow::Borrowed(_))));
+}
