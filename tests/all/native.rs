@@ -16,7 +16,7 @@ use skep_tests::{TestHost, end_of, eventually, native, processes_with, run, sh, 
 
 use crate::{PROMPTLY, quiet, refusal, running, written};
 
-async fn host() -> TestHost {
+pub(crate) async fn host() -> TestHost {
     host_with(&[]).await
 }
 

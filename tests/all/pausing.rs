@@ -271,13 +271,7 @@ async fn fuel_is_added_up_to_the_ceiling() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_have_no_fuel() {
-    let host = TestHost::with(|config| {
-        config.native = Some(skep_host::config::Native {
-            programs: Vec::new(),
-            user: None,
-        });
-    })
-    .await;
+    let host = crate::native::host().await;
     let client = host.client().await;
     let agent = client.spawn(sh("sleep 600"), None).await.unwrap().id;
     running(&client, agent).await;

@@ -20,13 +20,7 @@ fn limit(name: &str, value: u64) -> LimitsAsk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_enforced_yet_is_refused() {
-    let host = TestHost::with(|config| {
-        config.native = Some(skep_host::config::Native {
-            programs: Vec::new(),
-            user: None,
-        });
-    })
-    .await;
+    let host = crate::native::host().await;
     let client = host.client().await;
     let mut cases: Vec<(&str, AgentSpec)> = Vec::new();
     let mut with = |field, change: &dyn Fn(&mut AgentSpec)| {

@@ -6,6 +6,7 @@ use skep_client::protocol::{ErrorCode, Outcome};
 use skep_client::{Client, ClientError, ConnectionState};
 use skep_tests::{
     HostProcess, Output, end_of, eventually, native, probe, processes_with, run, soon, spec,
+    start_in_vain,
 };
 use tokio::task::JoinHandle;
 
@@ -180,26 +181,8 @@ async fn two_hosts_do_not_share_a_port() {
     let host = HostProcess::start(&[]).await;
     let control = host.control().to_string();
     let dir = tempfile::tempdir().unwrap();
-    let second = tokio::process::Command::new(skep_tests::skep_binary())
-        .args([
-            "serve",
-            "--events",
-            "none",
-            "--control",
-            &control,
-            "--state-dir",
-        ])
-        .arg(dir.path())
-        .env_clear()
-        .kill_on_drop(true)
-        .output();
-    let second = soon("the end of the second host", second).await.unwrap();
-    assert_eq!(second.status.code(), Some(125));
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert!(
-        said.starts_with("skep: ") && said.contains(&control),
-        "{said}"
-    );
+    let said = start_in_vain(&control, dir.path()).await;
+    assert!(said.contains(&control), "{said}");
     // The first does not mind.
     let client = host.client();
     let agent = client.spawn(spec("hello", &[]), None).await.unwrap();

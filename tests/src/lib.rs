@@ -23,6 +23,6 @@ pub use guests::{guest, native, probe, sh, spec};
 pub use host::TestHost;
 pub use neighbours::{Heard, Neighbours};
 pub use output::{Ended, Output, end_of, run};
-pub use process::{HostProcess, skep_binary};
+pub use process::{HostProcess, skep_binary, start_in_vain};
 pub use resources::{Resources, processes_with};
 pub use wait::{DEADLINE, eventually, soon};

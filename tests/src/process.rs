@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use skep_client::{Client, ConnectionConfig, Endpoint};
 use tempfile::TempDir;
 
-use crate::wait::eventually;
+use crate::wait::{eventually, soon};
 
 /// The binary `skep` of the same build.
 ///
@@ -33,6 +33,26 @@ pub fn skep_binary() -> PathBuf {
         binary.display()
     );
     binary
+}
+
+/// What a host says that cannot start.
+///
+/// # Panics
+/// If it starts, or does not say it as the command says what happened.
+pub async fn start_in_vain(control: &str, state_dir: &Path) -> String {
+    let host = tokio::process::Command::new(skep_binary())
+        .args(["serve", "--events", "none", "--control", control])
+        .arg("--state-dir")
+        .arg(state_dir)
+        .env_clear()
+        .kill_on_drop(true)
+        .output();
+    let ended = soon("the end of a host that cannot start", host).await;
+    let ended = ended.expect("the host's process");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(125), "{said}");
+    assert!(said.starts_with("skep: "), "{said}");
+    said
 }
 
 /// `skep serve` as a child process. Dropping it kills it.

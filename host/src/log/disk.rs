@@ -3,10 +3,11 @@
 //! `output_history_bytes` and what all agents share. One writes at a time, any
 //! number read.
 
+mod recovery;
+
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ use super::files::{Files, remove_directory};
 use super::journal::{Journal, SMALL};
 use super::page::Page;
 use super::reader::Reader;
-use super::segment::{self, HEADER, Owner, Segment, decode_header, encode, encode_header, owner};
-use super::tail::{self, Stored};
+use super::segment::{Owner, Segment, encode, encode_header, owner};
+use super::tail::Stored;
 
 /// A history is an eighth short of its bound at most, since segments go whole.
 const SEGMENTS: u64 = 8;
@@ -418,82 +419,6 @@ impl Disk {
             agent = %self.agent, path = %path.display(), from_seq, %why,
             "records of a log are lost"
         );
-    }
-
-    /// Takes up what is there, written by a host that is gone. What follows the
-    /// last sound entry of a segment is cut. Whether there is anything.
-    pub(super) fn recover(&self) -> io::Result<bool> {
-        match self.files.list() {
-            Ok(segments) => self.recover_segments(&segments)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let Some(small) = self.journal.get(self.agent) else {
-            return Ok(self.has_files.load(Ordering::Relaxed));
-        };
-        if self.state().segments.is_empty() {
-            let cost = small.records.iter().map(Stored::cost).sum();
-            self.wrote_small(small.first_seq, small.records.len(), cost);
-        } else {
-            // It had begun to have files of its own, and the same is there.
-            self.journal.release(self.agent);
-        }
-        Ok(true)
-    }
-
-    fn recover_segments(&self, segments: &[u64]) -> io::Result<()> {
-        self.has_files.store(true, Ordering::Relaxed);
-        for &first_seq in segments {
-            let (segment, torn) = self.scan(first_seq)?;
-            if torn > 0 {
-                tracing::warn!(
-                    agent = %self.agent, path = %self.files.path(first_seq).display(),
-                    records = segment.count, torn_bytes = torn,
-                    "the end of a log segment was not whole, and is cut"
-                );
-            }
-            if segment.count == 0 {
-                self.files.remove(first_seq);
-                continue;
-            }
-            if torn > 0 {
-                self.files.truncate(first_seq, segment.bytes)?;
-            }
-            let mut state = self.state();
-            // What an attempt that failed has left may reach into the next one:
-            // the same records twice.
-            if let Some(last) = state.segments.back_mut() {
-                last.count = last.count.min(first_seq - last.first_seq);
-            }
-            state.next_seq = segment.end_seq();
-            self.enter(&mut state, segment);
-        }
-        let expired = self.expire(&mut self.state());
-        expired.into_iter().for_each(|seq| self.files.remove(seq));
-        Ok(())
-    }
-
-    /// Reads a whole segment: what it holds, and how many bytes follow that are
-    /// no entry.
-    fn scan(&self, first_seq: u64) -> io::Result<(Segment, u64)> {
-        let file = self.files.open(first_seq)?;
-        let length = file.metadata()?.len();
-        let mut segment = Segment::new(first_seq);
-        let mut header = [0; HEADER];
-        let sound = length >= HEADER as u64 && {
-            file.read_exact_at(&mut header, 0)?;
-            decode_header(&header) == Some(first_seq)
-        };
-        if !sound {
-            return Ok((segment, length));
-        }
-        let mut reader = Reader::new(&file, self.owner, segment.bytes, length);
-        while let Some(entry) = reader.next(segment.end_seq())? {
-            let cost = tail::cost(entry.data.len());
-            segment.push(segment::entry_bytes(&entry), cost);
-        }
-        let torn = length - segment.bytes;
-        Ok((segment, torn))
     }
 }
 

@@ -13,9 +13,10 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
+use super::bench::{self, Bench};
 use super::handle::{At, Handle};
 use super::listing::Listing;
-use super::names::Open;
+use super::names::{Counting, Open};
 use super::streams::{Reader, STREAMS, Writer};
 use super::tree::Tree;
 use super::{FilesView, Node};
@@ -74,6 +75,17 @@ impl FilesView<'_> {
             return Err(ErrorCode::CrossDevice.into());
         }
         Ok((one.tree, two.descriptor.clone()))
+    }
+
+    /// Makes a call that counts what it does in a directory.
+    async fn counted(
+        &mut self,
+        fd: &Fd,
+        call: impl AsyncFnOnce(&Counting, &mut Bench, bench::Fd) -> FsResult<()> + Send + 'static,
+    ) -> FsResult<()> {
+        let counting = self.counting(self.node(fd)?.tree);
+        self.on(fd, async move |bench, fd| call(&counting, bench, fd).await)
+            .await
     }
 }
 
@@ -152,8 +164,7 @@ impl HostDescriptor for FilesView<'_> {
     }
 
     async fn create_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
-        let counting = self.counting(self.node(&fd)?.tree);
-        self.on(&fd, async move |bench, fd| {
+        self.counted(&fd, async move |counting, bench, fd| {
             counting.make_directory(bench, fd, path).await
         })
         .await
@@ -253,8 +264,7 @@ impl HostDescriptor for FilesView<'_> {
     }
 
     async fn remove_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
-        let counting = self.counting(self.node(&fd)?.tree);
-        self.on(&fd, async move |bench, fd| {
+        self.counted(&fd, async move |counting, bench, fd| {
             counting.remove_directory(bench, fd, path).await
         })
         .await
@@ -277,16 +287,14 @@ impl HostDescriptor for FilesView<'_> {
     }
 
     async fn symlink_at(&mut self, fd: Fd, target: String, path: String) -> FsResult<()> {
-        let counting = self.counting(self.node(&fd)?.tree);
-        self.on(&fd, async move |bench, fd| {
+        self.counted(&fd, async move |counting, bench, fd| {
             counting.make_symlink(bench, fd, target, path).await
         })
         .await
     }
 
     async fn unlink_file_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
-        let counting = self.counting(self.node(&fd)?.tree);
-        self.on(&fd, async move |bench, fd| {
+        self.counted(&fd, async move |counting, bench, fd| {
             counting.unlink(bench, fd, path).await
         })
         .await

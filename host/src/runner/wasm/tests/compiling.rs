@@ -45,6 +45,15 @@ impl Helper {
         WasmRunner::new(self.config()).unwrap()
     }
 
+    /// A runner that compiles for longer than a test waits.
+    fn patient_runner(&self) -> WasmRunner {
+        WasmRunner::new(WasmConfig {
+            compile_time: DEADLINE * 2,
+            ..self.config()
+        })
+        .unwrap()
+    }
+
     /// A runner that can compile nothing.
     fn runner_without_helper(&self) -> WasmRunner {
         WasmRunner::new(WasmConfig {
@@ -261,11 +270,7 @@ async fn what_takes_long_holds_up_only_its_like() {
 #[tokio::test]
 async fn an_agent_that_is_killed_takes_its_compilation_along() {
     let helper = Helper::new();
-    let runner = WasmRunner::new(WasmConfig {
-        compile_time: DEADLINE * 2,
-        ..helper.config()
-    })
-    .unwrap();
+    let runner = helper.patient_runner();
     let started = ask(bomb()).start_on(&runner);
     helper.process().await;
     started.guest.control.kill();
@@ -282,11 +287,7 @@ async fn an_agent_that_is_killed_takes_its_compilation_along() {
 #[tokio::test]
 async fn a_helper_that_is_killed_is_not_the_end_of_its_host() {
     let helper = Helper::new();
-    let runner = WasmRunner::new(WasmConfig {
-        compile_time: DEADLINE * 2,
-        ..helper.config()
-    })
-    .unwrap();
+    let runner = helper.patient_runner();
     let started = ask(bomb()).start_on(&runner);
     let process = nix::unistd::Pid::from_raw(helper.process().await);
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL).unwrap();

@@ -59,7 +59,7 @@ async fn kill_while_nobody_reads_its_output() {
 
 #[tokio::test]
 async fn kill_in_a_start_function() {
-    let guest = command("i32.const 0", "(func $s (loop $l br $l)) (start $s)");
+    let guest = spins_at_start();
     let mut compiled = ask(guest.clone());
     compiled.limits.fuel = 1000;
     assert_eq!(compiled.end().await, End::OutOfFuel);

@@ -64,6 +64,11 @@ pub(super) fn command(body: &str, module: &str) -> Bytes {
     ))
 }
 
+/// A component that never gets to its `run`.
+fn spins_at_start() -> Bytes {
+    command("i32.const 0", "(func $s (loop $l br $l)) (start $s)")
+}
+
 /// Components that are small and take long to compile, or much; the slowest
 /// first.
 pub(super) fn bombs() -> Vec<(&'static str, Bytes)> {

@@ -57,8 +57,7 @@ async fn in_a_loop() {
 
 #[tokio::test]
 async fn in_a_start_function() {
-    let guest = command("i32.const 0", "(func $s (loop $l br $l)) (start $s)");
-    let mut started = ask(guest).start();
+    let mut started = ask(spins_at_start()).start();
     started.burns_fuel().await;
     started.held_for_a_while().await;
     started.burns_fuel().await;

@@ -1,0 +1,142 @@
+//! A disk that cannot be written, and heals.
+
+use super::*;
+
+/// Something in the way of an agent's directory: nothing can be written.
+fn obstruct(kept: &Kept) -> PathBuf {
+    let directory = kept.directory();
+    let aside = directory.with_extension("aside");
+    if directory.exists() {
+        std::fs::rename(&directory, &aside).unwrap();
+    }
+    std::fs::write(&directory, "in the way").unwrap();
+    aside
+}
+
+fn clear(kept: &Kept, aside: &Path) {
+    std::fs::remove_file(kept.directory()).unwrap();
+    if aside.exists() {
+        std::fs::rename(aside, kept.directory()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_agent_goes_on_without_its_disk_and_nothing_short_is_lost() {
+    let kept = on_disk(16 * MIB);
+    let history = &kept.history;
+    history.commit(&lines(0..100)).await;
+    let aside = obstruct(&kept);
+    for batch in 1..10 {
+        history.commit(&lines(batch * 100..(batch + 1) * 100)).await;
+        assert_eq!(
+            all(history, 100).await,
+            (numbers(100..(batch + 1) * 100), Vec::new())
+        );
+    }
+    assert!(history.heal_at().is_some());
+    clear(&kept, &aside);
+    // It heals without another record.
+    until("a time to heal", || {
+        history
+            .heal_at()
+            .is_some_and(|at| at <= tokio::time::Instant::now())
+    })
+    .await;
+    history.heal().await;
+    assert_eq!(history.heal_at(), None);
+    history.commit(&lines(1000..1010)).await;
+    let (dir, agent) = kept.left_behind();
+    let again = recover(dir.path(), agent, 16 * MIB);
+    assert_eq!(all(&again, 0).await, (numbers(0..1010), Vec::new()));
+}
+
+#[tokio::test]
+async fn what_leaves_memory_unwritten_is_a_range_that_is_gone() {
+    let kept = on_disk(64 * MIB);
+    let history = &kept.history;
+    history.commit(&lines(0..100)).await;
+    let aside = obstruct(&kept);
+    let mut next = 100;
+    while kept.first_in_memory() < 1000 {
+        history.commit(&lines(next..next + 100)).await;
+        next += 100;
+    }
+    let lost_to = kept.first_in_memory() - 1;
+    clear(&kept, &aside);
+    history.close().await;
+    assert_eq!(history.heal_at(), None, "the end waits for no retry");
+    let expected = vec![0..100, lost_to + 1..next];
+    let gap = vec![range(100, lost_to).unwrap()];
+    assert_eq!(all(history, 0).await, (expected.clone(), gap.clone()));
+    // One page ends before the range, and the next begins with it.
+    let window = history.window(50, &Stream::ALL, MIB).await.unwrap();
+    assert_eq!(
+        (window.next_seq, window.expired, window.caught_up),
+        (100, None, false)
+    );
+    let window = history
+        .window(70 + 30, &[Stream::Stderr], 1000)
+        .await
+        .unwrap();
+    assert_eq!(window.expired, range(100, lost_to));
+    let (dir, agent) = kept.left_behind();
+    let again = recover(dir.path(), agent, 64 * MIB);
+    assert_eq!(all(&again, 0).await, (expected, gap));
+}
+
+/// A small file system, while this lives.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// None where this user may not mount one.
+    fn mount(at: &Path) -> Option<Self> {
+        std::fs::create_dir(at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=512k", "skep-test"])
+            .arg(at)
+            .output();
+        let mounted = mounted.is_ok_and(|output| output.status.success());
+        mounted.then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("--lazy")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_heals_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("logs");
+    let Some(_disk) = SmallDisk::mount(&root) else {
+        println!("case: no file system could be mounted, and none was filled");
+        return;
+    };
+    println!("case: a file system of 512 KiB was filled");
+    let logs = open(&root);
+    let agent = AgentId::random();
+    let history = Arc::new(logs.create(agent, 64 * MIB));
+    let filler = root.join("filler");
+    std::fs::write(&filler, vec![0; 300 * 1024]).unwrap();
+    let mut next = 0;
+    while history.heal_at().is_none() {
+        history.commit(&lines(next..next + 100)).await;
+        next += 100;
+        assert!(next < 20_000, "the disk is never full");
+    }
+    // The agent goes on, and loses nothing that fits into memory.
+    history.commit(&lines(next..next + 500)).await;
+    next += 500;
+    assert_eq!(all(&history, 0).await, (numbers(0..next), Vec::new()));
+    std::fs::remove_file(filler).unwrap();
+    history.close().await;
+    assert_eq!(history.heal_at(), None, "it was written");
+    drop((history, logs));
+    let again = recover(dir.path(), agent, 64 * MIB);
+    assert_eq!(all(&again, 0).await, (numbers(0..next), Vec::new()));
+}

@@ -1,0 +1,125 @@
+//! What a host finds of one that is gone.
+
+use super::*;
+
+#[tokio::test]
+async fn a_host_that_was_killed_has_left_every_record() {
+    let kept = on_disk(4 * MIB);
+    kept.history.commit(&lines(0..9000)).await;
+    kept.history.commit(&lines(9000..9003)).await;
+    let (dir, agent) = kept.left_behind();
+    let again = recover(dir.path(), agent, 4 * MIB);
+    assert_eq!(again.next_seq(), 9003);
+    assert_eq!(all(&again, 0).await, (numbers(0..9003), Vec::new()));
+    // It goes on where it was.
+    again.commit(&lines(9003..9500)).await;
+    assert_eq!(all(&again, 8990).await, (numbers(8990..9500), Vec::new()));
+    drop(again);
+    // A smaller bound holds at once.
+    let again = recover(dir.path(), agent, MIB / 4);
+    let (records, gaps) = all(&again, 0).await;
+    assert_eq!(gaps.len(), 1);
+    assert_eq!(records, numbers(gaps[0].to_seq + 1..9500));
+    drop(again);
+    let logs = open(&dir.path().join("logs"));
+    assert!(logs.recover(AgentId::random(), MIB).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_torn_end_is_cut_wherever_it_is_torn() {
+    let kept = on_disk(MIB);
+    kept.history.commit(&lines(0..60)).await;
+    let (dir, agent) = kept.left_behind();
+    let root = dir.path().join("logs");
+    let path = segments(&root.join(agent.to_string())).remove(0);
+    let whole = std::fs::read(&path).unwrap();
+    let mut last = 60;
+    for cut in (0..whole.len()).rev().step_by(3) {
+        let directory = path.parent().unwrap();
+        std::fs::create_dir_all(directory).unwrap();
+        let mut torn = whole[..cut].to_vec();
+        if cut % 2 == 0 {
+            // As a file system may leave it.
+            torn.resize(whole.len(), 0);
+        }
+        std::fs::write(&path, torn).unwrap();
+        // What was added where nothing was left is a small log.
+        for journal in segments(&root).iter().filter(|path| is_journal(path)) {
+            std::fs::remove_file(journal).unwrap();
+        }
+        let again = recover(dir.path(), agent, MIB);
+        let next = again.next_seq();
+        assert!(next < 60 && next <= last, "{next} records of {cut} bytes");
+        assert_eq!(
+            all(&again, 0).await,
+            (numbers(0..next), Vec::new()),
+            "cut at {cut}"
+        );
+        again.commit(&lines(next..next + 5)).await;
+        drop(again);
+        let again = recover(dir.path(), agent, MIB);
+        assert_eq!(
+            all(&again, 0).await,
+            (numbers(0..next + 5), Vec::new()),
+            "cut at {cut}"
+        );
+        last = next;
+    }
+    assert_eq!(last, 0);
+}
+
+#[tokio::test]
+async fn damage_is_a_range_that_is_gone() {
+    let kept = on_disk(MIB);
+    for batch in 0..100 {
+        kept.history
+            .commit(&lines(batch * 100..(batch + 1) * 100))
+            .await;
+    }
+    kept.history.close().await;
+    let (before, _) = all(&kept.history, 0).await;
+    let first = before[0].start;
+    let path = segments(&kept.directory()).remove(2);
+    let begins: u64 = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let (records, gaps) = all(&kept.history, first).await;
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    let gap = gaps[0];
+    assert!(
+        gap.from_seq > begins && gap.to_seq > gap.from_seq,
+        "{gap:?}"
+    );
+    assert_eq!(records, [first..gap.from_seq, gap.to_seq + 1..10_000]);
+
+    // A file that somebody has removed.
+    let path = segments(&kept.directory()).remove(4);
+    std::fs::remove_file(path).unwrap();
+    let (records, gaps) = all(&kept.history, first).await;
+    assert_eq!((records.len(), gaps.len(), gaps[0]), (3, 2, gap));
+
+    // After a restart it is the same.
+    let kept_gaps = gaps;
+    let (dir, agent) = kept.left_behind();
+    let again = recover(dir.path(), agent, MIB);
+    let (after, gaps) = all(&again, first).await;
+    assert_eq!((after, gaps), (records, kept_gaps));
+}
+
+#[tokio::test]
+async fn a_directory_has_one_host_and_keeps_what_is_not_the_hosts() {
+    let kept = on_disk(MIB);
+    kept.history.commit(&lines(0..100)).await;
+    let (root, directory) = (kept.root(), kept.directory());
+    let second = Logs::on_disk(&root, Budget::new(1)).unwrap_err();
+    assert!(second.to_string().contains("another host"), "{second}");
+    let (dir, _) = kept.left_behind();
+    std::fs::create_dir(root.join("mine")).unwrap();
+    let logs = open(&root);
+    assert_eq!(logs.sweep().unwrap(), 1);
+    until("the orphan is gone", || !directory.exists()).await;
+    assert!(root.join("mine").exists());
+    drop(dir);
+}
