@@ -19,7 +19,7 @@ use crate::agent::driver::publish;
 use crate::clock;
 use crate::core::Core;
 use crate::dispatch::{answer, internal, refuse};
-use crate::surplus::Surplus;
+use crate::surplus::{Seen, Surplus};
 
 /// How many requests may wait for an agent's end at once (`agent.wait` and
 /// `agent.stop`), and how many of all others may be under way. One more is
@@ -54,7 +54,10 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
             },
             _ = sign_of_life.tick() => {
                 publish_host(&core);
-                surplus.give_back(core.logs.freed());
+                surplus.look(Seen {
+                    freed: core.logs.freed(),
+                    spawns: core.tally.spawns(),
+                });
             }
             () = &mut bounding => {}
         }

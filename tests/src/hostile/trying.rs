@@ -26,13 +26,19 @@ pub struct Timing {
 const MARK: &str = "HOSTILE";
 
 impl Case {
+    /// What it is called in reports.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}: {}", self.row, self.what)
+    }
+
     /// Tries it, and forgets it.
     ///
     /// # Panics
     /// If it ends in any other way, or writes anything else, or leaves a
     /// process behind.
     pub async fn try_on(&self, client: &Client) -> Timing {
-        let name = format!("{}: {}", self.row, self.what);
+        let name = self.name();
         let mut spec = self.spec.clone();
         let mark = uuid::Uuid::new_v4().to_string();
         let native = spec.runner == RunnerKind::Native;

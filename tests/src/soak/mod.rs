@@ -127,10 +127,12 @@ pub async fn soak(plan: &Plan) -> Report {
     report.none("of them lost", usize::try_from(lost).unwrap_or(usize::MAX));
     report.within(
         "end after its wall clock, at most",
-        ledger.overdue,
+        ledger.overdue.took,
         PATIENCE,
     );
-    report.within("kill, at most", ledger.kill, PATIENCE);
+    report.fact("of the case", ledger.overdue.case);
+    report.within("kill, at most", ledger.kill.took, PATIENCE);
+    report.fact("of the case", ledger.kill.case);
     let late = |pause: Duration| pause.saturating_sub(LINE_EVERY);
     let longest = first.longest_pause.max(second.longest_pause);
     report.within(

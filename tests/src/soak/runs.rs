@@ -27,8 +27,24 @@ pub(super) struct Ledger {
     pub(super) wrong: Vec<String>,
     /// What got out, or saw what was another's.
     pub(super) escapes: Vec<String>,
-    pub(super) overdue: Duration,
-    pub(super) kill: Duration,
+    pub(super) overdue: Slowest,
+    pub(super) kill: Slowest,
+}
+
+/// The longest that something took, and of which case.
+#[derive(Debug, Default)]
+pub(super) struct Slowest {
+    pub(super) took: Duration,
+    pub(super) case: String,
+}
+
+impl Slowest {
+    fn add(&mut self, case: &Case, took: Option<Duration>) {
+        if let Some(took) = took.filter(|took| *took > self.took) {
+            self.took = took;
+            self.case = case.name();
+        }
+    }
 }
 
 impl Ledger {
@@ -36,8 +52,8 @@ impl Ledger {
         *self.tries.entry(case.row).or_default() += 1;
         match tried {
             Ok(timing) => {
-                self.overdue = self.overdue.max(timing.overdue.unwrap_or_default());
-                self.kill = self.kill.max(timing.kill.unwrap_or_default());
+                self.overdue.add(case, timing.overdue);
+                self.kill.add(case, timing.kill);
             }
             Err(error) if case.guards => self.escapes.push(said(error)),
             Err(error) => self.wrong.push(said(error)),
