@@ -14,17 +14,20 @@ use std::time::Duration;
 use skep_protocol::{AgentName, Limits};
 use skep_transport::Endpoint;
 
+mod audit;
 mod limits;
 mod machine;
 mod places;
 mod raw;
 pub mod units;
 
+pub use audit::Audit;
+use audit::audit;
 use limits::{CEILINGS, ceilings, defaults};
 pub use places::cache_dir;
 pub use raw::{
-    RawCapacity, RawConfig, RawDuration, RawGrants, RawLimits, RawLog, RawNative, RawServer,
-    RawSize,
+    RawAudit, RawCapacity, RawConfig, RawDuration, RawGrants, RawLimits, RawLog, RawNative,
+    RawServer, RawSize,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -65,6 +68,8 @@ pub struct Config {
     pub grace: Duration,
     /// What the host logs.
     pub log: Log,
+    /// How much is kept of the record of requests, if there is one.
+    pub audit: Option<Audit>,
 }
 
 /// How much a host holds.
@@ -219,6 +224,8 @@ impl Config {
             }),
             grace: DEFAULT_GRACE,
             log: Log::default(),
+            // Who asks is the person whose process it is.
+            audit: None,
         }
     }
 
@@ -261,6 +268,7 @@ impl TryFrom<RawConfig> for Config {
             native: native(raw.native)?,
             grace: raw.server.grace.map_or(DEFAULT_GRACE, |grace| grace.0),
             log: log(raw.log)?,
+            audit: audit(raw.audit)?,
         })
     }
 }

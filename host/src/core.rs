@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::slots::Slots;
 use crate::agent::spec::Rules;
+use crate::audit::Audit;
 use crate::components::Components;
 use crate::log::{Logs, RecordCount};
 use crate::registry::{Registry, StateCounts};
@@ -47,6 +48,8 @@ pub struct Core {
     pub publisher: Publisher,
     pub meter: Meter,
     pub tally: Tally,
+    /// The record of requests, if one is kept.
+    pub audit: Option<Audit>,
     pub records: RecordCount,
     pub shutdown: CancellationToken,
     pub drivers: TaskTracker,

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 use skep_protocol::codec::{self, EncodeError, Envelope};
-use skep_protocol::op::{Op, Request};
+use skep_protocol::op::Request;
 use skep_protocol::{Digest, ErrorCode, ErrorDetails, RequestId, WireError};
 
 use crate::agent::spec::Denied;
+use crate::audit::Asked;
 use crate::components::StoreError;
 use crate::core::Core;
 use crate::op::{self, Error};
@@ -18,17 +19,23 @@ use crate::replies::Claim;
 /// Answers one payload. What changes something is done once per id, however
 /// often it is sent.
 pub async fn answer(core: Arc<Core>, payload: Bytes) -> Bytes {
+    let mut asked = Asked::now();
     let envelope = match Envelope::parse(&payload) {
         Ok(envelope) => envelope,
-        Err(rejection) => return refuse(&core, rejection.id, None, &rejection.error),
+        Err(rejection) => {
+            asked.bears(rejection.id);
+            return refuse(&core, &asked, &rejection.error);
+        }
     };
     let Envelope { id, op, .. } = envelope;
+    asked.bears(Some(id));
+    asked.asks(op);
     if !op.changes() {
-        return perform(&core, &envelope).await;
+        return perform(&core, &envelope, asked).await;
     }
     match core.replies.claim(id, fingerprint(&envelope)) {
         Claim::New(promise) => {
-            let answer = perform(&core, &envelope).await;
+            let answer = perform(&core, &envelope, asked).await;
             promise.keep(&answer);
             answer
         }
@@ -37,7 +44,7 @@ pub async fn answer(core: Arc<Core>, payload: Bytes) -> Bytes {
             Ok(answer) => answer.clone().unwrap_or_default(),
             Err(_) => {
                 let error = internal("the request that this one repeats was not finished");
-                refuse(&core, Some(id), Some(op), &error)
+                refuse(&core, &asked, &error)
             }
         },
         Claim::Conflict => {
@@ -46,7 +53,7 @@ pub async fn answer(core: Arc<Core>, payload: Bytes) -> Bytes {
                 "id",
                 "another request bore this id: each request needs one of its own",
             );
-            refuse(&core, Some(id), Some(op), &error)
+            refuse(&core, &asked, &error)
         }
     }
 }
@@ -56,26 +63,30 @@ fn fingerprint(envelope: &Envelope<'_>) -> Digest {
     Digest::of(&[envelope.op.as_str().as_bytes(), b"\0", envelope.body].concat())
 }
 
-async fn perform(core: &Arc<Core>, envelope: &Envelope<'_>) -> Bytes {
-    let (id, op) = (envelope.id, envelope.op);
+async fn perform(core: &Arc<Core>, envelope: &Envelope<'_>, mut asked: Asked) -> Bytes {
     let result = match envelope.decode() {
-        Ok(request) => execute(core, id, request).await,
-        Err(error) => return refuse(core, Some(id), Some(op), &error),
+        Ok(request) => {
+            if core.audit.is_some() {
+                asked.says(&request);
+            }
+            execute(core, envelope.id, request, &mut asked).await
+        }
+        Err(error) => return refuse(core, &asked, &error),
     };
     match result {
         Ok(Ok(answer)) => {
-            core.tally.answered(Some(op), None);
+            told(core, &asked, None);
             Bytes::from(answer)
         }
-        Ok(Err(error)) => refuse(core, Some(id), Some(op), &unwritable(&error)),
-        Err(error) => refuse(core, Some(id), Some(op), &wire_error(&error)),
+        Ok(Err(error)) => refuse(core, &asked, &unwritable(&error)),
+        Err(error) => refuse(core, &asked, &wire_error(&error)),
     }
 }
 
 /// The answer as it is written down; the outer error is the operation's.
 type Executed = Result<Result<Vec<u8>, EncodeError>, Error>;
 
-async fn execute(core: &Arc<Core>, id: RequestId, request: Request) -> Executed {
+async fn execute(core: &Arc<Core>, id: RequestId, request: Request, asked: &mut Asked) -> Executed {
     fn granted<R: Serialize>(id: RequestId, reply: &R) -> Executed {
         Ok(codec::encode_reply(id, reply))
     }
@@ -83,14 +94,24 @@ async fn execute(core: &Arc<Core>, id: RequestId, request: Request) -> Executed 
         Request::HostHello(_) => granted(id, &op::host::hello(core)),
         Request::HostHealth(_) => granted(id, &op::host::health(core)),
         Request::HostStats(_) => granted(id, &op::host::stats(core)),
-        Request::ComponentPut(body) => granted(id, &op::component::put(core, body).await?),
+        Request::ComponentPut(body) => {
+            let reply = op::component::put(core, body).await?;
+            if reply.complete {
+                asked.completed();
+            }
+            granted(id, &reply)
+        }
         Request::ComponentStat(body) => granted(id, &op::component::stat(core, body.digest)?),
         Request::ComponentCheck(body) => {
             granted(id, &op::check::check(core, body, wire_error).await?)
         }
         Request::ComponentList(body) => granted(id, &op::component::list(core, &body)?),
         Request::ComponentRemove(body) => granted(id, &op::component::remove(core, body.digest)?),
-        Request::AgentSpawn(body) => granted(id, &op::spawn::spawn(core, body).await?),
+        Request::AgentSpawn(body) => {
+            let reply = op::spawn::spawn(core, body).await?;
+            asked.made(&reply);
+            granted(id, &reply)
+        }
         Request::AgentList(body) => granted(id, &op::agents::list(core, &body)?),
         Request::AgentGet(body) => granted(id, &op::agents::get(core, body.agent)?),
         Request::AgentPause(body) => granted(id, &op::control::pause(core, body.agent).await?),
@@ -107,15 +128,19 @@ async fn execute(core: &Arc<Core>, id: RequestId, request: Request) -> Executed 
     }
 }
 
-/// The payload that refuses, counted.
-pub(crate) fn refuse(
-    core: &Core,
-    id: Option<RequestId>,
-    op: Option<Op>,
-    error: &WireError,
-) -> Bytes {
-    core.tally.answered(op, Some(error.code));
-    match codec::encode_error(id, error) {
+/// Counts and records how a request ended: each passes here once.
+fn told(core: &Core, asked: &Asked, refusal: Option<&WireError>) {
+    core.tally
+        .answered(asked.op(), refusal.map(|refusal| refusal.code));
+    if let Some(audit) = &core.audit {
+        audit.record(asked, refusal);
+    }
+}
+
+/// The payload that refuses, counted and recorded.
+pub(crate) fn refuse(core: &Core, asked: &Asked, error: &WireError) -> Bytes {
+    told(core, asked, Some(error));
+    match codec::encode_error(asked.id(), error) {
         Ok(answer) => Bytes::from(answer),
         Err(cause) => {
             tracing::error!(%cause, code = %error.code, "a refusal could not be written down");

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub mod agent;
+pub mod audit;
 pub mod clock;
 pub mod components;
 pub mod config;
@@ -80,6 +81,9 @@ pub enum StartError {
     /// The logs of agents have no place.
     #[error(transparent)]
     Logs(#[from] log::OpenError),
+    /// The record of requests has no place.
+    #[error(transparent)]
+    Audit(#[from] audit::OpenError),
 }
 
 /// How a host is used.
@@ -149,6 +153,11 @@ impl Host {
         };
         let history = log::Budget::new(capacity.history_bytes);
         let logs = logs(config, purpose, &history)?;
+        // After the logs: their lock says that no other host is here.
+        let audit = config.audit.map(|bounds| {
+            let dir = config.state_dir.join("audit");
+            audit::Audit::open(&dir, bounds, &config.server_id)
+        });
         let core = Arc::new(Core {
             server_id: config.server_id.clone(),
             endpoints,
@@ -176,6 +185,7 @@ impl Host {
             publisher: wire.publisher,
             meter: wire.meter,
             tally: tally::Tally::default(),
+            audit: audit.transpose()?,
             records: Arc::default(),
             shutdown: CancellationToken::new(),
             drivers: TaskTracker::new(),
@@ -217,6 +227,9 @@ impl Host {
         let answered = self.core.answering.wait();
         if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
             tracing::error!("requests were left without their answer");
+        }
+        if let Some(audit) = &self.core.audit {
+            audit.close();
         }
     }
 }

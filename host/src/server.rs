@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::driver::publish;
+use crate::audit::Asked;
 use crate::clock;
 use crate::core::Core;
 use crate::dispatch::{answer, internal, refuse};
@@ -108,7 +109,7 @@ fn take(core: &Arc<Core>, places: &Places, Inbound { payload, peer }: Inbound) {
             } else {
                 None
             };
-            return peer.reply(refuse(core, id, None, &framing_error(&error)));
+            return peer.reply(refuse(core, &Asked::of_id(id), &framing_error(&error)));
         }
     };
     let id = peek_id(&payload);
@@ -119,19 +120,22 @@ fn take(core: &Arc<Core>, places: &Places, Inbound { payload, peer }: Inbound) {
         None
     };
     if large && bytes.is_none() {
-        return peer.reply(refuse(core, id, None, &rate_limited()));
+        return peer.reply(refuse(core, &Asked::of_id(id), &rate_limited()));
     }
     let answering = AssertUnwindSafe(answer(Arc::clone(core), payload.clone())).catch_unwind();
-    let of_answer = Arc::clone(core);
+    let (of_answer, of_payload) = (Arc::clone(core), payload.clone());
     // A panic is our bug, and the loop's end would be every agent's.
     let mut answering = Box::pin(answering.map(move |answer| {
-        answer.unwrap_or_else(|_| refuse(&of_answer, id, None, &internal("an operation panicked")))
+        answer.unwrap_or_else(|_| {
+            let error = internal("an operation panicked");
+            refuse(&of_answer, &Asked::of(&of_payload), &error)
+        })
     }));
     if !large && let Some(reply) = poll_once(answering.as_mut()) {
         return peer.reply(reply);
     }
     let Some(place) = places.for_op(&payload) else {
-        return peer.reply(refuse(core, id, None, &rate_limited()));
+        return peer.reply(refuse(core, &Asked::of(&payload), &rate_limited()));
     };
     core.answering.spawn(async move {
         peer.reply(answering.await);

@@ -9,6 +9,7 @@
     reason = "a panic is how a test fails"
 )]
 
+mod audit;
 mod check;
 mod churn;
 mod cli;

@@ -121,11 +121,22 @@ impl TestHost {
     /// # Panics
     /// If that does not end.
     pub async fn end(self) {
-        let Self { host, sockets, .. } = self;
+        self.end_and_leave().await;
+    }
+
+    /// The same, and gives the state directory that it leaves.
+    ///
+    /// # Panics
+    /// If that does not end.
+    pub async fn end_and_leave(self) -> TempDir {
+        let Self {
+            host, sockets, dir, ..
+        } = self;
         soon("the end of the host", async {
             host.shutdown().await;
             sockets.close().await;
         })
         .await;
+        dir
     }
 }

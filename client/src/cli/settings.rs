@@ -14,8 +14,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::args::ServeArgs;
 
-const SECTIONS: [&str; 7] = [
-    "server", "capacity", "defaults", "ceilings", "grants", "native", "log",
+const SECTIONS: [&str; 8] = [
+    "server", "capacity", "defaults", "ceilings", "grants", "native", "log", "audit",
 ];
 
 /// Values that have a flag, and variables of the same name: `--state-dir` and

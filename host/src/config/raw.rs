@@ -47,6 +47,8 @@ pub struct RawConfig {
     pub native: RawNative,
     /// The host's log.
     pub log: RawLog,
+    /// The record of requests.
+    pub audit: RawAudit,
 }
 
 sections! {
@@ -117,6 +119,16 @@ sections! {
         filter: String,
         /// In which form.
         format: LogFormat,
+    }
+
+    /// `[audit]`
+    RawAudit {
+        /// Whether requests are recorded.
+        enabled: bool,
+        /// Bytes of one file.
+        max_bytes: RawSize,
+        /// Files.
+        files: u64,
     }
 }
 
@@ -297,6 +309,11 @@ impl From<&Config> for RawConfig {
             log: RawLog {
                 filter: Some(config.log.filter.clone()),
                 format: Some(config.log.format),
+            },
+            audit: RawAudit {
+                enabled: Some(config.audit.is_some()),
+                max_bytes: config.audit.map(|audit| RawSize(audit.max_bytes)),
+                files: config.audit.map(|audit| audit.files.into()),
             },
         }
     }

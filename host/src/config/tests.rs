@@ -10,6 +10,7 @@ fn nothing_said_is_the_default() {
     assert_eq!(config.capacity, Capacity::default());
     assert_eq!(config.defaults, Limits::default());
     assert_eq!(config.native, None);
+    assert_eq!(config.audit, Some(Audit::default()));
     assert!(config.state_dir.ends_with("skep"), "{:?}", config.state_dir);
     assert!(config.server_id.parse::<AgentName>().is_ok());
 }
@@ -83,6 +84,7 @@ fn an_embedded_host_keeps_nothing() {
     assert_ne!(one.state_dir, other.state_dir);
     assert!(!one.state_dir.exists());
     assert!(one.native.is_some());
+    assert_eq!(one.audit, None);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use skep_protocol::op::{Health, HostInfo, Stats, TransportCounts};
 use skep_protocol::{RunnerKind, VERSION};
 
+use crate::audit::Audit;
 use crate::core::Core;
 
 #[must_use]
@@ -30,6 +31,9 @@ pub fn health(core: &Core) -> Health {
     let mut reasons = Vec::new();
     if core.shutdown.is_cancelled() {
         reasons.push("the host is shutting down".to_owned());
+    }
+    if core.audit.as_ref().is_some_and(Audit::is_failing) {
+        reasons.push("the audit record cannot be written; the host's log says why".to_owned());
     }
     Health {
         healthy: reasons.is_empty(),

@@ -48,6 +48,7 @@ fn every_value_can_be_set_from_everywhere() {
         ("SKEP_CACHE_DIR", "/var/cache/1"),
         ("SKEP_SERVER_HELPER", "/usr/bin/skep"),
         ("SKEP_CAPACITY_COMPILE_MS", "5000"),
+        ("SKEP_AUDIT_MAX_BYTES", "1MiB"),
         ("SKEP_CAPACITY_COMPILE_MEMORY_BYTES", "256MiB"),
         // Others'.
         ("SKEP_HOST", "tcp://127.0.0.1:1"),
@@ -60,6 +61,8 @@ fn every_value_can_be_set_from_everywhere() {
         "ceilings.wall_ms=2h",
         "--set",
         "capacity.history_bytes=5MiB",
+        "--set",
+        "audit.files=3",
         "--grace",
         "9s",
     ];
@@ -74,9 +77,13 @@ fn every_value_can_be_set_from_everywhere() {
     assert_eq!(config.cache_dir, Some(PathBuf::from("/var/cache/1")));
     assert_eq!(config.helper, Some(PathBuf::from("/usr/bin/skep")));
     assert_eq!(config.capacity.compile_time.as_secs(), 5);
+    let audit = config.audit.unwrap();
+    assert_eq!((audit.max_bytes, audit.files), (1 << 20, 3));
     assert_eq!(config.capacity.compile_memory_bytes, 256 << 20);
     let none = load("[server]\ncache_dir = \"none\"\n", &[], &[]).unwrap();
     assert_eq!(none.cache_dir, None);
+    let none = load("[audit]\nenabled = false\n", &[], &[]).unwrap();
+    assert_eq!(none.audit, None);
     assert_eq!(config.log.format, LogFormat::Json);
 }
 
@@ -165,6 +172,11 @@ fn a_wrong_file_is_named_with_its_line() {
             "native.programs: `python3`",
         ),
         ("[log]\nfilter = \"\"\n", "log.filter: is empty"),
+        (
+            "[audit]\nmax_bytes = \"1KiB\"\n",
+            "audit.max_bytes: must be at least 65536 (set by",
+        ),
+        ("[audit]\nfiles = 0\n", "audit.files: must be within 1 and"),
     ] {
         let error = load(toml, &[], &[]).unwrap_err();
         assert!(error.contains(named), "{toml}: {error}");
