@@ -2,7 +2,7 @@
 //! below its own, or beside it if an operator has delegated the one above to
 //! it. Everything here is a file of the kernel's; nothing waits.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use super::layers::Controllers;
 
 const PREFIX: &str = "skep-";
 
-/// A host that was killed leaves empty cgroups behind; what is younger may be
-/// another host's, about to be entered.
+/// A host that was killed leaves empty cgroups behind. Where nothing says that
+/// it is gone, what is younger may be another's, about to be entered.
 const STALE: Duration = Duration::from_secs(60);
 
 /// Where a host makes cgroups.
@@ -24,6 +24,7 @@ const STALE: Duration = Duration::from_secs(60);
 pub(super) struct Cgroups {
     base: PathBuf,
     controllers: Controllers,
+    claim: Claim,
 }
 
 impl Cgroups {
@@ -44,8 +45,8 @@ impl Cgroups {
             // It is not there, or the host itself lies in the same cgroup.
             let _refused = fs::write(base.join("cgroup.subtree_control"), controller);
         }
-        let trial = Cgroup::make(&base, AgentId::random()).ok()?;
-        let has = |name: &str| trial.path.join(name).exists();
+        let claim = Claim::make(&base).ok()?;
+        let has = |name: &str| claim.cgroup.path.join(name).exists();
         if !has("cgroup.kill") || !has("cgroup.freeze") {
             return None;
         }
@@ -53,8 +54,11 @@ impl Cgroups {
             memory: has("memory.max"),
             pids: has("pids.max"),
         };
-        drop(trial);
-        Some(Self { base, controllers })
+        Some(Self {
+            base,
+            controllers,
+            claim,
+        })
     }
 
     pub(super) fn controllers(&self) -> Controllers {
@@ -63,7 +67,8 @@ impl Cgroups {
 
     /// Makes one with these limits.
     pub(super) fn make(&self, agent: AgentId, limits: &Limits) -> io::Result<Cgroup> {
-        let cgroup = Cgroup::make(&self.base, agent)?;
+        let name = format!("{PREFIX}{}-{agent}", self.claim.host);
+        let cgroup = Cgroup::make(self.base.join(name))?;
         let set = |name: &str, value: &str| fs::write(cgroup.path.join(name), value);
         if self.controllers.memory {
             set("memory.max", &limits.memory_bytes.to_string())?;
@@ -82,6 +87,34 @@ impl Cgroups {
     }
 }
 
+/// An empty cgroup that a host has locked for as long as it lives. Those of its
+/// agents have its name and one of their own.
+#[derive(Debug)]
+struct Claim {
+    host: String,
+    cgroup: Cgroup,
+    _lock: File,
+}
+
+impl Claim {
+    fn make(base: &Path) -> io::Result<Self> {
+        let host = uuid::Uuid::new_v4().simple().to_string();
+        let cgroup = Cgroup::make(claim(base, &host))?;
+        let lock = File::open(&cgroup.path)?;
+        // Another host may just be looking whether it is locked.
+        lock.lock()?;
+        Ok(Self {
+            host,
+            cgroup,
+            _lock: lock,
+        })
+    }
+}
+
+fn claim(base: &Path, host: &str) -> PathBuf {
+    base.join(format!("{PREFIX}{host}"))
+}
+
 /// One agent's cgroup, removed on drop: by then, nothing of the agent is left.
 #[derive(Debug)]
 pub(super) struct Cgroup {
@@ -89,8 +122,7 @@ pub(super) struct Cgroup {
 }
 
 impl Cgroup {
-    pub(super) fn make(base: &Path, agent: AgentId) -> io::Result<Self> {
-        let path = base.join(format!("{PREFIX}{agent}"));
+    pub(super) fn make(path: PathBuf) -> io::Result<Self> {
         DirBuilder::new().create(&path)?;
         Ok(Self { path })
     }
@@ -172,15 +204,46 @@ fn is_delegated(cgroup: &Path) -> bool {
         })
 }
 
-/// Removes the empty ones of hosts that are gone.
+/// Removes the empty ones of hosts that are gone: those of agents at once, if
+/// the host's claim says so.
 fn sweep(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
+            continue;
+        };
         let modified = entry.metadata().and_then(|found| found.modified());
-        let age = modified.map(|time| time.elapsed().unwrap_or_default());
-        if ours && age.is_ok_and(|age| age > STALE) {
-            // One with a process in it stays.
+        let stale = modified.is_ok_and(|time| time.elapsed().unwrap_or_default() > STALE);
+        let left = match rest.split_once('-') {
+            Some((host, _)) => match Holder::of(&claim(base, host)) {
+                Holder::Lives => false,
+                Holder::Gone => true,
+                Holder::Unknown => stale,
+            },
+            None => stale && Holder::of(&entry.path()) == Holder::Gone,
+        };
+        if left {
+            // One with a process in it stays, and so does one that is another's.
             let _in_use = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// Whose a claim is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Lives,
+    Gone,
+    /// There is no claim.
+    Unknown,
+}
+
+impl Holder {
+    fn of(claim: &Path) -> Self {
+        match File::open(claim).map(|file| file.try_lock()) {
+            Ok(Ok(())) => Self::Gone,
+            Ok(Err(_)) => Self::Lives,
+            Err(_) => Self::Unknown,
         }
     }
 }
@@ -206,6 +269,41 @@ mod tests {
         assert_eq!(found("0::/elsewhere\n"), None);
         assert_eq!(found("4:memory:/a\n"), None);
         assert_eq!(own("0::/\n", ""), None);
+    }
+
+    #[test]
+    fn only_what_a_dead_host_left_is_swept() {
+        let base = tempfile::tempdir().unwrap();
+        let make = |name: String| {
+            let path = base.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let living = Claim::make(base.path()).unwrap();
+        let agent = AgentId::random();
+        let of_living = make(format!("{PREFIX}{}-{agent}", living.host));
+        let claim = make(format!("{PREFIX}dead"));
+        let of_dead = make(format!("{PREFIX}dead-{agent}"));
+        let in_use = make(format!("{PREFIX}dead-{}", AgentId::random()));
+        fs::create_dir(in_use.join("inner")).unwrap();
+        let unclaimed = make(format!("{PREFIX}{agent}"));
+        let others = make("other".to_owned());
+        sweep(base.path());
+        assert!(!of_dead.exists());
+        for kept in [&of_living, &claim, &in_use, &unclaimed, &others] {
+            assert!(kept.exists(), "{}", kept.display());
+        }
+        // Some time later.
+        let long_ago = std::time::SystemTime::now() - 2 * STALE;
+        for dir in [&claim, &unclaimed, &of_living, &living.cgroup.path] {
+            File::open(dir).unwrap().set_modified(long_ago).unwrap();
+        }
+        sweep(base.path());
+        assert!(!claim.exists() && !unclaimed.exists());
+        assert!(of_living.exists() && living.cgroup.path.exists());
+        let path = living.cgroup.path.clone();
+        drop(living);
+        assert!(!path.exists());
     }
 
     #[test]

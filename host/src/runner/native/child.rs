@@ -166,7 +166,7 @@ fn confine(instruction: &Instruction) -> nix::Result<()> {
         reach::restrict(Some(instruction.program_path()), reach)?;
     }
     if layers.syscalls {
-        syscalls::restrict()?;
+        syscalls::restrict(instruction.jail.shared())?;
     }
     limit(&instruction.jail)
 }
@@ -195,11 +195,27 @@ fn limit(jail: &Jail) -> nix::Result<()> {
 /// Sets every signal's action to its default: a signal that is ignored stays
 /// so in the programs that a process executes, and Rust's own start ignores
 /// SIGPIPE.
-#[expect(unsafe_code, reason = "signal")]
+#[expect(unsafe_code, reason = "rt_sigaction")]
 pub(super) fn default_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: no handler is installed. It fails for SIGKILL and SIGSTOP,
-        // and for two that the C library keeps for itself.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// Bytes of the kernel's set of signals, and how many there are.
+    const SET: usize = size_of::<u64>();
+    const SIGNALS: i32 = 64;
+    // The kernel's `struct sigaction`, of which no architecture has a larger
+    // one: all of it zero is the default action.
+    let default = [0_u64; 4];
+    for signal in 1..=SIGNALS {
+        // Past the C library, which keeps two signals for itself and refuses to
+        // set them.
+        // SAFETY: no handler is installed, and the kernel reads no more than
+        // there is. It fails for SIGKILL and SIGSTOP.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                SET,
+            )
+        };
     }
 }

@@ -82,14 +82,12 @@ impl Hold {
 mod tests {
     use std::fs;
 
-    use skep_protocol::AgentId;
-
     use super::*;
 
     #[test]
     fn a_tree_goes_on_by_what_held_it() {
         let base = tempfile::tempdir().unwrap();
-        let cgroup = Cgroup::make(base.path(), AgentId::random()).unwrap();
+        let cgroup = Cgroup::make(base.path().join("agent")).unwrap();
         let dir = fs::read_dir(base.path()).unwrap().next().unwrap().unwrap();
         let file = dir.path().join("cgroup.freeze");
         let mut hold = Hold::default();

@@ -91,9 +91,36 @@ const DENIED: &[i64] = &[
 /// there: programs then use `clone`.
 const ABSENT: &[i64] = &[libc::SYS_clone3];
 
+/// Memory that is no process's, so that only a cgroup counts it; System V's, and
+/// queues of messages, are all processes' of one user besides, unless there is a
+/// namespace.
+const UNCOUNTED: &[i64] = &[
+    libc::SYS_memfd_create,
+    libc::SYS_memfd_secret,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_mq_open,
+];
+
+/// Whether memory outside of processes is an agent's own and counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shared {
+    Counted,
+    Uncounted,
+}
+
 /// Puts the filter over this process and what it becomes.
-pub(super) fn restrict() -> nix::Result<()> {
-    let denied = filter(denied(), libc::EPERM)?;
+pub(super) fn restrict(shared: Shared) -> nix::Result<()> {
+    let denied = filter(denied(shared), libc::EPERM)?;
     let absent = filter(unconditional(ABSENT), libc::ENOSYS)?;
     for program in [denied, absent] {
         apply_filter(&program).map_err(|_| Errno::ENOSYS)?;
@@ -121,8 +148,11 @@ fn unconditional(calls: &[i64]) -> Rules {
     numbers.map(|number| (number, Vec::new())).collect()
 }
 
-fn denied() -> Rules {
+fn denied(shared: Shared) -> Rules {
     let mut rules = unconditional(DENIED);
+    if shared == Shared::Uncounted {
+        rules.extend(unconditional(UNCOUNTED));
+    }
     for (call, conditions) in conditional() {
         let these: Vec<_> = conditions
             .into_iter()
@@ -184,8 +214,11 @@ mod tests {
 
     #[test]
     fn every_rule_is_made() {
-        let rules = denied();
+        let all = denied(Shared::Uncounted);
+        let rules = denied(Shared::Counted);
         assert_eq!(rules.len(), (DENIED.len() + 3) * VARIANTS.len());
+        assert_eq!(all.len(), rules.len() + UNCOUNTED.len() * VARIANTS.len());
+        filter(all, libc::EPERM).unwrap();
         assert_eq!(rules[&libc::SYS_clone].len(), 7);
         assert_eq!(rules[&libc::SYS_ioctl].len(), 2);
         assert_eq!(rules[&libc::SYS_socketpair].len(), 1);

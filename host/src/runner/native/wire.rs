@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::account::Account;
 use super::layers::Layers;
 use super::reach::Reach;
+use super::syscalls::Shared;
 
 /// The byte that carries the descriptors: three for stdio, and maybe that of the
 /// cgroup to enter.
@@ -69,6 +70,16 @@ pub(super) struct Jail {
     pub(super) data_bytes: Option<u64>,
     /// Processes and threads, where no cgroup limits them.
     pub(super) processes: Option<u64>,
+}
+
+impl Jail {
+    pub(super) fn shared(&self) -> Shared {
+        if self.layers.namespaces && self.data_bytes.is_none() {
+            Shared::Counted
+        } else {
+            Shared::Uncounted
+        }
+    }
 }
 
 impl Instruction {
