@@ -74,7 +74,7 @@ async fn hello_from_its_digest() {
     let stat = client.stat_component(digest).await.unwrap();
     assert_eq!(
         (stat.size, stat.kind.as_str()),
-        (bytes.len() as u64, "component")
+        (bytes.len() as u64, "command")
     );
     assert!(
         stat.imports

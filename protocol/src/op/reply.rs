@@ -97,7 +97,7 @@ replies! {
         size: u64,
         /// Whether it is compiled, so that a spawn does not wait for that.
         compiled: bool,
-        /// `component` or `core-module`.
+        /// `command`, a component with a `run`, or `core-module`.
         kind: String,
         /// The names that it imports.
         imports: Vec<String>,
@@ -107,7 +107,7 @@ replies! {
 
     /// Whether a component can run, and what it takes.
     CheckReply {
-        /// `component` or `core-module`.
+        /// `command`, a component with a `run`, or `core-module`.
         kind: String,
         /// What it imports: at most 1,000, and first what it lacks.
         imports: Vec<ImportInfo>,

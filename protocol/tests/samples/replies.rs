@@ -99,7 +99,7 @@ fn components() -> Vec<Sample> {
         digest,
         size: 70_000,
         compiled: true,
-        kind: "component".to_owned(),
+        kind: "command".to_owned(),
         imports: vec![
             "wasi:cli/stdout@0.2.0".to_owned(),
             "acme:db/query@1.0.0".to_owned(),
@@ -113,7 +113,7 @@ fn components() -> Vec<Sample> {
     };
     let stdout = import("wasi:cli/stdout@0.2.0", ImportStatus::Provided, None);
     let runs = CheckReply {
-        kind: "component".to_owned(),
+        kind: "command".to_owned(),
         imports: vec![stdout.clone()],
         runnable: true,
         needs: ComponentNeeds {

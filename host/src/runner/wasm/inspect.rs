@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     #[default]
-    Component,
+    Command,
     CoreModule,
 }
 
@@ -29,7 +29,7 @@ impl Kind {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Component => "component",
+            Self::Command => "command",
             Self::CoreModule => "core-module",
         }
     }
@@ -154,7 +154,7 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, Refusal> {
     let kind = if core_imports.is_some() {
         Kind::CoreModule
     } else {
-        Kind::Component
+        Kind::Command
     };
     let imports = core_imports.unwrap_or(census.imports);
     Ok(Read {

@@ -18,7 +18,7 @@ fn refused(bytes: &[u8]) -> Refusal {
 #[test]
 fn facts_of_real_guests() {
     let hello = facts(&prebuilt("hello"));
-    assert_eq!(hello.kind, Kind::Component);
+    assert_eq!(hello.kind, Kind::Command);
     assert!(!hello.asks_control);
     assert!(hello.missing.is_empty());
     assert!(
