@@ -340,7 +340,7 @@ fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
             Some(0) => 0,
             value => count("max_queued", value, default.max_queued)?,
         },
-        memory_bytes: bytes("memory_bytes", raw.memory_bytes, default.memory_bytes)?,
+        memory_bytes: memory_bytes(raw.memory_bytes, default.memory_bytes)?,
         memory_overcommit: raw
             .memory_overcommit
             .map_or(Ok(default.memory_overcommit), |times| {
@@ -364,6 +364,20 @@ fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
         )?,
         cache_bytes: bytes("cache_bytes", raw.cache_bytes, default.cache_bytes)?,
     })
+}
+
+fn memory_bytes(asked: Option<RawSize>, default: u64) -> Result<u64, ConfigError> {
+    // A small program in Rust begins with 17 pages, most of them its stack.
+    const LEAST: u64 = 2 * MIB;
+    const KEY: &str = "capacity.memory_bytes";
+    match asked {
+        None => Ok(default),
+        Some(RawSize(bytes)) if bytes < LEAST => Err(ConfigError::new(
+            KEY,
+            format!("{bytes} is less than one small agent needs, which is {LEAST}"),
+        )),
+        Some(RawSize(bytes)) => positive(KEY, bytes),
+    }
 }
 
 fn compile_workers(asked: Option<u64>, default: usize) -> Result<usize, ConfigError> {

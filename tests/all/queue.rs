@@ -409,3 +409,13 @@ async fn the_command_shows_who_waits_and_waits_with_them() {
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "Hello, you!\n"));
     host.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_least_memory_that_a_host_takes_is_enough_for_one() {
+    let host = HostProcess::start(&["--set", "capacity.memory_bytes=2MiB"]).await;
+    let client = host.client();
+    for _ in 0..3 {
+        let ended = run(&client, spec("hello", &[])).await;
+        assert_eq!(ended.outcome, Outcome::Exited { code: 0 });
+    }
+}

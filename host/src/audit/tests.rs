@@ -1,3 +1,5 @@
+#![expect(clippy::print_stdout, reason = "what a line costs")]
+
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use proptest::prelude::*;
@@ -296,4 +298,31 @@ fn a_record_that_cannot_be_opened_is_told() {
         error.to_string().contains("[audit] enabled = false"),
         "{error}"
     );
+}
+
+#[test]
+fn a_line_costs_little() {
+    const TIMES: u32 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let audit = Audit::open(dir.path(), bounds(1 << 30, 2), "host").unwrap();
+    let mut spec = named("worker");
+    spec.env = (0..10)
+        .map(|n| (format!("KEY_{n}"), String::new()))
+        .collect();
+    let refused = refusal(ErrorCode::Malformed, "id");
+    let each = |what: &str, run: &dyn Fn()| {
+        let start = Instant::now();
+        for _ in 0..TIMES {
+            run();
+        }
+        let each = start.elapsed() / TIMES;
+        println!("{what}: {each:?}");
+        // A hundred times what it takes, and ten times what it may.
+        assert!(each < Duration::from_millis(1), "{what}: {each:?}");
+    };
+    each("a spawn", &|| audit.record(&spawn(spec.clone()), None));
+    each("one of a flood of refusals", &|| {
+        audit.record(&Asked::now(), Some(&refused));
+    });
+    each("a read", &|| audit.record(&Asked::now(), None));
 }

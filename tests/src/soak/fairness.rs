@@ -6,7 +6,7 @@ use skep_client::Client;
 use skep_client::protocol::AgentId;
 
 use super::report::Report;
-use super::{LINE_EVERY, PATIENCE};
+use super::{KILL, LINE_EVERY, PATIENCE};
 use crate::hostile::command;
 use crate::neighbours::{Heard, Neighbours};
 use crate::process::HostProcess;
@@ -15,7 +15,6 @@ use crate::wait::eventually;
 const ASKS: usize = 1000;
 const KILLS: usize = 50;
 const HEALTH: Duration = Duration::from_millis(50);
-const KILL: Duration = Duration::from_millis(100);
 
 pub(super) struct Fairness {
     pub(super) honest: Heard,

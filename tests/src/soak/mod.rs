@@ -31,6 +31,8 @@ const MIB: u64 = 1024 * 1024;
 const LINE_EVERY: Duration = Duration::from_millis(10);
 /// By how much a line may be late, and an end may miss its limit.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a kill may take.
+const KILL: Duration = Duration::from_millis(100);
 /// Agents that ended may leave this behind, for a while.
 const BEYOND_LIMITS: u64 = 64 * MIB;
 const LEFT_BEHIND: u64 = 16 * MIB;
@@ -131,8 +133,14 @@ pub async fn soak(plan: &Plan) -> Report {
         PATIENCE,
     );
     report.fact("of the case", ledger.overdue.case);
-    report.within("kill, at most", ledger.kill.took, PATIENCE);
+    report.within("kill, at most", ledger.kill.took, KILL);
     report.fact("of the case", ledger.kill.case);
+    report.within(
+        "kill of a native tree, at most",
+        ledger.native_kill.took,
+        PATIENCE,
+    );
+    report.fact("of the case", ledger.native_kill.case);
     let late = |pause: Duration| pause.saturating_sub(LINE_EVERY);
     let longest = first.longest_pause.max(second.longest_pause);
     report.within(

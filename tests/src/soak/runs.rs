@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use skep_client::Client;
-use skep_client::protocol::Limits;
+use skep_client::protocol::{Limits, RunnerKind};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
@@ -29,6 +29,7 @@ pub(super) struct Ledger {
     pub(super) escapes: Vec<String>,
     pub(super) overdue: Slowest,
     pub(super) kill: Slowest,
+    pub(super) native_kill: Slowest,
 }
 
 /// The longest that something took, and of which case.
@@ -53,7 +54,11 @@ impl Ledger {
         match tried {
             Ok(timing) => {
                 self.overdue.add(case, timing.overdue);
-                self.kill.add(case, timing.kill);
+                let kill = match case.spec.runner {
+                    RunnerKind::Wasm => &mut self.kill,
+                    RunnerKind::Native => &mut self.native_kill,
+                };
+                kill.add(case, timing.kill);
             }
             Err(error) if case.guards => self.escapes.push(said(error)),
             Err(error) => self.wrong.push(said(error)),

@@ -176,6 +176,10 @@ fn a_wrong_file_is_named_with_its_line() {
             "[audit]\nmax_bytes = \"1KiB\"\n",
             "audit.max_bytes: must be at least 65536 (set by",
         ),
+        (
+            "[capacity]\nmemory_bytes = 1\n",
+            "capacity.memory_bytes: 1 is less than one small agent needs, which is 2097152 (set by",
+        ),
         ("[audit]\nfiles = 0\n", "audit.files: must be within 1 and"),
     ] {
         let error = load(toml, &[], &[]).unwrap_err();
