@@ -186,7 +186,7 @@ fn wire_error(error: &Error) -> WireError {
                 ..none()
             },
         ),
-        Error::Denied(Denied::Unsupported { field }) => {
+        Error::Denied(Denied::Unsupported { field } | Denied::NotOfRunner { field, .. }) => {
             WireError::of_field(ErrorCode::UnsupportedFeature, *field, message)
         }
         Error::Denied(Denied::Invalid { field, .. }) => {

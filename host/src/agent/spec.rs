@@ -50,6 +50,11 @@ pub enum Denied {
     Invalid { field: String, message: String },
     #[error("`{field}` is not supported by this build: leave it out")]
     Unsupported { field: &'static str },
+    #[error("a {} agent has no `{field}`: leave it out", runner.as_str())]
+    NotOfRunner {
+        field: &'static str,
+        runner: RunnerKind,
+    },
     #[error("the limit `{}` may be {ceiling} at most here, {asked} was asked for", limit.as_str())]
     OverCeiling {
         limit: LimitName,
@@ -231,7 +236,8 @@ fn resolve_limits(spec: &AgentSpec, rules: &Rules) -> Result<Limits, Denied> {
             RunnerKind::Native => wasm_alone(*limit),
         };
         if let Some(field) = not_here {
-            return Err(Denied::Unsupported { field });
+            let runner = spec.runner;
+            return Err(Denied::NotOfRunner { field, runner });
         }
     }
     Ok(rules.defaults.with(&spec.limits))

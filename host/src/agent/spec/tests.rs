@@ -26,7 +26,7 @@ fn spec() -> AgentSpec {
 fn field_of(denied: Denied) -> String {
     match denied {
         Denied::Invalid { field, .. } | Denied::NotAllowed { field, .. } => field,
-        Denied::Unsupported { field } => field.to_owned(),
+        Denied::Unsupported { field } | Denied::NotOfRunner { field, .. } => field.to_owned(),
         Denied::OverCeiling { limit, .. } => limit.as_str().to_owned(),
     }
 }
@@ -96,7 +96,10 @@ fn what_is_not_there_yet_is_refused() {
     for case in cases {
         let denied = validate(case.clone(), &rules()).unwrap_err();
         assert!(
-            matches!(denied, Denied::Unsupported { .. }),
+            matches!(
+                denied,
+                Denied::Unsupported { .. } | Denied::NotOfRunner { .. }
+            ),
             "{case:?}: {denied:?}"
         );
     }
