@@ -16,7 +16,6 @@ use tokio::time::Instant;
 
 use crate::client::PAGE;
 use crate::follow::{Follow, FollowOptions};
-use crate::watch::Watch;
 use crate::{Client, ClientError, Result};
 
 /// The longest that the host is asked to wait at a time.
@@ -275,29 +274,28 @@ impl Client {
     /// where events are off.
     pub(crate) async fn connect_events(&self, agent: AgentId) -> Result<bool> {
         let place = self.subscribe(agent).await?;
-        let Some(endpoint) = place.events else {
-            return Ok(false);
-        };
+        Ok(self.connect_events_at(place.events.as_deref()))
+    }
+
+    /// The same, for all of the host's events.
+    pub(crate) async fn connect_host_events(&self) -> Result<bool> {
+        let host = self.hello().await?;
+        Ok(self.connect_events_at(host.events.as_deref()))
+    }
+
+    fn connect_events_at(&self, endpoint: Option<&str>) -> bool {
         // An endpoint that this side cannot use leaves the history, which has
         // everything. In the same process there is none to connect to.
-        if let Ok(endpoint) = endpoint.parse() {
+        if let Some(Ok(endpoint)) = endpoint.map(str::parse) {
             self.connection().subscribe_events(&endpoint);
         }
-        Ok(true)
+        endpoint.is_some()
     }
 
     /// Follows an agent's output.
     #[must_use]
     pub fn follow(&self, agent: AgentId, options: FollowOptions) -> Follow {
         Follow::new(self.clone(), agent, options)
-    }
-
-    /// Watches an agent's status and progress.
-    ///
-    /// # Errors
-    /// Refused with `not_found`.
-    pub async fn watch(&self, agent: AgentId) -> Result<Watch> {
-        Watch::new(self, agent).await
     }
 
     /// Deletes an ended agent's record and history.

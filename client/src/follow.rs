@@ -15,6 +15,7 @@ use skep_protocol::op::SeqRange;
 use skep_transport::{Event, Subscription};
 use tokio::time::Instant;
 
+use crate::absence::{Absence, HOST_AWAY};
 use crate::{Client, Result};
 
 mod sequence;
@@ -32,12 +33,25 @@ const POLL: Duration = Duration::from_secs(1);
 const POLL_WITHOUT_EVENTS: Duration = Duration::from_millis(100);
 
 /// What to follow.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct FollowOptions {
     /// Only these streams; both by default.
     pub streams: Option<Vec<Stream>>,
     /// From which record on; from the first by default.
     pub from_seq: u64,
+    /// How long the host may give no answer, as while it is restarted, before
+    /// that is an error; 5 minutes by default.
+    pub host_away: Duration,
+}
+
+impl Default for FollowOptions {
+    fn default() -> Self {
+        Self {
+            streams: None,
+            from_seq: 0,
+            host_away: HOST_AWAY,
+        }
+    }
 }
 
 /// What following yields.
@@ -64,6 +78,7 @@ pub struct Follow {
     /// The history was read for what is missing and did not have it: it is not
     /// read again at once.
     barren: bool,
+    absence: Absence,
 }
 
 /// The subscriptions. Both streams always: only then is a hole a loss.
@@ -85,7 +100,11 @@ impl Live {
 
 impl Follow {
     pub(crate) fn new(client: Client, agent: AgentId, options: FollowOptions) -> Self {
-        let FollowOptions { streams, from_seq } = options;
+        let FollowOptions {
+            streams,
+            from_seq,
+            host_away,
+        } = options;
         Self {
             client,
             agent,
@@ -95,6 +114,7 @@ impl Follow {
             poll_at: Instant::now(),
             poll_pause: FIRST_POLL,
             barren: false,
+            absence: Absence::new(host_away),
         }
     }
 
@@ -102,8 +122,10 @@ impl Follow {
     /// was yielded. Cancel-safe, and may be called again after an error.
     ///
     /// # Errors
-    /// Refused with `not_found` if there is no such agent or it was forgotten;
-    /// else as any request.
+    /// Refused with `not_found` if there is no such agent, if it was forgotten,
+    /// or if the host was restarted and does not know it any more;
+    /// [`ClientError::Timeout`](crate::ClientError::Timeout) if the host was away
+    /// for too long; else as any request.
     pub async fn next(&mut self) -> Result<Option<LogItem>> {
         loop {
             if let Some(item) = self.try_next() {
@@ -113,12 +135,14 @@ impl Follow {
                 return Ok(None);
             }
             if self.live.is_none() {
-                self.live = Some(self.subscribe().await?);
+                let subscribed = self.subscribe().await;
+                self.live = self.absence.forgive(subscribed)?;
                 continue;
             }
             let lacks = self.sequence.lacks() && !self.barren;
             if lacks || Instant::now() >= self.poll_at {
-                self.read_history().await?;
+                let read = self.read_history().await;
+                self.absence.forgive(read)?;
                 continue;
             }
             self.listen().await;

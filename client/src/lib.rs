@@ -28,10 +28,12 @@
 //! output, every record once and in order, whatever is lost on the way.
 #![warn(missing_docs)]
 
+mod absence;
 mod agents;
 mod client;
 mod error;
 mod follow;
+mod seek;
 mod upload;
 mod watch;
 

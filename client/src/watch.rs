@@ -1,58 +1,381 @@
-//! An agent's status and progress as they are published. Events may be missing;
-//! the state of record is what `agent.get` says.
+//! The status and progress of one agent, of some, or of all on a host: events
+//! for speed, what the host says when asked for the rest.
+//!
+//! Events may be lost, and the last one leaves no hole that would show it. So
+//! the host is asked in the beginning, when the connection was interrupted, and
+//! now and then; the generation of a state tells whether it is news.
 
-use skep_protocol::AgentId;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
 use skep_protocol::codec::decode;
 use skep_protocol::event::{ProgressEvent, StatusEvent, Topic};
-use skep_transport::Subscription;
+use skep_protocol::{AgentId, AgentInfo, AgentState, ErrorCode};
+use skep_transport::{Event, Subscription};
+use tokio::time::Instant;
 
-use crate::{Client, Result};
+use crate::absence::{Absence, HOST_AWAY};
+use crate::{AgentFilter, Client, ClientError, Result};
 
-/// A stream of an agent's events.
+/// The pause before the host is asked again, in the beginning: over sockets a
+/// subscription is effective some time after it was made. It doubles.
+const FIRST_POLL: Duration = Duration::from_millis(20);
+/// The pause once it has doubled often enough.
+const POLL: Duration = Duration::from_secs(5);
+/// The same, where there are no events.
+const POLL_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
+/// How many agents are remembered before those that have ended are forgotten.
+/// Of these a late event could then be told twice.
+const MAX_KNOWN: usize = 100_000;
+
+/// A stream of what becomes of agents.
 #[derive(Debug)]
 pub struct Watch {
+    client: Client,
+    /// Whose; all where absent.
+    agents: Option<BTreeSet<AgentId>>,
     status: Subscription,
     progress: Subscription,
+    /// Whether the host publishes events.
+    on: bool,
+    closed: bool,
+    known: HashMap<AgentId, Known>,
+    ready: VecDeque<WatchEvent>,
+    /// Events that may have been lost so far, as far as it was looked.
+    losses: u64,
+    poll: Poll,
+    absence: Absence,
 }
 
-/// One of them.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    generation: u64,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Poll {
+    at: Instant,
+    pause: Duration,
+    /// Whether agents that ended meanwhile may be unknown.
+    all: bool,
+    first: bool,
+}
+
+/// One thing that became of an agent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WatchEvent {
-    /// The state has changed.
+    /// Its state: as it is in the beginning, and then each change. Where events
+    /// were lost, several changes are told as one; the latest never is lost. The
+    /// time of one that was asked for is the last that the host tells.
     Status(StatusEvent),
-    /// The agent says how far it has come.
+    /// How far it says that it has come. The host keeps no reports: one that is
+    /// lost stays so.
     Progress(ProgressEvent),
+    /// The host does not know it any more, or never did: it was forgotten, or
+    /// the host has begun anew.
+    Gone(AgentId),
 }
 
-impl Watch {
-    pub(crate) async fn new(client: &Client, agent: AgentId) -> Result<Self> {
-        let connection = client.connection();
-        let watch = Self {
-            status: connection
-                .subscribe(&Topic::Status(agent).to_string())
-                .await,
-            progress: connection
-                .subscribe(&Topic::Progress(agent).to_string())
-                .await,
-        };
-        client.connect_events(agent).await?;
-        Ok(watch)
-    }
-
-    /// The next event; `None` once the connection is closed. Where events are
-    /// off none ever comes. Cancel-safe.
-    pub async fn next(&mut self) -> Option<WatchEvent> {
-        loop {
-            // Not biased: neither may hold up the other. What cannot be decoded
-            // comes from another version and is passed over.
-            tokio::select! {
-                event = self.status.recv() => if let Ok(status) = decode(&event?.payload) {
-                    return Some(WatchEvent::Status(status));
-                },
-                event = self.progress.recv() => if let Ok(progress) = decode(&event?.payload) {
-                    return Some(WatchEvent::Progress(progress));
-                },
-            }
+impl WatchEvent {
+    /// Whose it is.
+    #[must_use]
+    pub fn agent(&self) -> AgentId {
+        match self {
+            Self::Status(status) => status.agent,
+            Self::Progress(progress) => progress.agent,
+            Self::Gone(agent) => *agent,
         }
     }
 }
+
+impl Client {
+    /// Watches an agent's status and progress, from its present state on.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn watch(&self, agent: AgentId) -> Result<Watch> {
+        Watch::new(self, Some(BTreeSet::from([agent]))).await
+    }
+
+    /// Watches some agents.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn watch_some(&self, agents: impl IntoIterator<Item = AgentId>) -> Result<Watch> {
+        Watch::new(self, Some(agents.into_iter().collect())).await
+    }
+
+    /// Watches all agents of the host: those that have not ended, and those
+    /// that come.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn watch_all(&self) -> Result<Watch> {
+        Watch::new(self, None).await
+    }
+}
+
+impl Watch {
+    async fn new(client: &Client, agents: Option<BTreeSet<AgentId>>) -> Result<Self> {
+        // Of several, what concerns others is passed over here: a topic for each
+        // would be a subscription for each.
+        let one = match agents.iter().flatten().collect::<Vec<_>>().as_slice() {
+            [agent] => Some(**agent),
+            _ => None,
+        };
+        let (status, progress) = match one {
+            Some(agent) => (
+                Topic::Status(agent).to_string(),
+                Topic::Progress(agent).to_string(),
+            ),
+            None => ("status.".to_owned(), "progress.".to_owned()),
+        };
+        let connection = client.connection();
+        let status = connection.subscribe(&status).await;
+        let progress = connection.subscribe(&progress).await;
+        let on = client.connect_host_events().await?;
+        Ok(Self {
+            client: client.clone(),
+            agents,
+            status,
+            progress,
+            on,
+            closed: false,
+            known: HashMap::new(),
+            ready: VecDeque::new(),
+            losses: 0,
+            poll: Poll {
+                at: Instant::now(),
+                pause: FIRST_POLL,
+                all: true,
+                first: true,
+            },
+            absence: Absence::new(HOST_AWAY),
+        })
+    }
+
+    /// The same, of this agent alone: for one that was spawned after the watch
+    /// began, so that nothing of it is missed.
+    #[must_use]
+    pub fn only(mut self, agent: AgentId) -> Self {
+        self.agents = Some(BTreeSet::from([agent]));
+        self.ready.retain(|event| event.agent() == agent);
+        self
+    }
+
+    /// The next event; `None` once all agents that are watched have ended or are
+    /// gone. One who watches all never comes to that. Cancel-safe, and may be
+    /// called again after an error.
+    ///
+    /// # Errors
+    /// [`ClientError::Timeout`] if the host was away for 5 minutes; else as any
+    /// request.
+    pub async fn next(&mut self) -> Result<Option<WatchEvent>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            if let Some(event) = self.try_next() {
+                return Ok(Some(event));
+            }
+            if self.is_complete() {
+                return Ok(None);
+            }
+            if Instant::now() >= self.poll.at {
+                let asked = self.ask().await;
+                self.absence.forgive(asked)?;
+                continue;
+            }
+            self.listen().await;
+        }
+    }
+
+    /// The next event, if it is here already.
+    pub fn try_next(&mut self) -> Option<WatchEvent> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            let event = self
+                .status
+                .try_recv()
+                .or_else(|| self.progress.try_recv())?;
+            self.heard(&event);
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        let ended = |agent| self.known.get(agent).is_some_and(|known| known.ended);
+        self.agents
+            .as_ref()
+            .is_some_and(|agents| agents.iter().all(ended))
+    }
+
+    async fn listen(&mut self) {
+        let (closed, at) = (self.closed, self.poll.at);
+        // Not biased: neither may hold up the other.
+        let event = tokio::select! {
+            event = self.status.recv(), if !closed => Some(event),
+            event = self.progress.recv(), if !closed => Some(event),
+            () = tokio::time::sleep_until(at) => None,
+        };
+        let losses = self.status.interruptions() + self.status.lagged();
+        if std::mem::replace(&mut self.losses, losses) != losses {
+            // It is as in the beginning.
+            self.poll.pause = FIRST_POLL;
+            self.poll.at = Instant::now();
+            self.poll.all = true;
+        }
+        match event {
+            Some(Some(event)) => {
+                self.on = true;
+                self.heard(&event);
+            }
+            // The connection is closed: the next request will say so.
+            Some(None) => (self.on, self.closed) = (false, true),
+            None => {}
+        }
+    }
+
+    fn heard(&mut self, event: &Event) {
+        // What cannot be decoded comes from another version and is passed over.
+        if event.topic.starts_with("status.") {
+            if let Ok(status) = decode::<StatusEvent>(&event.payload) {
+                self.status(status);
+            }
+        } else if let Ok(progress) = decode::<ProgressEvent>(&event.payload)
+            && self.concerns(progress.agent)
+        {
+            self.ready.push_back(WatchEvent::Progress(progress));
+        }
+    }
+
+    fn concerns(&self, agent: AgentId) -> bool {
+        let agents = self.agents.as_ref();
+        agents.is_none_or(|agents| agents.contains(&agent))
+    }
+
+    /// Takes a state, if it is news.
+    fn status(&mut self, status: StatusEvent) {
+        if self.concerns(status.agent) && self.learn(&status) {
+            self.ready.push_back(WatchEvent::Status(status));
+        }
+    }
+
+    fn learn(&mut self, status: &StatusEvent) -> bool {
+        let now = Known {
+            generation: status.generation,
+            ended: status.state == AgentState::Exited,
+        };
+        if self.known.len() >= MAX_KNOWN {
+            self.known.retain(|_, known| !known.ended);
+        }
+        let before = self.known.insert(status.agent, now);
+        if let Some(before) = before
+            && before.generation >= now.generation
+        {
+            self.known.insert(status.agent, before);
+            return false;
+        }
+        true
+    }
+
+    fn gone(&mut self, agent: AgentId) {
+        let generation = u64::MAX;
+        let known = Known {
+            generation,
+            ended: true,
+        };
+        let before = self.known.insert(agent, known);
+        if before.is_none_or(|before| !before.ended) {
+            self.ready.push_back(WatchEvent::Gone(agent));
+        }
+    }
+
+    /// Asks the host how things stand.
+    async fn ask(&mut self) -> Result<()> {
+        match self.agents.clone() {
+            Some(agents) => {
+                for agent in agents {
+                    self.ask_about(agent).await?;
+                }
+            }
+            None => self.ask_about_all().await?,
+        }
+        let longest = if self.on { POLL } else { POLL_WITHOUT_EVENTS };
+        self.poll = Poll {
+            at: Instant::now() + self.poll.pause.min(longest),
+            pause: (self.poll.pause * 2).min(longest),
+            all: false,
+            first: false,
+        };
+        Ok(())
+    }
+
+    async fn ask_about(&mut self, agent: AgentId) -> Result<()> {
+        if self.known.get(&agent).is_some_and(|known| known.ended) {
+            return Ok(());
+        }
+        match self.client.get(agent).await {
+            Ok(info) => self.status(of_info(&info)),
+            Err(ClientError::Refused(refusal)) if refusal.code == ErrorCode::NotFound => {
+                self.gone(agent);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn ask_about_all(&mut self) -> Result<()> {
+        let alive = AgentState::ALL
+            .into_iter()
+            .filter(|state| *state != AgentState::Exited);
+        let filter = AgentFilter {
+            states: (!self.poll.all).then(|| alive.collect()),
+            ..AgentFilter::default()
+        };
+        let mut missing: BTreeSet<AgentId> = (self.known.iter())
+            .filter(|(_, known)| !known.ended)
+            .map(|(agent, _)| *agent)
+            .collect();
+        let mut after = None;
+        loop {
+            let page = self.client.list(&filter, after).await?;
+            for info in &page.agents {
+                missing.remove(&info.id);
+                let status = of_info(info);
+                // Those that had ended before are no news.
+                if self.poll.first && status.state == AgentState::Exited {
+                    self.learn(&status);
+                } else {
+                    self.status(status);
+                }
+            }
+            match page.next {
+                Some(next) if after.is_none_or(|after| after < next) => after = Some(next),
+                _ => break,
+            }
+        }
+        for agent in missing {
+            self.ask_about(agent).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The event that would have told this.
+fn of_info(info: &AgentInfo) -> StatusEvent {
+    StatusEvent {
+        agent: info.id,
+        generation: info.generation,
+        state: info.state,
+        outcome: info.outcome.clone(),
+        usage: info.usage,
+        last_seq: info.next_seq.checked_sub(1),
+        time_ms: (info.exited_ms.or(info.started_ms)).unwrap_or(info.created_ms),
+    }
+}
+
+#[cfg(test)]
+mod tests;

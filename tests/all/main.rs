@@ -9,6 +9,7 @@
     reason = "a panic is how a test fails"
 )]
 
+mod attach;
 mod audit;
 mod check;
 mod churn;
@@ -26,6 +27,7 @@ mod outcomes;
 mod pausing;
 mod protocol;
 mod queue;
+mod reading;
 mod refused;
 mod registry;
 mod remote;
@@ -36,6 +38,7 @@ mod spawn;
 mod stdin;
 mod streams;
 mod subscribers;
+mod watching;
 
 use std::time::Duration;
 

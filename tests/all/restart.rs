@@ -26,7 +26,7 @@ async fn clients_go_on_with_a_host_that_was_killed() {
             .id;
         // It hears events too, which have to come back as well.
         let mut watch = client.watch(agent).await.unwrap();
-        tokio::spawn(async move { while watch.next().await.is_some() {} });
+        tokio::spawn(async move { while let Ok(Some(_)) = watch.next().await {} });
         let waiter = client.clone();
         waiting.push(tokio::spawn(async move { waiter.wait(agent, None).await }));
         clients.push(client);

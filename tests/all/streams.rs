@@ -83,7 +83,7 @@ async fn both_streams_share_one_sequence() {
         ended.info.id,
         FollowOptions {
             streams,
-            from_seq: 0,
+            ..FollowOptions::default()
         },
     );
     for number in 0..500 {

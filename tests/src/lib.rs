@@ -17,6 +17,7 @@ mod process;
 pub mod raw;
 mod resources;
 pub mod soak;
+mod terminal;
 mod wait;
 
 pub use guests::{guest, native, probe, sh, spec};
@@ -25,4 +26,5 @@ pub use neighbours::{Heard, Neighbours};
 pub use output::{Ended, Output, end_of, run};
 pub use process::{HostProcess, skep_binary, start_in_vain};
 pub use resources::{Resources, processes_with};
+pub use terminal::Terminal;
 pub use wait::{DEADLINE, eventually, soon};

@@ -10,6 +10,8 @@ use skep_client::protocol::event::Stream;
 use skep_client::protocol::spec::{DirGrant, OnFuelExhausted, Restart};
 use skep_host::config::units::{parse_count, parse_duration, parse_size};
 
+use super::keys::DetachKeys;
+use super::place::Place;
 use super::spec::{self, StdinSource};
 
 /// Runs agents that nobody has to trust.
@@ -46,8 +48,12 @@ pub(super) enum Command {
     Ps(PsArgs),
     /// Tell everything about one agent
     Inspect(AgentArgs),
-    /// Print an agent's output
+    /// Print the output of agents
     Logs(LogsArgs),
+    /// Print an agent's output and send it what is typed
+    Attach(AttachArgs),
+    /// Tell each change of state of agents as it happens
+    Events(EventsArgs),
     /// Hold agents where they are
     Pause(AgentsArgs),
     /// Let paused agents go on
@@ -101,6 +107,11 @@ pub(super) struct RunArgs {
     /// Print one line at the end: fuel, peak memory, time, output
     #[arg(long)]
     pub(super) stats: bool,
+    /// Tell nothing of its progress
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) previews: PreviewArgs,
     #[command(flatten)]
     pub(super) embedded: EmbeddedArgs,
     #[command(flatten)]
@@ -247,6 +258,9 @@ pub(super) struct PsArgs {
     /// Those that have ended too
     #[arg(short, long)]
     pub(super) all: bool,
+    /// Renew the table until Ctrl-C, with progress; with --json, print each change
+    #[arg(short, long)]
+    pub(super) watch: bool,
     /// Only those of this name
     #[arg(long)]
     pub(super) name: Option<AgentName>,
@@ -270,25 +284,82 @@ pub(super) struct AgentsArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
-    /// Go on until the agent ends
+    /// Go on until the agents end; those that come later are not followed
     #[arg(short, long)]
     pub(super) follow: bool,
-    /// Begin with this record
-    #[arg(
-        long,
-        value_name = "SEQ",
-        default_value_t = 0,
-        hide_default_value = true
-    )]
-    pub(super) since: u64,
+    /// Begin with this record, at this time (2026-11-21T12:00:00Z), or so long ago (10m, 2h30m)
+    #[arg(long, value_name = "SEQ|TIME")]
+    pub(super) since: Option<Place>,
+    /// End before this record or time
+    #[arg(long, value_name = "SEQ|TIME", conflicts_with = "follow")]
+    pub(super) until: Option<Place>,
+    /// Begin with the last N lines of each agent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub(super) tail: Option<u64>,
     /// Only this stream
     #[arg(long, value_enum)]
     pub(super) stream: Option<StreamArg>,
     /// Put the time, in UTC, before each line
     #[arg(long)]
     pub(super) timestamps: bool,
+    /// All agents of the host, also those that have ended
+    #[arg(long)]
+    pub(super) all: bool,
+    /// All agents that bear this label
+    #[arg(long, value_name = "K=V", value_parser = spec::parse_label)]
+    pub(super) label: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) previews: PreviewArgs,
+    /// Their ids, the beginnings of them, or names that only one agent bears
+    #[arg(
+        required_unless_present_any = ["all", "label"],
+        conflicts_with_all = ["all", "label"],
+        value_name = "AGENT"
+    )]
+    pub(super) agents: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PreviewArgs {
+    /// Save previews of results in this directory, as NAME-N.EXT: at most 1,000, and 256 MiB
+    #[arg(long, value_name = "DIR")]
+    pub(super) preview_dir: Option<PathBuf>,
+}
+
+/// Its output goes to stdout and stderr from now on, and stdin goes to it: on a
+/// terminal a line at a time, with the usual editing, since an agent has no
+/// terminal of its own. The end of stdin (Ctrl-D) closes the agent's. This
+/// command ends with the agent, and with its exit code.
+///
+/// The detach keys leave the agent running and end this command with 0. Ctrl-C
+/// asks the agent to stop, as in `skep run`, and a second one kills it; with
+/// --no-stop it leaves the agent running, as SIGTERM and a closed terminal do.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct AttachArgs {
+    /// What to type to leave it running: ctrl-X keys or characters, with commas between
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub(super) detach_keys: DetachKeys,
+    /// Send nothing to its stdin
+    #[arg(long)]
+    pub(super) no_stdin: bool,
+    /// Leave it running at Ctrl-C
+    #[arg(long)]
+    pub(super) no_stop: bool,
+    /// Begin with this record, at this time, or so long ago (10m), instead of now
+    #[arg(long, value_name = "SEQ|TIME")]
+    pub(super) since: Option<Place>,
+    #[command(flatten)]
+    pub(super) previews: PreviewArgs,
     #[command(flatten)]
     pub(super) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    /// Only of these, and only until all have ended
+    #[arg(value_name = "AGENT")]
+    pub(super) agents: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -27,6 +27,12 @@ impl Failure {
         }
     }
 
+    /// The same, of one of several.
+    pub(super) fn about(mut self, what: &str) -> Self {
+        self.message = self.message.map(|message| format!("{what}: {message}"));
+        self
+    }
+
     /// The same, with a code of the protocol or of the client library.
     pub(super) fn with_code(mut self, code: &'static str) -> Self {
         self.code = Some(code);

@@ -11,16 +11,24 @@ use tokio::runtime::Builder;
 
 mod agent;
 mod args;
+mod attach;
+mod away;
+mod board;
 mod build;
 mod check;
 mod components;
 mod embedded;
 mod ending;
+mod events;
 mod exit;
 mod failure;
 mod host;
+mod keys;
+mod lines;
 mod logging;
 mod logs;
+mod place;
+mod previews;
 mod print;
 mod progress;
 mod ps;
@@ -28,11 +36,13 @@ mod queue;
 mod run;
 mod serve;
 mod settings;
+mod show;
 mod signals;
 mod sink;
 mod spawn;
 mod spec;
 mod stdin;
+mod terminal;
 mod text;
 mod wait;
 
@@ -45,6 +55,9 @@ type Outcome = Result<u8, Failure>;
 /// How long a host may take to answer for the first time. The connection tries
 /// a few times in it.
 const CONNECT: Duration = Duration::from_secs(2);
+
+/// The longest pause between attempts to reach a host that went away.
+const RECONNECT: Duration = Duration::from_secs(2);
 
 /// What all commands share.
 #[derive(Debug)]
@@ -67,13 +80,23 @@ impl Context {
 
     /// The client of the host that was named, or of this machine's.
     async fn client(&self) -> Result<Client, Failure> {
-        let endpoint = self.named_host()?.unwrap_or(Endpoint::loopback(5555));
-        connect(endpoint).await
+        connect(self.endpoint()?).await
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Failure> {
+        Ok(self.named_host()?.unwrap_or(Endpoint::loopback(5555)))
     }
 }
 
 async fn connect(endpoint: Endpoint) -> Result<Client, Failure> {
-    let client = Client::connect(ConnectionConfig::new(endpoint.clone()));
+    connect_with(ConnectionConfig::new(endpoint)).await
+}
+
+async fn connect_with(mut config: ConnectionConfig) -> Result<Client, Failure> {
+    // A person waits: a host that is back is found soon.
+    config.reconnect_max = RECONNECT;
+    let endpoint = config.control.clone();
+    let client = Client::connect(config);
     match client.connected(CONNECT).await {
         Ok(()) => Ok(client),
         Err(_) => Err(Failure::of_skep(format!(
@@ -110,6 +133,8 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Ps(args) => alone(ps::ps(context, &args)),
         Command::Inspect(args) => alone(agent::inspect(context, &args)),
         Command::Logs(args) => alone(logs::logs(context, &args)),
+        Command::Attach(args) => alone(attach::attach(context, &args)),
+        Command::Events(args) => alone(events::events(context, &args)),
         Command::Pause(args) => alone(agent::pause(context, &args)),
         Command::Resume(args) => alone(agent::resume(context, &args)),
         Command::Refuel(args) => alone(agent::refuel(context, &args)),

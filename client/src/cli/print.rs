@@ -21,6 +21,11 @@ pub(super) fn json(value: &impl Serialize) -> Outcome {
     line(&text)
 }
 
+/// Writes one JSON document of many, on a line of its own.
+pub(super) fn json_line(value: &serde_json::Value) -> Outcome {
+    line(&value.to_string())
+}
+
 /// Writes bytes as they are.
 pub(super) fn bytes(bytes: &[u8]) -> Outcome {
     let mut stdout = io::stdout().lock();
@@ -39,14 +44,18 @@ pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-/// Writes a table, without the blanks that end its lines.
-pub(super) fn print_table(mut table: Table) -> Outcome {
+/// Writes a table.
+pub(super) fn print_table(table: Table) -> Outcome {
+    line(&table_lines(table).join("\n"))
+}
+
+/// The lines of a table, without the blanks that end them.
+pub(super) fn table_lines(mut table: Table) -> Vec<String> {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    let lines: Vec<String> = table
+    table
         .lines()
         .map(|line| line.trim_end().to_owned())
-        .collect();
-    line(&lines.join("\n"))
+        .collect()
 }

@@ -1,12 +1,34 @@
 //! `skep ps`: agents, as a table.
 
+use std::io::IsTerminal;
+
 use skep_client::AgentFilter;
 use skep_client::protocol::{AgentInfo, AgentState, Outcome as AgentOutcome};
 
 use super::args::PsArgs;
-use super::{Context, Outcome, print, queue, text};
+use super::failure::Failure;
+use super::{Context, Outcome, board, events, print, queue, text};
 
 pub(super) async fn ps(context: &Context, args: &PsArgs) -> Outcome {
+    if args.watch && context.json {
+        return match args {
+            PsArgs {
+                all: false,
+                name: None,
+                label,
+                ..
+            } if label.is_empty() => events::tell(context, &[]).await,
+            _ => Err(Failure::of_skep(
+                "--watch --json prints the changes of all agents and knows no filters: leave them \
+                 out, or name agents to `skep events`",
+            )),
+        };
+    }
+    if args.watch && !std::io::stdout().is_terminal() {
+        return Err(Failure::of_skep(
+            "--watch draws on a terminal, and stdout is none: use `skep events`",
+        ));
+    }
     let client = context.client().await?;
     let alive = AgentState::ALL
         .into_iter()
@@ -16,6 +38,9 @@ pub(super) async fn ps(context: &Context, args: &PsArgs) -> Outcome {
         name: args.name.clone(),
         labels: args.label.iter().cloned().collect(),
     };
+    if args.watch {
+        return board::show(&client, &filter, args.all).await;
+    }
     let mut agents = client.list_all(&filter).await?;
     agents.sort_by_key(|agent| agent.created_ms);
     if context.json {
@@ -29,7 +54,7 @@ pub(super) async fn ps(context: &Context, args: &PsArgs) -> Outcome {
     print::print_table(table)
 }
 
-fn row(agent: &AgentInfo, now_ms: u64) -> [String; 7] {
+pub(super) fn row(agent: &AgentInfo, now_ms: u64) -> [String; 7] {
     let AgentInfo { usage, .. } = agent;
     let state = match &agent.outcome {
         Some(outcome) => match outcome {

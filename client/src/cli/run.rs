@@ -4,24 +4,31 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use skep_client::protocol::AgentId;
-use skep_client::protocol::event::ProgressEvent;
 use skep_client::protocol::spec::{OnFuelExhausted, Stdin};
-use skep_client::{Client, FollowOptions, WatchEvent};
+use skep_client::{Client, FollowOptions};
+use tokio::sync::mpsc;
 
 use super::args::RunArgs;
 use super::embedded::Embedded;
 use super::failure::Failure;
-use super::progress::ProgressLine;
+use super::previews::Previews;
+use super::show::{Beside, STOPPING, View, conclude};
 use super::signals::Signals;
 use super::sink::{Form, Sink};
 use super::spec::StdinSource;
 use super::{Context, Outcome, connect, ending, exit, logging, queue, spec, stdin};
 
-/// How long the final state may take to be told once all output is there.
-const LAST_WORD: Duration = Duration::from_secs(30);
-
 /// How long a kill may take when this command fails.
 const LAST_BLOW: Duration = Duration::from_secs(1);
+
+/// Where the agent runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On a host in this process, of which nobody else knows.
+    Here,
+    /// On another.
+    There,
+}
 
 pub(super) async fn run(context: &Context, args: RunArgs) -> Outcome {
     logging::quiet()?;
@@ -29,7 +36,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Outcome {
     match context.named_host()? {
         Some(endpoint) => {
             let client = connect(endpoint).await?;
-            run_on(&client, context, args, signals).await
+            run_on(&client, context, args, signals, Place::There).await
         }
         None if args.spec.on_fuel_exhausted == Some(OnFuelExhausted::Pause) => {
             Err(Failure::of_skep(
@@ -39,7 +46,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Outcome {
         }
         None => {
             let (embedded, client) = Embedded::start(&args.embedded)?;
-            let outcome = run_on(&client, context, args, signals).await;
+            let outcome = run_on(&client, context, args, signals, Place::Here).await;
             embedded.end().await;
             outcome
         }
@@ -49,10 +56,22 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Outcome {
 async fn run_on(
     client: &Client,
     context: &Context,
-    args: RunArgs,
+    mut args: RunArgs,
     mut signals: Signals,
+    place: Place,
 ) -> Outcome {
+    if place == Place::Here {
+        spec::at_home(&args.spec, &mut args.program)?;
+    }
     let (stats, grace) = (args.stats, args.grace);
+    let form = if context.json { Form::Json } else { Form::Raw };
+    let view = match args.quiet && !context.json {
+        true => View::None,
+        false => View::of(form, true),
+    };
+    let previews = Previews::new(&args.previews)?;
+    let hints = place == Place::There && !args.quiet;
+    let wants_events = Beside::wants_events(&view, previews.as_ref(), hints);
     let source = match &args.stdin {
         StdinSource::Closed | StdinSource::Open => None,
         StdinSource::Own => stdin::own_if_readable()?,
@@ -68,6 +87,11 @@ async fn run_on(
         // Nothing is there yet that would have to be stopped.
         signal = signals.next() => return Err(Failure::quiet(exit::of_signal(signal))),
     };
+    // Here nobody else has agents, and none of its reports is too early.
+    let early = match wants_events && place == Place::Here {
+        true => Some(client.watch_all().await?),
+        false => None,
+    };
     let spawning = client.spawn(spec, when_full);
     tokio::pin!(spawning);
     let (agent, asked) = tokio::select! {
@@ -81,7 +105,9 @@ async fn run_on(
 
     queue::tell(&agent);
 
-    let interrupts = tokio::spawn(obey(client.clone(), agent.id, grace, signals, asked));
+    let (answering, answers) = mpsc::channel(1);
+    let obeying = obey(client.clone(), agent.id, grace, signals, asked, answering);
+    let interrupts = tokio::spawn(obeying);
     let pump = source.map(|source| {
         let client = client.clone();
         tokio::spawn(async move {
@@ -90,95 +116,40 @@ async fn run_on(
             }
         })
     });
-    let form = if context.json { Form::Json } else { Form::Raw };
     let mut sink = Sink::new(form);
-    if let Err(failure) = show(client, agent.id, &mut sink, form).await {
+    let shown = async {
+        let watch = match early {
+            Some(watch) => Some(watch.only(agent.id)),
+            None if wants_events => Some(client.watch(agent.id).await?),
+            None => None,
+        };
+        let mut beside = Beside {
+            agent: agent.id,
+            name: agent.name.clone(),
+            view,
+            previews,
+            watch,
+            hints,
+            answers,
+        };
+        let log = client.follow(agent.id, FollowOptions::default());
+        beside.show(client, log, &mut sink).await
+    };
+    if let Err(failure) = shown.await {
         // Nobody sees what the agent does: it has no business to go on.
         let _ = tokio::time::timeout(LAST_BLOW, client.kill(agent.id)).await;
         return Err(failure);
     }
-    let ended = client.wait(agent.id, Some(LAST_WORD)).await?;
+    let (ended, code) = conclude(client, agent.id, &mut sink).await?;
     interrupts.abort();
     // It has enough now, and has no cause to complain that the host goes.
     if let Some(pump) = pump {
         pump.abort();
     }
-    sink.ended(&ended)?;
-    sink.flush()?;
-    let Some(outcome) = &ended.outcome else {
-        return Err(Failure::of_skep(
-            "the agent has ended without an outcome: report this bug",
-        ));
-    };
-    if let Some(explanation) = ending::explain(&ended, outcome) {
-        sink.note(&explanation)?;
-    }
     if stats {
         sink.note(&ending::stats(&ended))?;
     }
-    Ok(exit::of_outcome(outcome))
-}
-
-/// Writes the agent's output until it ends.
-async fn show(client: &Client, agent: AgentId, sink: &mut Sink, form: Form) -> Result<(), Failure> {
-    let mut log = client.follow(agent, FollowOptions::default());
-    // Progress is for eyes, and for programs that want to know everything.
-    let eyes = std::io::stderr().is_terminal() && form == Form::Raw;
-    let mut watch = match eyes || form == Form::Json {
-        true => Some(client.watch(agent).await?),
-        false => None,
-    };
-    let mut line = ProgressLine::default();
-    loop {
-        let event = async {
-            match &mut watch {
-                Some(watch) => watch.next().await,
-                None => None,
-            }
-        };
-        let item = tokio::select! {
-            biased;
-            item = log.next() => item?,
-            Some(event) = event => {
-                if let WatchEvent::Progress(progress) = event {
-                    show_progress(&progress, sink, &mut line, eyes).map_err(broken)?;
-                }
-                continue;
-            }
-        };
-        line.hide();
-        let Some(item) = item else { return Ok(()) };
-        sink.item(&item).map_err(broken)?;
-        // As much at a time as there is.
-        while let Some(item) = log.try_next() {
-            sink.item(&item).map_err(broken)?;
-        }
-        sink.flush().map_err(broken)?;
-    }
-}
-
-fn show_progress(
-    progress: &ProgressEvent,
-    sink: &mut Sink,
-    line: &mut ProgressLine,
-    eyes: bool,
-) -> std::io::Result<()> {
-    sink.progress(progress)?;
-    sink.flush()?;
-    // In the midst of a line it would write over a prompt.
-    if eyes && !sink.line_is_open() {
-        line.show(progress);
-    }
-    Ok(())
-}
-
-/// An error of writing the agent's output.
-fn broken(error: std::io::Error) -> Failure {
-    if error.kind() == std::io::ErrorKind::BrokenPipe {
-        Failure::quiet(exit::NOBODY_READS)
-    } else {
-        error.into()
-    }
+    Ok(code)
 }
 
 /// The first signal asks the agent to stop, the second kills it, the third ends
@@ -189,12 +160,13 @@ async fn obey(
     grace: Option<Duration>,
     mut signals: Signals,
     asked: bool,
+    answers: mpsc::Sender<&'static str>,
 ) {
     if !asked {
         signals.next().await;
     }
     if std::io::stderr().is_terminal() {
-        eprintln!("\nskep: stopping the agent; Ctrl-C again kills it");
+        let _ = answers.try_send(STOPPING);
     }
     let stopping = tokio::spawn({
         let client = client.clone();

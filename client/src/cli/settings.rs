@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use figment::error::Kind;
 use figment::providers::{Format, Toml};
 use figment::util::nest;
 use figment::value::{Dict, Map, Value};
@@ -265,8 +266,14 @@ fn explain(error: &Error) -> String {
         .metadata
         .as_ref()
         .map(|origin| format!(" (set by {})", origin.name));
-    let colon = if key.is_empty() { "" } else { ": " };
-    format!("{key}{colon}{}{}", error.kind, origin.unwrap_or_default())
+    let problem = match &error.kind {
+        Kind::UnknownField(found, known) => {
+            format!("there is no `{found}`: known are {}", known.join(", "))
+        }
+        kind if key.is_empty() => kind.to_string(),
+        kind => format!("{key}: {kind}"),
+    };
+    format!("{problem}{}", origin.unwrap_or_default())
 }
 
 #[cfg(test)]

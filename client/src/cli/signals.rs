@@ -9,18 +9,28 @@ use super::failure::Failure;
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Option<Signal>,
+    quit: Option<Signal>,
 }
 
 impl Signals {
     /// From now on the signals do nothing but come here.
     pub(super) fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::of_skep(format!("cannot listen to signals: {error}")))
-        };
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
+            hangup: None,
+            quit: None,
+        })
+    }
+
+    /// The same, with all that a terminal sends: for one that has something to
+    /// restore.
+    pub(super) fn of_terminal() -> Result<Self, Failure> {
+        Ok(Self {
+            hangup: Some(listen(SignalKind::hangup())?),
+            quit: Some(listen(SignalKind::quit())?),
+            ..Self::new()?
         })
     }
 
@@ -29,6 +39,21 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
             _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+            () = heard(&mut self.hangup) => SignalKind::hangup().as_raw_value(),
+            () = heard(&mut self.quit) => SignalKind::quit().as_raw_value(),
         }
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::of_skep(format!("cannot listen to signals: {error}")))
+}
+
+async fn heard(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
     }
 }

@@ -5,9 +5,9 @@ use std::io::{self, BufWriter, IsTerminal, Stderr, Stdout, Write};
 
 use serde_json::{Value, json};
 use skep_client::LogItem;
-use skep_client::protocol::AgentInfo;
 use skep_client::protocol::event::{LogRecord, ProgressEvent, Stream};
 use skep_client::protocol::op::SeqRange;
+use skep_client::protocol::{AgentId, AgentInfo};
 
 use super::text;
 
@@ -45,10 +45,10 @@ impl Sink {
         }
     }
 
-    pub(super) fn item(&mut self, item: &LogItem) -> io::Result<()> {
+    pub(super) fn item(&mut self, agent: AgentId, item: &LogItem) -> io::Result<()> {
         match (item, self.form) {
             (LogItem::Record(record), Form::Json) => self.json(&record_json(record)),
-            (LogItem::Gap(gap), Form::Json) => self.json(&gap_json(gap)),
+            (LogItem::Gap(gap), Form::Json) => self.json(&gap_json(agent, gap)),
             (LogItem::Record(record), _) => self.record(record),
             (LogItem::Gap(gap), _) => self.note(&gap_text(gap)),
         }
@@ -128,7 +128,7 @@ impl Sink {
     }
 }
 
-fn gap_text(gap: &SeqRange) -> String {
+pub(super) fn gap_text(gap: &SeqRange) -> String {
     let SeqRange { from_seq, to_seq } = gap;
     format!(
         "records {from_seq} to {to_seq} are lost: the host no longer had them; a larger \
@@ -136,7 +136,7 @@ fn gap_text(gap: &SeqRange) -> String {
     )
 }
 
-fn to_json(kind: &str, value: &impl serde::Serialize) -> Value {
+pub(super) fn to_json(kind: &str, value: &impl serde::Serialize) -> Value {
     // What has string keys and no wild numbers becomes JSON without fail.
     let mut value = serde_json::to_value(value).unwrap_or_default();
     put(&mut value, "kind", Some(kind));
@@ -149,8 +149,9 @@ fn put(object: &mut Value, key: &str, value: Option<impl Into<Value>>) {
     }
 }
 
-fn gap_json(gap: &SeqRange) -> Value {
-    to_json("gap", gap)
+fn gap_json(agent: AgentId, gap: &SeqRange) -> Value {
+    let SeqRange { from_seq, to_seq } = gap;
+    json!({"kind": "gap", "agent": agent, "from_seq": from_seq, "to_seq": to_seq})
 }
 
 /// The bytes are `data`, or, where they are not UTF-8, in hexadecimal
@@ -185,8 +186,6 @@ fn record_json(record: &LogRecord) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use skep_client::protocol::AgentId;
-
     use super::*;
 
     #[test]
@@ -207,11 +206,14 @@ mod tests {
         record.data = b"line".to_vec().into();
         assert_eq!(record_json(&record)["data"], "line");
         assert_eq!(
-            gap_json(&SeqRange {
-                from_seq: 1,
-                to_seq: 2
-            })["kind"],
-            "gap"
+            gap_json(
+                record.agent,
+                &SeqRange {
+                    from_seq: 1,
+                    to_seq: 2
+                }
+            ),
+            json!({"kind": "gap", "agent": record.agent, "from_seq": 1, "to_seq": 2})
         );
     }
 }

@@ -84,6 +84,26 @@ pub(super) async fn build(
     Ok(spec)
 }
 
+/// Makes what the flags name what it is here: for a host in this process, which
+/// would speak of it as of a stranger's.
+pub(super) fn at_home(args: &SpecArgs, program: &mut ProgramArgs) -> Result<(), Failure> {
+    for dir in &args.dir {
+        if !Path::new(&dir.host).is_dir() {
+            let message = format!("--dir: there is no directory {}: check the path", dir.host);
+            return Err(Failure::of_skep(message));
+        }
+    }
+    if let Some(program) = program.program.first_mut().filter(|_| args.native)
+        && program.contains('/')
+    {
+        let path = Path::new(program);
+        let found = path.metadata().and_then(|_| std::path::absolute(path));
+        let found = found.map_err(|error| Failure::of_file(path, &error))?;
+        *program = found.to_string_lossy().into_owned();
+    }
+    Ok(())
+}
+
 /// The file's stem, with what is not allowed made `-`; of a digest its
 /// beginning.
 fn default_name(program: &str) -> AgentName {

@@ -42,26 +42,47 @@ pub(super) fn own_if_readable() -> Result<Option<mpsc::Receiver<io::Result<Vec<u
 }
 
 fn own() -> Result<mpsc::Receiver<io::Result<Vec<u8>>>, Failure> {
-    read(io::stdin())
+    read(io::stdin(), 1)
+}
+
+/// A terminal, which may be read on after Ctrl-D: for that stands an empty
+/// piece.
+pub(super) fn terminal_if_readable() -> Result<Option<mpsc::Receiver<io::Result<Vec<u8>>>>, Failure>
+{
+    // One that is gone has no end of ends.
+    const MAX_ENDS: u32 = 16;
+    if !is_foreground() {
+        return Ok(None);
+    }
+    read(io::stdin(), MAX_ENDS).map(Some)
 }
 
 /// A file.
 pub(super) fn file(path: &str) -> Result<mpsc::Receiver<io::Result<Vec<u8>>>, Failure> {
     let path = Path::new(path);
-    read(File::open(path).map_err(|error| Failure::of_file(path, &error))?)
+    let file = File::open(path).map_err(|error| Failure::of_file(path, &error))?;
+    read(file, 1)
 }
 
 /// Reads on a thread of its own: a read of a terminal cannot be broken off, and
 /// ends with the process.
 fn read(
     mut source: impl Read + Send + 'static,
+    max_ends: u32,
 ) -> Result<mpsc::Receiver<io::Result<Vec<u8>>>, Failure> {
     let (sender, receiver) = mpsc::channel(PIECES);
     let reading = move || {
         let mut buffer = vec![0; PIECE];
+        let mut ends = 0;
         loop {
             let piece = match source.read(&mut buffer) {
-                Ok(0) => return,
+                Ok(0) => {
+                    ends += 1;
+                    if ends >= max_ends {
+                        return;
+                    }
+                    Ok(Vec::new())
+                }
                 Ok(size) => Ok(buffer.get(..size).unwrap_or_default().to_vec()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error),
@@ -111,7 +132,7 @@ pub(super) async fn pump(
     Ok(Pumped::All)
 }
 
-fn had_enough(error: &ClientError) -> bool {
+pub(super) fn had_enough(error: &ClientError) -> bool {
     matches!(
         error.code(),
         Some(ErrorCode::WrongState | ErrorCode::NotFound)
@@ -156,7 +177,7 @@ mod tests {
     #[tokio::test]
     async fn a_source_is_read_to_its_end() {
         let bytes: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
-        let mut source = read(io::Cursor::new(bytes.clone())).unwrap();
+        let mut source = read(io::Cursor::new(bytes.clone()), 1).unwrap();
         let mut all = Vec::new();
         while let Some(piece) = source.recv().await {
             all.extend(piece.unwrap());

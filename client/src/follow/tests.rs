@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use proptest::prelude::*;
 use skep_protocol::codec::{Envelope, encode, encode_error, encode_reply};
 use skep_protocol::event::LogRecord;
 use skep_protocol::op::{OutputReply, Request, SubscribeReply};
@@ -30,6 +31,8 @@ struct State {
     forgotten: bool,
     reads: Vec<u64>,
     events: bool,
+    /// No request is answered.
+    away: bool,
 }
 
 impl Script {
@@ -46,9 +49,15 @@ impl Script {
         };
         let host = script.clone();
         tokio::spawn(async move {
+            // Dropped, they would tell that the connection is closed.
+            let mut unanswered = Vec::new();
             while let Some(message) = wire.inbox.recv().await {
                 let payload = message.payload.unwrap();
-                message.peer.reply(host.answer(&payload));
+                if host.with(|state| state.away) {
+                    unanswered.push(message.peer);
+                } else {
+                    message.peer.reply(host.answer(&payload));
+                }
             }
         });
         (script, Client::over(connection))
@@ -324,7 +333,7 @@ async fn one_stream_is_followed_without_the_other() {
     script.write_to(20);
     let options = FollowOptions {
         streams: Some(vec![Stream::Stderr]),
-        from_seq: 0,
+        ..both()
     };
     let mut follow = client.follow(script.agent, options);
     for number in [2, 5, 8, 11, 14, 17] {
@@ -402,4 +411,155 @@ async fn one_that_is_forgotten_is_an_error() {
         matches!(&error, ClientError::Refused(e) if e.code == ErrorCode::NotFound),
         "{error}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_returns_is_waited_for() {
+    let (script, client) = Script::new();
+    let mut follow = client.follow(script.agent, both());
+    script.write_to(1);
+    assert_eq!(seq(&mut follow).await, 0);
+    // Long enough for the requests themselves to give up.
+    script.with(|state| state.away = true);
+    let idle = tokio::time::timeout(Duration::from_secs(100), follow.next()).await;
+    assert!(idle.is_err(), "{idle:?}");
+    script.write_to(5);
+    script.end();
+    script.with(|state| state.away = false);
+    let rest = tokio::time::timeout(Duration::from_secs(100), all(&mut follow)).await;
+    assert_eq!(rest.unwrap(), [1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_does_not_return_is_an_error() {
+    let (script, client) = Script::new();
+    script.with(|state| state.away = true);
+    let host_away = Duration::from_secs(45);
+    let mut follow = client.follow(
+        script.agent,
+        FollowOptions {
+            host_away,
+            ..both()
+        },
+    );
+    let start = Instant::now();
+    let error = follow.next().await.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+    assert!(start.elapsed() >= host_away);
+    assert!(start.elapsed() < host_away * 3, "{:?}", start.elapsed());
+    // It may be asked again.
+    script.with(|state| state.away = false);
+    script.write_to(1);
+    assert_eq!(seq(&mut follow).await, 0);
+}
+
+/// What happens between one look at the follower and the next.
+#[derive(Debug, Clone)]
+enum Happening {
+    Writes(u64),
+    /// One of the records written, by its place from the last: in order, twice,
+    /// late or never.
+    Publishes(u64),
+    /// The oldest records are no longer kept.
+    Expires(u64),
+    /// The host is gone for some seconds and comes back.
+    Restarts(u64),
+    /// The follower takes what there is, for some milliseconds.
+    Reads(u64),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        4 => (1..20_u64).prop_map(Happening::Writes),
+        8 => (0..30_u64).prop_map(Happening::Publishes),
+        1 => (1..40_u64).prop_map(Happening::Expires),
+        1 => (1..90_u64).prop_map(Happening::Restarts),
+        4 => (0..40_u64).prop_map(Happening::Reads),
+    ]
+}
+
+/// Every record once and in order, or within a gap of what had expired.
+async fn whatever_happens(happenings: Vec<Happening>, from_seq: u64, end_is_told: bool) {
+    let (script, client) = Script::new();
+    let mut follow = client.follow(script.agent, FollowOptions { from_seq, ..both() });
+    let mut items = Vec::new();
+    for happening in happenings {
+        let written = script.with(|state| state.history.len() as u64);
+        match happening {
+            Happening::Writes(count) => script.write_to(written + count),
+            Happening::Publishes(back) => {
+                if let Some(seq) = written.checked_sub(back + 1) {
+                    script.publish(seq);
+                }
+            }
+            Happening::Expires(count) => {
+                script.with(|state| state.first = (state.first + count).min(written));
+            }
+            Happening::Restarts(seconds) => {
+                script.with(|state| state.away = true);
+                let away = Duration::from_secs(seconds);
+                let taken = take(&mut follow, away).await;
+                items.extend(taken);
+                script.with(|state| state.away = false);
+            }
+            Happening::Reads(ms) => {
+                items.extend(take(&mut follow, Duration::from_millis(ms)).await);
+            }
+        }
+    }
+    script.end();
+    if end_is_told {
+        script.publish_end();
+    }
+    items.extend(take(&mut follow, Duration::from_secs(1000)).await);
+
+    let (end, first) = script.with(|state| (state.history.len() as u64, state.first));
+    let mut next = from_seq;
+    for item in items {
+        match item {
+            LogItem::Record(record) => {
+                assert_eq!(record, script.record(next));
+                next += 1;
+            }
+            LogItem::Gap(gap) => {
+                assert_eq!(gap.from_seq, next);
+                assert!(gap.to_seq < first, "{gap:?} was not lost: {first}");
+                next = gap.to_seq + 1;
+            }
+        }
+    }
+    assert_eq!(next, end.max(from_seq));
+}
+
+/// What comes within a time, or before the end.
+async fn take(follow: &mut Follow, within: Duration) -> Vec<LogItem> {
+    let mut items = Vec::new();
+    let reading = async {
+        while let Some(item) = follow.next().await.unwrap() {
+            items.push(item);
+        }
+    };
+    let _ = tokio::time::timeout(within, reading).await;
+    items
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+    #[test]
+    fn every_record_comes_once_whatever_happens(
+        happenings in prop::collection::vec(happening(), 0..60),
+        from_seq in prop_oneof![3 => Just(0_u64), 1 => 0..100_u64],
+        end_is_told: bool,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(whatever_happens(happenings, from_seq, end_is_told));
+    }
 }

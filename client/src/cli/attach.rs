@@ -1,0 +1,196 @@
+//! `skep attach`: an agent's output, and its stdin, until it ends or is left.
+
+use std::io::{self, IsTerminal};
+
+use skep_client::protocol::{AgentId, AgentState, ErrorCode};
+use skep_client::{Client, FollowOptions};
+use tokio::sync::mpsc;
+
+use super::args::AttachArgs;
+use super::failure::Failure;
+use super::keys::Detector;
+use super::previews::Previews;
+use super::show::{Beside, STOPPING, View, conclude};
+use super::signals::Signals;
+use super::sink::{Form, Sink};
+use super::terminal::Attached;
+use super::{Context, Outcome, agent, exit, stdin};
+
+/// Ctrl-C.
+const INTERRUPT: i32 = 2;
+
+/// Why this command ends before the agent does.
+enum Left {
+    /// The detach keys.
+    Detached,
+    Signal(i32),
+}
+
+pub(super) async fn attach(context: &Context, args: &AttachArgs) -> Outcome {
+    let client = context.client().await?;
+    let agent = agent::find(&client, &args.agent.agent).await?;
+    let info = client.get(agent).await?;
+    if info.state == AgentState::Exited {
+        let message = format!(
+            "{} has ended: `skep logs {agent}` prints its output",
+            info.name
+        );
+        return Err(Failure::of_skep(message).with_code(ErrorCode::WrongState.as_str()));
+    }
+    let mut signals = Signals::of_terminal()?;
+    let from_seq = match args.since {
+        Some(since) => since.seq(&client, agent).await?,
+        None => info.next_seq,
+    };
+    let form = if context.json { Form::Json } else { Form::Raw };
+    let view = View::of(form, false);
+    let previews = Previews::new(&args.previews)?;
+    let watch = match Beside::wants_events(&view, previews.as_ref(), true) {
+        true => Some(client.watch(agent).await?),
+        false => None,
+    };
+    let (answers, answered) = mpsc::channel(1);
+    let mut beside = Beside {
+        agent,
+        name: info.name.clone(),
+        view,
+        previews,
+        watch,
+        hints: true,
+        answers: answered,
+    };
+    let options = FollowOptions {
+        from_seq,
+        ..FollowOptions::default()
+    };
+    let log = client.follow(agent, options);
+    let typed = match (args.no_stdin, io::stdin().is_terminal()) {
+        (true, _) => None,
+        (false, true) => stdin::terminal_if_readable()?,
+        (false, false) => stdin::own_if_readable()?,
+    };
+    // Restored when it is dropped, on each way out of here.
+    let attached = typed
+        .as_ref()
+        .and_then(|_| Attached::set(&args.detach_keys));
+    let detector = attached
+        .is_some()
+        .then(|| Detector::new(args.detach_keys.clone()));
+
+    let mut sink = Sink::new(form);
+    if attached.is_some() {
+        let keys = &args.detach_keys;
+        sink.note(&format!(
+            "attached to {}; {keys} leaves it running",
+            info.name
+        ))?;
+    }
+    let left = tokio::select! {
+        shown = beside.show(&client, log, &mut sink) => {
+            shown?;
+            None
+        }
+        () = send(&client, agent, typed, detector) => Some(Left::Detached),
+        signal = obey(&client, agent, &mut signals, &answers, args.no_stop) => Some(Left::Signal(signal)),
+    };
+    beside.hide();
+    if left.is_some() && attached.is_some() {
+        // Behind the echo of what was typed.
+        eprintln!();
+    }
+    drop(attached);
+    match left {
+        None => Ok(conclude(&client, agent, &mut sink).await?.1),
+        Some(Left::Detached) => {
+            sink.note(&format!("left running: `skep attach {agent}` comes back"))?;
+            Ok(0)
+        }
+        Some(Left::Signal(signal)) => Err(Failure::quiet(exit::of_signal(signal))),
+    }
+}
+
+/// Sends what is typed; returns when the detach keys are.
+async fn send(
+    client: &Client,
+    agent: AgentId,
+    typed: Option<mpsc::Receiver<io::Result<Vec<u8>>>>,
+    mut detector: Option<Detector>,
+) {
+    let Some(mut typed) = typed else {
+        return std::future::pending().await;
+    };
+    let mut open = true;
+    loop {
+        let piece = typed.recv().await;
+        let more = piece.is_some();
+        let typed = match piece {
+            Some(Ok(piece)) => piece,
+            Some(Err(_)) | None => Vec::new(),
+        };
+        let (mut bytes, detached) = match &mut detector {
+            Some(detector) => detector.pass(&typed),
+            None => (typed.clone(), false),
+        };
+        let ends = typed.is_empty();
+        if let Some(detector) = detector.as_mut().filter(|_| ends) {
+            bytes.extend(detector.rest());
+        }
+        if open && let Err(failure) = write(client, agent, &bytes, ends).await {
+            open = false;
+            failure.tell();
+        }
+        if detached {
+            return;
+        }
+        open &= !ends;
+        if !more {
+            return std::future::pending().await;
+        }
+    }
+}
+
+async fn write(client: &Client, agent: AgentId, bytes: &[u8], close: bool) -> Result<(), Failure> {
+    let written = async {
+        client.write_all_stdin(agent, bytes, None).await?;
+        if close {
+            client.close_stdin(agent).await?;
+        }
+        Ok(())
+    };
+    match written.await {
+        Err(error) if close && stdin::had_enough(&error) => Ok(()),
+        Err(error) if stdin::had_enough(&error) => Err(Failure::of_skep(
+            "the agent does not take what is typed: its stdin is closed, or was never open: spawn \
+             with `--stdin open`",
+        )),
+        written => Ok(written?),
+    }
+}
+
+/// Stops the agent at the first Ctrl-C, kills it at the second. Returns the
+/// signal with which this command leaves it: the third, or any other.
+async fn obey(
+    client: &Client,
+    agent: AgentId,
+    signals: &mut Signals,
+    answers: &mpsc::Sender<&'static str>,
+    no_stop: bool,
+) -> i32 {
+    for kill in [false, true] {
+        let signal = signals.next().await;
+        if signal != INTERRUPT || no_stop {
+            return signal;
+        }
+        let client = client.clone();
+        // Not waited for here: the end of the output tells it.
+        if kill {
+            tokio::spawn(async move { client.kill(agent).await });
+        } else {
+            if io::stderr().is_terminal() {
+                let _ = answers.try_send(STOPPING);
+            }
+            tokio::spawn(async move { client.stop(agent, None).await });
+        }
+    }
+    signals.next().await
+}

@@ -1,0 +1,100 @@
+//! `skep attach`: on a terminal and without one.
+
+use skep_client::protocol::spec::Stdin;
+use skep_client::protocol::{AgentInfo, Outcome};
+use skep_tests::{Terminal, TestHost, probe, skep_binary, spec};
+
+use crate::command::{skep, skep_with};
+
+const DETACH: &str = "\x10\x11";
+
+async fn echo(host: &TestHost) -> AgentInfo {
+    let mut spec = spec("echo", &[]);
+    spec.stdin = Stdin::Open;
+    host.client().await.spawn(spec, None).await.unwrap()
+}
+
+/// The command on a terminal, between two looks at how the terminal is set.
+fn attach(host: &TestHost, flags: &str) -> Terminal {
+    let script = format!(
+        "trap : INT QUIT; before=$(stty -g); echo ready; '{}' --host '{}' attach {flags}; \
+         echo \"code $?\"; [ \"$before\" = \"$(stty -g)\" ] && echo restored",
+        skep_binary().display(),
+        host.control(),
+    );
+    Terminal::start("/bin/sh", &["-c", &script], &[])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_detach_keys_leave_it_running() {
+    let host = TestHost::start().await;
+    let agent = echo(&host).await;
+    let mut terminal = attach(&host, "echo");
+    terminal.shows("Ctrl-P Ctrl-Q leaves it running").await;
+    terminal.types("first lime\x7f\x7fne\n").await;
+    // Edited before it was sent, and echoed once by the terminal, once by it.
+    terminal.shows("first line\nfirst line").await;
+    terminal.types(DETACH).await;
+    terminal.shows("left running").await;
+    terminal.shows("code 0\nrestored").await;
+    let client = host.client().await;
+    let info = client.get(agent.id).await.unwrap();
+    assert_eq!((info.outcome, info.usage.stdin_bytes), (None, 11));
+
+    // Others may be chosen, also such as the terminal keeps for itself.
+    let mut terminal = attach(&host, "--detach-keys ctrl-c,x echo");
+    terminal.shows("Ctrl-C x leaves it running").await;
+    terminal.types("second\n").await;
+    terminal.shows("second\nsecond").await;
+    terminal.types("\x03x").await;
+    terminal.shows("code 0\nrestored").await;
+    assert_eq!(client.get(agent.id).await.unwrap().usage.stdin_bytes, 18);
+
+    // The end of what is typed is the end of its stdin, and then its own.
+    let mut terminal = attach(&host, "--since 0 echo");
+    terminal.shows("first line\nsecond").await;
+    terminal.types("\x04").await;
+    terminal.shows("code 0\nrestored").await;
+    let ended = client.wait(agent.id, None).await.unwrap();
+    assert_eq!(ended.outcome, Some(Outcome::Exited { code: 0 }));
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signals_leave_the_terminal_as_it_was() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let agent = client.spawn(probe(&["until-stop"]), None).await.unwrap().id;
+    for (flags, keys, code) in [("", "\x1c", 131), ("--no-stop", "\x03", 130)] {
+        let mut terminal = attach(&host, &format!("--since 0 {flags} probe"));
+        terminal.shows("\nready").await;
+        terminal.types(keys).await;
+        terminal.shows(&format!("code {code}\nrestored")).await;
+        assert_eq!(client.get(agent).await.unwrap().outcome, None);
+    }
+    let mut terminal = attach(&host, "--since 0 probe");
+    terminal.shows("\nready").await;
+    terminal.types("\x03").await;
+    terminal.shows("stopping").await;
+    terminal.shows("code 143\nrestored").await;
+    let ended = client.wait(agent, None).await.unwrap();
+    assert_eq!(ended.outcome, Some(Outcome::Stopped { forced: false }));
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_terminal_bytes_are_bytes() {
+    let host = TestHost::start().await;
+    let agent = echo(&host).await.id.to_string();
+    let control = host.control().to_string();
+    // The detach keys are some of them.
+    let ran = skep_with(&["--host", &control, "attach", &agent], b"one\n\x10\x11two").await;
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (Some(0), "one\n\x10\x11two")
+    );
+    let again = skep(&["--host", &control, "attach", &agent]).await;
+    assert_eq!(again.code, Some(125));
+    assert!(again.stderr.contains("(wrong_state)"), "{}", again.stderr);
+    host.end().await;
+}
