@@ -1,19 +1,20 @@
 //! What things cost over real sockets on loopback: a round trip, a spawn, a
-//! line of log. Bounded in count and time.
+//! line of log, and, if asked, a start of a host that remembers many agents.
+//! Bounded in count and time.
 //!
-//! `cargo run --release --example cost -- examples/prebuilt`
+//! `cargo run --release --example cost -- examples/prebuilt [AGENTS]`
 #![allow(clippy::print_stdout, reason = "its figures are what it is for")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use skep_client::protocol::spec::ComponentRef;
 use skep_client::protocol::{AgentSpec, Digest, LimitsAsk, Outcome};
-use skep_client::{Client, ConnectionConfig, FollowOptions, LogItem};
+use skep_client::{AgentFilter, Client, ConnectionConfig, FollowOptions, LogItem};
 use skep_host::config::{Capacity, Config};
 use skep_host::{Endpoints, Host, Purpose};
-use skep_transport::ServerConfig;
+use skep_transport::{ServerConfig, Sockets};
 
 const ROUND_TRIPS: usize = 5_000;
 const SPAWNS: usize = 1_000;
@@ -30,22 +31,8 @@ async fn measure() -> Result<()> {
             .nth(1)
             .unwrap_or_else(|| "examples/prebuilt".into()),
     );
-    let server = ServerConfig::new(
-        "tcp://127.0.0.1:0".parse()?,
-        Some("tcp://127.0.0.1:0".parse()?),
-    );
-    let (wire, sockets) = skep_transport::serve(server)?;
-    let endpoints = Endpoints {
-        control: sockets.control_endpoint().to_string(),
-        events: sockets.events_endpoint().map(ToString::to_string),
-    };
     let state = tempfile::tempdir()?;
-    let config = Config {
-        capacity: Capacity::default(),
-        state_dir: state.path().to_owned(),
-        ..Config::embedded()
-    };
-    let host = Host::start(&config, wire, endpoints, Purpose::Serve)?;
+    let (host, sockets) = start(state.path(), Capacity::default())?;
     let client = Client::connect(ConnectionConfig::new(sockets.control_endpoint().clone()));
 
     let mut times = Vec::with_capacity(ROUND_TRIPS);
@@ -115,7 +102,72 @@ async fn measure() -> Result<()> {
 
     host.shutdown().await;
     sockets.close().await;
+    match std::env::args().nth(2) {
+        Some(agents) => restart(&guests, agents.parse()?).await,
+        None => Ok(()),
+    }
+}
+
+/// Starts a host on a directory where that many agents have ended.
+async fn restart(guests: &Path, agents: usize) -> Result<()> {
+    const AT_ONCE: usize = 500;
+    let state = tempfile::tempdir()?;
+    let capacity = || Capacity {
+        max_ended: agents,
+        ..Capacity::default()
+    };
+    let (host, sockets) = start(state.path(), capacity())?;
+    let client = Client::connect(ConnectionConfig::new(sockets.control_endpoint().clone()));
+    let hello = client
+        .upload(&std::fs::read(guests.join("hello.wasm"))?)
+        .await?;
+    for _ in 0..agents.div_ceil(AT_ONCE) {
+        let runs = (0..AT_ONCE).map(|_| run(&client, hello, &[]));
+        futures_util::future::try_join_all(runs).await?;
+    }
+    drop(client);
+    host.shutdown().await;
+    sockets.close().await;
+
+    let begun = Instant::now();
+    let (host, sockets) = start(state.path(), capacity())?;
+    let client = Client::connect(ConnectionConfig::new(sockets.control_endpoint().clone()));
+    client.health().await?;
+    println!(
+        "{:<34} {:>10.1?}",
+        format!("start with {agents} ended agents"),
+        begun.elapsed()
+    );
+    let page = client.list(&AgentFilter::default(), None).await?;
+    let mut times = Vec::new();
+    for agent in &page.agents {
+        let start = Instant::now();
+        client.get(agent.id).await?;
+        times.push(start.elapsed());
+    }
+    report("agent.get of one of them", &mut times);
+    host.shutdown().await;
+    sockets.close().await;
     Ok(())
+}
+
+fn start(state_dir: &Path, capacity: Capacity) -> Result<(Host, Sockets)> {
+    let server = ServerConfig::new(
+        "tcp://127.0.0.1:0".parse()?,
+        Some("tcp://127.0.0.1:0".parse()?),
+    );
+    let (wire, sockets) = skep_transport::serve(server)?;
+    let endpoints = Endpoints {
+        control: sockets.control_endpoint().to_string(),
+        events: sockets.events_endpoint().map(ToString::to_string),
+    };
+    let config = Config {
+        capacity,
+        state_dir: state_dir.to_owned(),
+        ..Config::embedded()
+    };
+    let host = Host::start(&config, wire, endpoints, Purpose::Serve)?;
+    Ok((host, sockets))
 }
 
 fn spec(component: Digest, args: &[&str]) -> Result<AgentSpec> {

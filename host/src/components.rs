@@ -1,15 +1,17 @@
 //! The components that a host holds: their bytes by digest, whole or under
 //! way. Kept in memory within the operator's bound; where room is needed, what
-//! was used longest ago and by no agent goes first.
+//! was used longest ago and by no agent goes first. What a host before has kept
+//! in the store is read from there when it is first needed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use skep_protocol::{Digest, MAX_CHUNK};
 
 use crate::runner::wasm::Facts;
+use crate::store::{KeptComponent, KeptUpload};
 
 /// An upload that nobody went on with for this long makes room for others.
 const UPLOAD_IDLE: Duration = Duration::from_secs(600);
@@ -24,8 +26,23 @@ const MAX_PIECES: usize = 4096;
 #[derive(Debug)]
 pub struct Component {
     pub digest: Digest,
-    pub bytes: Bytes,
+    pub size: usize,
+    /// Empty until they are needed, where they are in the store alone.
+    pub bytes: OnceLock<Bytes>,
     pub facts: Facts,
+}
+
+impl Component {
+    /// A component whose bytes are here.
+    #[must_use]
+    pub fn new(digest: Digest, bytes: Bytes, facts: Facts) -> Self {
+        Self {
+            digest,
+            size: bytes.len(),
+            bytes: OnceLock::from(bytes),
+            facts,
+        }
+    }
 }
 
 /// Why the store refuses.
@@ -55,10 +72,35 @@ struct Upload {
     received: usize,
     /// Bytes of all chunks.
     held: usize,
+    /// What of it is in the store: where each part begins and ends.
+    written: BTreeMap<usize, usize>,
     touched: Instant,
 }
 
 impl Upload {
+    fn new(size: usize) -> Self {
+        Self {
+            size,
+            chunks: BTreeMap::new(),
+            received: 0,
+            held: 0,
+            written: BTreeMap::new(),
+            touched: Instant::now(),
+        }
+    }
+
+    /// Notes a part that is in the store; parts that touch become one.
+    fn note_written(&mut self, mut start: usize, mut end: usize) {
+        while let Some((&first, &last)) = self.written.range(..=end).next_back()
+            && last >= start
+        {
+            self.written.remove(&first);
+            start = start.min(first);
+            end = end.max(last);
+        }
+        self.written.insert(start, end);
+    }
+
     /// Takes what of the chunk is new. Memory follows what was sent, whatever
     /// size and offset claim.
     fn add(&mut self, offset: usize, chunk: &[u8]) {
@@ -117,6 +159,17 @@ struct State {
     /// Bytes of all of these, and of the chunks of uploads.
     bytes: u64,
     uses: u64,
+    /// What the store does not know yet: as many as were held, at most.
+    gone: Vec<Gone>,
+}
+
+/// What is not held any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    Component(Digest),
+    /// Deleted, but agents are made of it.
+    Deleted(Digest),
+    Upload(Digest),
 }
 
 /// All components of a host.
@@ -124,6 +177,9 @@ struct State {
 pub struct Components {
     state: Mutex<State>,
     bound: u64,
+    /// Held by who changes what the store has of components, so that one which
+    /// is deleted and put again is there in the end.
+    pub in_store: tokio::sync::Mutex<()>,
 }
 
 /// What became of a chunk.
@@ -144,6 +200,77 @@ impl Components {
         Self {
             state: Mutex::default(),
             bound,
+            in_store: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Takes up what a host before has kept, oldest first. More than the bound
+    /// goes when room is needed.
+    pub fn take_up(&self, kept: Vec<KeptComponent>) {
+        let mut state = self.state();
+        for KeptComponent {
+            digest,
+            size,
+            facts,
+            ..
+        } in kept
+        {
+            state.uses += 1;
+            state.bytes += size;
+            let component = Arc::new(Component {
+                digest,
+                size: usize::try_from(size).unwrap_or(usize::MAX),
+                bytes: OnceLock::new(),
+                facts,
+            });
+            let used = state.uses;
+            state.whole.insert(digest, Held { component, used });
+        }
+    }
+
+    /// Takes up an upload that a host before has begun.
+    pub fn take_up_upload(&self, kept: &KeptUpload, parts: Vec<Vec<u8>>) {
+        let mut upload = Upload::new(usize::try_from(kept.size).unwrap_or(usize::MAX));
+        for (&(offset, _), part) in kept.parts.iter().zip(parts) {
+            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+            upload.add(offset, &part);
+            upload.note_written(offset, offset + part.len());
+        }
+        let mut state = self.state();
+        state.bytes += upload.held as u64;
+        state.uploads.insert(kept.digest, upload);
+    }
+
+    /// Notes which bytes of an upload are in the store, and tells all that are;
+    /// none if it is under way no more.
+    pub fn note_written(&self, digest: Digest, offset: u64, bytes: usize) -> Option<KeptUpload> {
+        let mut state = self.state();
+        let upload = state.uploads.get_mut(&digest)?;
+        let start = usize::try_from(offset).ok()?;
+        upload.note_written(start, start + bytes);
+        let parts = upload.written.iter();
+        Some(KeptUpload {
+            digest,
+            size: upload.size as u64,
+            parts: parts
+                .map(|(&start, &end)| (start as u64, (end - start) as u64))
+                .collect(),
+        })
+    }
+
+    /// What is not held any more since this was last asked.
+    #[must_use]
+    pub fn take_gone(&self) -> Vec<Gone> {
+        std::mem::take(&mut self.state().gone)
+    }
+
+    /// Whether the component or an upload of it is held.
+    #[must_use]
+    pub fn holds(&self, gone: Gone) -> bool {
+        let state = self.state();
+        match gone {
+            Gone::Component(digest) | Gone::Deleted(digest) => state.whole.contains_key(&digest),
+            Gone::Upload(digest) => state.uploads.contains_key(&digest),
         }
     }
 
@@ -193,7 +320,7 @@ impl Components {
         let mut state = self.state();
         if let Some(held) = state.whole.get(&digest) {
             return Ok(Put::Whole {
-                size: held.component.bytes.len(),
+                size: held.component.size,
             });
         }
         match state.uploads.get(&digest) {
@@ -220,13 +347,7 @@ impl Components {
             Some(_) | None => {}
         }
         state.make_room(chunk.len() as u64, self.bound)?;
-        let upload = state.uploads.entry(digest).or_insert_with(|| Upload {
-            size,
-            chunks: BTreeMap::new(),
-            received: 0,
-            held: 0,
-            touched: Instant::now(),
-        });
+        let upload = (state.uploads.entry(digest)).or_insert_with(|| Upload::new(size));
         upload.touched = Instant::now();
         let before = upload.held;
         upload.add(start, chunk);
@@ -257,7 +378,7 @@ impl Components {
             held.used = used;
             return Ok(Arc::clone(&held.component));
         }
-        let size = component.bytes.len() as u64;
+        let size = component.size as u64;
         state.make_room(size, self.bound)?;
         state.bytes += size;
         let component = Arc::new(component);
@@ -278,8 +399,16 @@ impl Components {
         let whole = state.whole.remove(digest);
         let upload = state.uploads.remove(digest);
         let found = whole.is_some() || upload.is_some();
-        state.bytes -= upload.map_or(0, |upload| upload.held) as u64;
-        state.deleted.extend(whole.map(|held| held.component));
+        if let Some(upload) = upload {
+            state.bytes -= upload.held as u64;
+            state.gone.push(Gone::Upload(*digest));
+        }
+        if let Some(Held { component, .. }) = whole {
+            if Arc::strong_count(&component) > 1 {
+                state.gone.push(Gone::Deleted(*digest));
+            }
+            state.deleted.push(component);
+        }
         state.drop_deleted();
         found
     }
@@ -302,11 +431,12 @@ impl Components {
 
 impl State {
     fn drop_deleted(&mut self) {
-        let bytes = &mut self.bytes;
+        let (bytes, gone) = (&mut self.bytes, &mut self.gone);
         self.deleted.retain(|component| {
             let stays = Arc::strong_count(component) > 1;
             if !stays {
-                *bytes -= component.bytes.len() as u64;
+                *bytes -= component.size as u64;
+                gone.push(Gone::Component(component.digest));
             }
             stays
         });
@@ -314,11 +444,12 @@ impl State {
 
     fn drop_idle_uploads(&mut self) {
         let now = Instant::now();
-        let bytes = &mut self.bytes;
-        self.uploads.retain(|_, upload| {
+        let (bytes, gone) = (&mut self.bytes, &mut self.gone);
+        self.uploads.retain(|digest, upload| {
             let stays = now.duration_since(upload.touched) < UPLOAD_IDLE;
             if !stays {
                 *bytes -= upload.held as u64;
+                gone.push(Gone::Upload(*digest));
             }
             stays
         });
@@ -345,7 +476,8 @@ impl State {
                     bound,
                 });
             };
-            self.bytes -= held.component.bytes.len() as u64;
+            self.bytes -= held.component.size as u64;
+            self.gone.push(Gone::Component(held.component.digest));
         }
         Ok(())
     }

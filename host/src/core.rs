@@ -12,11 +12,14 @@ use crate::agent::slots::Slots;
 use crate::agent::spec::Rules;
 use crate::audit::Audit;
 use crate::components::Components;
+use crate::dispatch::wire_error;
 use crate::log::{Logs, RecordCount};
+use crate::op::comeback::come_back;
 use crate::registry::{Registry, StateCounts};
 use crate::replies::ReplyMemory;
 use crate::runner::native::NativeRunner;
 use crate::runner::wasm::WasmRunner;
+use crate::store::{Recovered, Store};
 use crate::tally::Tally;
 
 /// Where a host can be reached, as it tells its clients.
@@ -42,6 +45,7 @@ pub struct Core {
     pub components: Components,
     pub logs: Logs,
     pub replies: Arc<ReplyMemory>,
+    pub store: Store,
     pub wasm: Arc<WasmRunner>,
     /// `None` while native agents are off.
     pub native: Option<Arc<NativeRunner>>,
@@ -58,6 +62,27 @@ pub struct Core {
 }
 
 impl Core {
+    /// Takes up what a host before has left.
+    pub(crate) async fn take_up(self: &Arc<Self>, recovered: Recovered) {
+        let Recovered {
+            agents,
+            replies,
+            components,
+            uploads,
+        } = recovered;
+        self.replies.take_up(replies);
+        for upload in uploads {
+            match self.store.read_parts(&upload) {
+                Some(parts) => self.components.take_up_upload(&upload, parts),
+                None => self.store.forget_upload(upload.digest).await,
+            }
+        }
+        let deleted = components.iter().filter(|component| component.deleted);
+        let deleted: Vec<_> = deleted.map(|component| component.digest).collect();
+        self.components.take_up(components);
+        come_back(self, agents, &deleted, wire_error).await;
+    }
+
     #[must_use]
     pub fn uptime_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)

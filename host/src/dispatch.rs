@@ -6,18 +6,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 use skep_protocol::codec::{self, EncodeError, Envelope};
-use skep_protocol::op::Request;
+use skep_protocol::op::{AgentSpawn, Request};
 use skep_protocol::{Digest, ErrorCode, ErrorDetails, RequestId, WireError};
 
 use crate::agent::spec::Denied;
 use crate::audit::Asked;
+use crate::clock;
 use crate::components::StoreError;
 use crate::core::Core;
 use crate::op::{self, Error};
 use crate::replies::Claim;
+use crate::store::{Change, Reply};
 
 /// Answers one payload. What changes something is done once per id, however
-/// often it is sent.
+/// often it is sent, also if the host dies in between.
 pub async fn answer(core: Arc<Core>, payload: Bytes) -> Bytes {
     let mut asked = Asked::now();
     let envelope = match Envelope::parse(&payload) {
@@ -31,11 +33,23 @@ pub async fn answer(core: Arc<Core>, payload: Bytes) -> Bytes {
     asked.bears(Some(id));
     asked.asks(op);
     if !op.changes() {
-        return perform(&core, &envelope, asked).await;
+        return match perform(&core, &envelope, None, asked).await {
+            Answer::New(answer) | Answer::Kept(answer) => answer,
+        };
     }
-    match core.replies.claim(id, fingerprint(&envelope)) {
+    let request = fingerprint(&envelope);
+    match core.replies.claim(id, request) {
         Claim::New(promise) => {
-            let answer = perform(&core, &envelope, asked).await;
+            let answer = match perform(&core, &envelope, Some(request), asked).await {
+                Answer::Kept(answer) => answer,
+                Answer::New(answer) => {
+                    // What was done is done: an answer that cannot be written
+                    // down is given all the same.
+                    let reply = reply(id, request, answer.clone());
+                    let _ = core.store.write(Change::Replied(reply)).await;
+                    answer
+                }
+            };
             promise.keep(&answer);
             answer
         }
@@ -63,24 +77,81 @@ fn fingerprint(envelope: &Envelope<'_>) -> Digest {
     Digest::of(&[envelope.op.as_str().as_bytes(), b"\0", envelope.body].concat())
 }
 
-async fn perform(core: &Arc<Core>, envelope: &Envelope<'_>, mut asked: Asked) -> Bytes {
-    let result = match envelope.decode() {
-        Ok(request) => {
-            if core.audit.is_some() {
-                asked.says(&request);
-            }
-            execute(core, envelope.id, request, &mut asked).await
-        }
-        Err(error) => return refuse(core, &asked, &error),
+fn reply(id: RequestId, request: Digest, answer: Bytes) -> Reply {
+    Reply {
+        id,
+        request,
+        answer,
+        given_ms: clock::now_ms(),
+    }
+}
+
+/// The payload that answers.
+enum Answer {
+    New(Bytes),
+    /// It is written down already, together with what it tells of.
+    Kept(Bytes),
+}
+
+/// `remembered` is which request it is, where its answer is remembered.
+async fn perform(
+    core: &Arc<Core>,
+    envelope: &Envelope<'_>,
+    remembered: Option<Digest>,
+    mut asked: Asked,
+) -> Answer {
+    let id = envelope.id;
+    let request = match envelope.decode() {
+        Ok(request) => request,
+        Err(error) => return Answer::New(refuse(core, &asked, &error)),
     };
-    match result {
+    if core.audit.is_some() {
+        asked.says(&request);
+    }
+    let (result, kept) = match (request, remembered) {
+        (Request::AgentSpawn(body), Some(digest)) => {
+            let spawned = spawn(core, id, digest, body, &mut asked).await;
+            let kept = matches!(spawned, Ok(Ok(_)));
+            (spawned, kept)
+        }
+        (request, _) => {
+            let executed = execute(core, id, request, &mut asked).await;
+            (executed.map(|answer| answer.map(Bytes::from)), false)
+        }
+    };
+    let answer = match result {
         Ok(Ok(answer)) => {
             told(core, &asked, None);
-            Bytes::from(answer)
+            answer
         }
         Ok(Err(error)) => refuse(core, &asked, &unwritable(&error)),
         Err(error) => refuse(core, &asked, &wire_error(&error)),
+    };
+    if kept {
+        Answer::Kept(answer)
+    } else {
+        Answer::New(answer)
     }
+}
+
+/// An agent and the answer that tells of it are written down as one, and then it
+/// begins.
+async fn spawn(
+    core: &Arc<Core>,
+    id: RequestId,
+    request: Digest,
+    body: AgentSpawn,
+    asked: &mut Asked,
+) -> Result<Result<Bytes, EncodeError>, Error> {
+    let prepared = op::spawn::prepare(core, body).await?;
+    let told = prepared.reply();
+    let answer = match codec::encode_reply(id, &told) {
+        Ok(answer) => Bytes::from(answer),
+        Err(error) => return Ok(Err(error)),
+    };
+    op::spawn::begin(core, prepared, reply(id, request, answer.clone())).await?;
+    asked.made(&told);
+    Ok(Ok(answer))
 }
 
 /// The answer as it is written down; the outer error is the operation's.
@@ -106,24 +177,23 @@ async fn execute(core: &Arc<Core>, id: RequestId, request: Request, asked: &mut 
             granted(id, &op::check::check(core, body, wire_error).await?)
         }
         Request::ComponentList(body) => granted(id, &op::component::list(core, &body)?),
-        Request::ComponentRemove(body) => granted(id, &op::component::remove(core, body.digest)?),
-        Request::AgentSpawn(body) => {
-            let reply = op::spawn::spawn(core, body).await?;
-            asked.made(&reply);
-            granted(id, &reply)
+        Request::ComponentRemove(body) => {
+            granted(id, &op::component::remove(core, body.digest).await?)
         }
-        Request::AgentList(body) => granted(id, &op::agents::list(core, &body)?),
-        Request::AgentGet(body) => granted(id, &op::agents::get(core, body.agent)?),
+        // Its answer is remembered: see `spawn`.
+        Request::AgentSpawn(_) => Err(Error::Internal("a spawn without its request")),
+        Request::AgentList(body) => granted(id, &op::agents::list(core, &body).await?),
+        Request::AgentGet(body) => granted(id, &op::agents::get(core, body.agent).await?),
         Request::AgentPause(body) => granted(id, &op::control::pause(core, body.agent).await?),
         Request::AgentResume(body) => granted(id, &op::control::resume(core, body.agent).await?),
         Request::AgentRefuel(body) => granted(id, &op::control::refuel(core, &body).await?),
         Request::AgentStop(body) => granted(id, &op::control::stop(core, &body).await?),
         Request::AgentKill(body) => granted(id, &op::control::kill(core, body.agent).await?),
         Request::AgentWait(body) => granted(id, &op::control::wait(core, &body).await?),
-        Request::AgentStdin(body) => granted(id, &op::control::stdin(core, &body)?),
+        Request::AgentStdin(body) => granted(id, &op::control::stdin(core, &body).await?),
         Request::AgentOutput(body) => granted(id, &op::output::output(core, &body).await?),
-        Request::AgentSubscribe(body) => granted(id, &op::output::subscribe(core, &body)?),
-        Request::AgentForget(body) => granted(id, &op::agents::forget(core, body.agent)?),
+        Request::AgentSubscribe(body) => granted(id, &op::output::subscribe(core, &body).await?),
+        Request::AgentForget(body) => granted(id, &op::agents::forget(core, body.agent).await?),
         Request::Unsupported(op) => Err(Error::Unsupported(op.as_str())),
     }
 }
@@ -159,7 +229,7 @@ pub(crate) fn internal(what: &'static str) -> WireError {
     wire_error(&Error::Internal(what))
 }
 
-fn wire_error(error: &Error) -> WireError {
+pub(crate) fn wire_error(error: &Error) -> WireError {
     let message = error.to_string();
     let of = |code, details| WireError {
         code,
@@ -237,7 +307,9 @@ fn wire_error(error: &Error) -> WireError {
         Error::NativeOff => WireError::of_field(ErrorCode::Denied, "spec.runner", message),
         Error::Program(refused) => WireError::of_field(refused.code(), refused.field(), message),
         Error::ShuttingDown => of(ErrorCode::ShuttingDown, none()),
-        Error::Storage(_) | Error::Log(_) => of(ErrorCode::StorageUnavailable, none()),
+        Error::Storage(_) | Error::Log(_) | Error::Unavailable(_) => {
+            of(ErrorCode::StorageUnavailable, none())
+        }
         Error::Internal(what) => of(
             ErrorCode::Internal,
             ErrorDetails {

@@ -9,6 +9,7 @@
 //!
 //! Which module may know which is told in ARCHITECTURE.md.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,12 +29,15 @@ pub mod dispatch;
 pub mod helper;
 pub mod log;
 pub mod op;
+pub mod past;
 pub mod registry;
 pub mod replies;
 pub mod runner;
 pub mod scratch;
 pub mod server;
+pub mod state_dir;
 pub mod stdio;
+pub mod store;
 mod surplus;
 pub mod tally;
 
@@ -84,6 +88,12 @@ pub enum StartError {
     /// The record of requests has no place.
     #[error(transparent)]
     Audit(#[from] audit::OpenError),
+    /// The state directory is another host's, or cannot be used.
+    #[error(transparent)]
+    StateDir(#[from] state_dir::ClaimError),
+    /// What outlives the host has no place.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
 }
 
 /// How a host is used.
@@ -100,7 +110,6 @@ pub enum Purpose {
 #[derive(Debug)]
 pub struct Host {
     core: Arc<Core>,
-    _scratch: Option<scratch::Claim>,
     end: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -146,14 +155,13 @@ impl Host {
         });
         let native = native.transpose()?.map(Arc::new);
         let scratch_root = config.state_dir.join("scratch");
-        let scratch = match purpose {
-            Purpose::Serve => claim_scratch(&scratch_root),
-            // Its state directory is new.
-            Purpose::RunOne => None,
-        };
         let history = log::Budget::new(capacity.history_bytes);
-        let logs = logs(config, purpose, &history)?;
-        // After the logs: their lock says that no other host is here.
+        let State {
+            store,
+            recovered,
+            logs,
+        } = state(config, purpose, &history)?;
+        let past = past::Past::new(store.clone(), logs.clone(), Arc::clone(&history));
         let audit = config.audit.map(|bounds| {
             let dir = config.state_dir.join("audit");
             audit::Audit::open(&dir, bounds, &config.server_id)
@@ -175,11 +183,12 @@ impl Host {
                 max_queued: capacity.max_queued,
                 memory_bytes: capacity.limits_bytes(),
             }),
-            registry: registry::Registry::new(capacity.max_ended, history),
+            registry: registry::Registry::new(capacity.max_ended, history, past, store.clone()),
             counts: Arc::default(),
             components: components::Components::new(capacity.components_bytes),
             logs,
             replies: Arc::default(),
+            store,
             wasm: Arc::new(wasm),
             native,
             publisher: wire.publisher,
@@ -192,13 +201,15 @@ impl Host {
             answering: TaskTracker::new(),
         });
         let end = CancellationToken::new();
-        let server = tokio::spawn(server::serve(Arc::clone(&core), wire.inbox, end.clone()));
-        Ok(Self {
-            core,
-            _scratch: scratch,
-            end,
-            server,
-        })
+        let server = tokio::spawn({
+            let (core, end) = (Arc::clone(&core), end.clone());
+            async move {
+                // Before any newcomer, and before anybody asks for them.
+                core.take_up(recovered).await;
+                server::serve(core, wire.inbox, end).await;
+            }
+        });
+        Ok(Self { core, end, server })
     }
 
     /// Asks every agent to stop, waits for the grace, and ends: when it
@@ -231,50 +242,84 @@ impl Host {
         if let Some(audit) = &self.core.audit {
             audit.close();
         }
+        self.core.store.close().await;
     }
 }
 
-/// Claims the scratch directories, and removes in the background what an
-/// earlier host left. A host that cannot still runs agents without one.
-fn claim_scratch(root: &Path) -> Option<scratch::Claim> {
-    match scratch::claim(root) {
-        Ok((claim, left)) => {
-            if !left.is_empty() {
-                tracing::info!(
-                    count = left.len(),
-                    "removing what agents of an earlier host left"
-                );
-                tokio::task::spawn_blocking(move || drop(left));
-            }
-            Some(claim)
-        }
-        Err(error) => {
-            tracing::warn!(%error, root = %root.display(), "scratch directories cannot be made");
-            None
-        }
-    }
+/// What a host has on disk.
+struct State {
+    store: store::Store,
+    recovered: store::Recovered,
+    logs: log::Logs,
 }
 
-/// Where the output of agents is kept. Logs of an earlier host are removed: no
-/// agent is left of whom they were.
-fn logs(
+/// Claims the state directory and opens what is in it. A host that runs one
+/// agent leaves nothing there, and finds nothing: it is new.
+fn state(
     config: &Config,
     purpose: Purpose,
     budget: &Arc<log::Budget>,
-) -> Result<log::Logs, log::OpenError> {
+) -> Result<State, StartError> {
     let budget = Arc::clone(budget);
-    let root = match purpose {
-        Purpose::Serve => config.state_dir.join("logs"),
-        Purpose::RunOne => return Ok(log::Logs::in_memory(budget)),
-    };
-    let logs = log::Logs::on_disk(&root, budget)?;
-    match logs.sweep() {
+    match purpose {
+        Purpose::Serve => {}
+        Purpose::RunOne => {
+            return Ok(State {
+                store: store::Store::absent(),
+                recovered: store::Recovered::default(),
+                logs: log::Logs::in_memory(budget),
+            });
+        }
+    }
+    let dir = &config.state_dir;
+    let claim = state_dir::Claim::new(dir)?;
+    let (store, recovered) = store::Store::open(dir, claim)?;
+    sweep_scratch(&dir.join("scratch"));
+    let logs = logs(&dir.join("logs"), &recovered, budget)?;
+    Ok(State {
+        store,
+        recovered,
+        logs,
+    })
+}
+
+/// Removes in the background what agents of an earlier host left. A host that
+/// cannot still runs agents without a scratch directory.
+fn sweep_scratch(root: &Path) {
+    match scratch::left_behind(root) {
+        Ok(left) if left.is_empty() => {}
+        Ok(left) => {
+            tracing::info!(
+                count = left.len(),
+                "removing what agents of an earlier host left"
+            );
+            tokio::task::spawn_blocking(move || drop(left));
+        }
+        Err(error) => {
+            tracing::warn!(%error, root = %root.display(), "scratch directories cannot be made");
+        }
+    }
+}
+
+/// Where the output of agents is kept. Logs of agents that the store does not
+/// know are removed.
+fn logs(
+    root: &Path,
+    recovered: &store::Recovered,
+    budget: Arc<log::Budget>,
+) -> Result<log::Logs, log::OpenError> {
+    let logs = log::Logs::on_disk(root, budget)?;
+    let known: HashSet<_> = recovered.agents.iter().map(store::Comeback::id).collect();
+    match logs.sweep(|agent| known.contains(agent)) {
         Ok(0) => {}
         Ok(agents) => tracing::warn!(
             agents, path = %root.display(),
-            "the logs of agents of an earlier host are removed"
+            "the logs of agents that nobody knows are removed"
         ),
-        Err(error) => return Err(log::OpenError::Io { path: root, error }),
+        Err(error) => {
+            let path = root.to_owned();
+            return Err(log::OpenError { path, error });
+        }
     }
     Ok(logs)
 }

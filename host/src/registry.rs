@@ -1,8 +1,9 @@
 //! The agents of a host, by id.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use skep_protocol::op::AgentCounts;
@@ -10,25 +11,36 @@ use skep_protocol::{AgentId, AgentState};
 
 use crate::agent::handle::Handle;
 use crate::log::Budget;
+use crate::past::Past;
+use crate::store::{Change, EndedBefore, Known, Store, Unavailable};
+
+/// What was used since is not known of an agent whose host was killed.
+const NOTE_PROGRESS: Duration = Duration::from_secs(5);
 
 /// All agents that the host remembers.
 #[derive(Debug)]
 pub struct Registry {
+    /// Those of this host.
     agents: DashMap<AgentId, Handle>,
-    /// Those that have ended, oldest first.
+    /// Those of hosts before.
+    pub past: Past,
+    /// Those that have ended, of this host and of others, oldest first.
     ended: Mutex<VecDeque<AgentId>>,
     max_ended: usize,
     history: Arc<Budget>,
+    store: Store,
 }
 
 impl Registry {
     #[must_use]
-    pub fn new(max_ended: usize, history: Arc<Budget>) -> Self {
+    pub fn new(max_ended: usize, history: Arc<Budget>, past: Past, store: Store) -> Self {
         Self {
             agents: DashMap::new(),
+            past,
             ended: Mutex::default(),
             max_ended,
             history,
+            store,
         }
     }
 
@@ -36,27 +48,39 @@ impl Registry {
         self.agents.insert(handle.id, handle);
     }
 
-    #[must_use]
-    pub fn get(&self, id: &AgentId) -> Option<Handle> {
-        self.agents.get(id).map(|handle| handle.clone())
-    }
-
-    /// Forgets an agent that has ended.
-    pub fn forget(&self, id: &AgentId) {
-        self.remove(id);
-        self.ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|ended| ended != id);
-    }
-
-    fn remove(&self, id: &AgentId) {
-        if let Some((_, handle)) = self.agents.remove(id) {
-            handle.history.forget();
+    /// The agent of that id, from the store if it ended under a host before.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn get(&self, id: AgentId) -> Result<Option<Handle>, Unavailable> {
+        let here = self.agents.get(&id).map(|handle| handle.clone());
+        match here {
+            Some(handle) => Ok(Some(handle)),
+            None => self.past.recall(id).await,
         }
     }
 
-    /// Every agent, by id. Costs a copy of all references.
+    /// Forgets an agent that has ended. Where that cannot be written down now,
+    /// it is later.
+    pub async fn forget(&self, id: AgentId) {
+        self.remove(&id);
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|ended| *ended != id);
+        let _ = self.store.write(Change::Forgotten(vec![id])).await;
+    }
+
+    fn remove(&self, id: &AgentId) {
+        match self.agents.remove(id) {
+            Some((_, handle)) => handle.history.forget(),
+            None => {
+                self.past.forget(id);
+            }
+        }
+    }
+
+    /// Every agent of this host, by id. Costs a copy of all references.
     #[must_use]
     pub fn sorted(&self) -> Vec<Handle> {
         let mut all: Vec<Handle> = self
@@ -70,17 +94,63 @@ impl Registry {
 
     /// Notes that an agent has ended, and forgets the oldest of those that
     /// have, as far as the operator's bounds ask.
-    pub fn has_ended(&self, id: AgentId) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+    pub async fn has_ended(&self, id: AgentId) {
         // It may have been forgotten between its end and this.
-        if self.agents.contains_key(&id) {
-            ended.push_back(id);
+        let oldest = if self.agents.contains_key(&id) {
+            self.enter(id)
+        } else {
+            Vec::new()
+        };
+        self.forget_all(oldest).await;
+    }
+
+    /// The same, of an agent that ended under a host before. They come oldest
+    /// first, before any of this host.
+    pub async fn had_ended(&self, agent: EndedBefore) {
+        self.past.take_up(agent);
+        let oldest = self.enter(agent.id);
+        self.forget_all(oldest).await;
+    }
+
+    /// Gives those that are too many.
+    fn enter(&self, id: AgentId) -> Vec<AgentId> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.push_back(id);
+        let too_many = ended.len().saturating_sub(self.max_ended);
+        ended.drain(..too_many).collect()
+    }
+
+    async fn forget_all(&self, ids: Vec<AgentId>) {
+        if ids.is_empty() {
+            return;
         }
-        while ended.len() > self.max_ended {
-            let Some(oldest) = ended.pop_front() else {
-                break;
-            };
-            self.remove(&oldest);
+        for id in &ids {
+            self.remove(id);
+        }
+        self.store.note(Change::Forgotten(ids)).await;
+    }
+
+    /// Writes down now and then how far agents that run have come, for the case
+    /// that the host dies. Never returns.
+    pub async fn note_progress(&self) {
+        let mut written: HashMap<AgentId, Known> = HashMap::new();
+        let mut due = tokio::time::interval(NOTE_PROGRESS);
+        loop {
+            due.tick().await;
+            let mut seen = HashMap::new();
+            for handle in self.sorted() {
+                if matches!(handle.state(), AgentState::Queued | AgentState::Exited) {
+                    continue;
+                }
+                let known = handle.known();
+                if written.get(&handle.id) != Some(&known) {
+                    self.store
+                        .note(Change::Seen(handle.id, Box::new(known.clone())))
+                        .await;
+                }
+                seen.insert(handle.id, known);
+            }
+            written = seen;
         }
     }
 
@@ -96,7 +166,7 @@ impl Registry {
                     .unwrap_or_else(PoisonError::into_inner)
                     .pop_front();
                 let Some(oldest) = oldest else { break };
-                self.remove(&oldest);
+                self.forget_all(vec![oldest]).await;
             }
         }
     }

@@ -10,9 +10,12 @@ use bytes::Bytes;
 use skep_protocol::{Digest, RequestId};
 use tokio::sync::watch;
 
-const REMEMBER_FOR: Duration = Duration::from_secs(300);
-const MAX_REPLIES: usize = 10_000;
-const MAX_BYTES: usize = 64 * 1024 * 1024;
+use crate::clock;
+use crate::store::Reply;
+
+pub(crate) const REMEMBER_FOR: Duration = Duration::from_secs(300);
+pub(crate) const MAX_REPLIES: usize = 10_000;
+pub(crate) const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 #[derive(Debug)]
 enum Answer {
@@ -67,6 +70,29 @@ pub struct Promise {
 impl ReplyMemory {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up the answers that a host before has given, oldest first.
+    pub fn take_up(&self, replies: Vec<Reply>) {
+        let (now, now_ms) = (Instant::now(), clock::now_ms());
+        let mut state = self.state();
+        for reply in replies {
+            let age = Duration::from_millis(now_ms.saturating_sub(reply.given_ms));
+            // The machine may have started less long ago than that.
+            let Some(given) = now.checked_sub(age) else {
+                continue;
+            };
+            let bytes = reply.answer.len();
+            let entry = Entry {
+                request: reply.request,
+                answer: Answer::Given(reply.answer),
+            };
+            if state.entries.insert(reply.id, entry).is_none() {
+                state.bytes += bytes;
+                state.given.push_back((given, reply.id, bytes));
+            }
+        }
+        state.forget_old(now);
     }
 
     /// Asks for a request by its id and the digest of what it asks.
@@ -180,6 +206,25 @@ mod tests {
         drop(promise);
         assert!(waiter.wait_for(Option::is_some).await.is_err());
         new(memory.claim(id, body));
+    }
+
+    #[test]
+    fn what_a_host_before_has_answered_is_known_for_as_long_as_it_would_have_been() {
+        let memory = Arc::new(ReplyMemory::default());
+        let (old, new, request) = (RequestId::random(), RequestId::random(), Digest::of(b""));
+        let reply = |id, age: Duration| Reply {
+            id,
+            request,
+            answer: Bytes::from_static(b"done"),
+            given_ms: clock::now_ms() - u64::try_from(age.as_millis()).unwrap(),
+        };
+        memory.take_up(vec![reply(old, REMEMBER_FOR), reply(new, REMEMBER_FOR / 2)]);
+        let claim = memory.claim(new, request);
+        assert!(matches!(claim, Claim::Answered(answer) if answer == "done"));
+        let other = memory.claim(new, Digest::of(b"other"));
+        assert!(matches!(other, Claim::Conflict));
+        self::new(memory.claim(old, request)).keep(&Bytes::new());
+        assert_eq!(memory.state().entries.len(), 2);
     }
 
     #[test]

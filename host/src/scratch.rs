@@ -2,12 +2,11 @@
 //! all that is in it when it ends. What a host that was killed left behind is
 //! removed by the next one.
 
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use skep_protocol::AgentId;
 
 /// A scratch directory that is removed on drop. Removing costs as much as the
@@ -48,39 +47,33 @@ fn make_root(root: &Path) -> io::Result<()> {
     std::fs::set_permissions(root, Permissions::from_mode(0o700))
 }
 
-/// A host's word that it has agents with a scratch directory below a root. It
-/// lasts as long as the process, however that ends.
-#[derive(Debug)]
-pub struct Claim {
-    _root: File,
-}
-
-/// Claims a root, and finds what nobody has any more: the directories of
-/// agents, where no other host claims the root too. Two hosts may share one.
+/// Makes the root, and finds what agents of a host before have left: the caller
+/// is the only one who has it.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn claim(root: &Path) -> io::Result<(Claim, Vec<Scratch>)> {
+pub fn left_behind(root: &Path) -> io::Result<Vec<Scratch>> {
     make_root(root)?;
-    let claimed = File::open(root)?;
     let mut left = Vec::new();
-    if flock(&claimed, FlockOperation::NonBlockingLockExclusive).is_ok() {
-        for entry in std::fs::read_dir(root)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            // What has another name is not ours, and no link is followed.
-            let of_agent = name
-                .to_str()
-                .is_some_and(|name| name.parse::<AgentId>().is_ok());
-            if of_agent && entry.file_type()?.is_dir() {
-                left.push(Scratch { path: entry.path() });
-            }
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        // What has another name is not ours, and no link is followed.
+        let of_agent = name
+            .to_str()
+            .is_some_and(|name| name.parse::<AgentId>().is_ok());
+        if of_agent && entry.file_type()?.is_dir() {
+            // An agent that waits again makes one of the same name.
+            let moved = root.join(format!("left-{}", uuid::Uuid::new_v4()));
+            std::fs::rename(entry.path(), &moved)?;
+            left.push(Scratch { path: moved });
+        } else if entry.file_type()?.is_dir()
+            && name.to_str().is_some_and(|name| name.starts_with("left-"))
+        {
+            left.push(Scratch { path: entry.path() });
         }
     }
-    // From here on others find it claimed: what is left is ours alone to
-    // remove, however long that takes.
-    flock(&claimed, FlockOperation::LockShared)?;
-    Ok((Claim { _root: claimed }, left))
+    Ok(left)
 }
 
 /// How often something may appear in a directory that was just emptied: a
@@ -170,29 +163,29 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_host_left_is_found_once_nobody_claims_it() {
+    fn what_a_dead_host_left_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("scratch");
-        let (first, left) = claim(&root).unwrap();
-        assert!(left.is_empty());
+        assert!(left_behind(&root).unwrap().is_empty());
         let stale = Scratch::make(&root, AgentId::random()).unwrap();
         std::fs::write(stale.path().join("file"), "left").unwrap();
-        let (second, left) = claim(&root).unwrap();
-        assert!(left.is_empty(), "another host's agents are alive");
-        // Both die: nothing is cleaned up.
         let path = stale.path().to_owned();
         std::mem::forget(stale);
-        drop((first, second));
         let others = [root.join("notes"), root.join("link")];
         std::fs::create_dir(&others[0]).unwrap();
         let linked = root.join(AgentId::random().to_string());
         std::os::unix::fs::symlink(dir.path(), &linked).unwrap();
         std::os::unix::fs::symlink(&path, &others[1]).unwrap();
 
-        let (_claim, left) = claim(&root).unwrap();
+        let left = left_behind(&root).unwrap();
+        assert_eq!(left.len(), 1);
+        assert!(!path.exists(), "its name is free at once");
+        // This one dies too, before all is removed.
+        std::mem::forget(left);
+        let left = left_behind(&root).unwrap();
         assert_eq!(left.len(), 1);
         drop(left);
-        assert!(!path.exists());
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 3);
         for kept in [&linked, &others[0], &others[1]] {
             assert!(kept.symlink_metadata().is_ok(), "{}", kept.display());
         }

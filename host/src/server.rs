@@ -45,6 +45,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
     let mut surplus = Surplus::default();
     let of_history = Arc::clone(&core);
     let mut bounding = std::pin::pin!(of_history.registry.keep_history_bounded());
+    let mut noting = std::pin::pin!(of_history.registry.note_progress());
     loop {
         tokio::select! {
             biased;
@@ -61,6 +62,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
                 });
             }
             () = &mut bounding => {}
+            () = &mut noting => {}
         }
     }
 }
@@ -81,10 +83,8 @@ impl Places {
         }
     }
 
-    fn for_op(&self, payload: &[u8]) -> Option<OwnedSemaphorePermit> {
-        let waits = Envelope::parse(payload)
-            .is_ok_and(|envelope| matches!(envelope.op, Op::AgentWait | Op::AgentStop));
-        let places = if waits {
+    fn for_op(&self, nature: Nature) -> Option<OwnedSemaphorePermit> {
+        let places = if nature.waits {
             &self.waiting
         } else {
             &self.under_way
@@ -97,6 +97,24 @@ impl Places {
         Arc::clone(&self.large_bytes)
             .try_acquire_many_owned(bytes)
             .ok()
+    }
+}
+
+/// What matters of a request before it is decoded.
+#[derive(Clone, Copy)]
+struct Nature {
+    /// For an agent's end.
+    waits: bool,
+    changes: bool,
+}
+
+impl Nature {
+    fn of(payload: &[u8]) -> Self {
+        let op = Envelope::parse(payload).ok().map(|envelope| envelope.op);
+        Self {
+            waits: matches!(op, Some(Op::AgentWait | Op::AgentStop)),
+            changes: op.is_some_and(Op::changes),
+        }
     }
 }
 
@@ -122,6 +140,15 @@ fn take(core: &Arc<Core>, places: &Places, Inbound { payload, peer }: Inbound) {
     if large && bytes.is_none() {
         return peer.reply(refuse(core, &Asked::of_id(id), &rate_limited()));
     }
+    let nature = Nature::of(&payload);
+    let mut place = None;
+    if nature.changes {
+        // What has begun to change something is not given up for want of a place.
+        place = places.for_op(nature);
+        if place.is_none() {
+            return peer.reply(refuse(core, &Asked::of(&payload), &rate_limited()));
+        }
+    }
     let answering = AssertUnwindSafe(answer(Arc::clone(core), payload.clone())).catch_unwind();
     let (of_answer, of_payload) = (Arc::clone(core), payload.clone());
     // A panic is our bug, and the loop's end would be every agent's.
@@ -134,7 +161,7 @@ fn take(core: &Arc<Core>, places: &Places, Inbound { payload, peer }: Inbound) {
     if !large && let Some(reply) = poll_once(answering.as_mut()) {
         return peer.reply(reply);
     }
-    let Some(place) = places.for_op(&payload) else {
+    let Some(place) = place.or_else(|| places.for_op(nature)) else {
         return peer.reply(refuse(core, &Asked::of(&payload), &rate_limited()));
     };
     core.answering.spawn(async move {

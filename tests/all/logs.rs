@@ -71,7 +71,7 @@ async fn a_killed_host_has_left_every_record_that_anyone_saw() {
         }
     }
 
-    // A copy, so that the next host finds it unlocked.
+    // A copy, so that the next host finds it as it was.
     let copy = tempfile::tempdir().unwrap();
     for directory in directories(&host.state_dir()) {
         let to = copy.path().join(directory.file_name().unwrap());
@@ -104,19 +104,36 @@ async fn a_killed_host_has_left_every_record_that_anyone_saw() {
         assert_eq!(written.get(key), Some(record), "{key:?}");
     }
 
-    // Who comes after it knows none of these agents, and says so.
-    assert_eq!(directories(&host.state_dir()).len(), AGENTS);
+    // Who comes after it has them all, and removes what is nobody's.
+    let stranger = logs_of(&host.state_dir()).join(AgentId::random().to_string());
+    std::fs::create_dir(&stranger).unwrap();
     host.start_again().await;
-    eventually("the logs of the host before are gone", || {
-        let left = directories(&host.state_dir()).len();
-        async move { (left == 0).then_some(()) }
+    let client = host.client();
+    for &agent in &agents {
+        let mut next = 0;
+        loop {
+            let output = client.output(agent, None, next, None).await.unwrap();
+            assert_eq!(output.expired, None);
+            for record in &output.records {
+                assert_eq!(written.get(&(agent, record.seq)), Some(record));
+            }
+            next = output.next_seq;
+            if output.end {
+                break;
+            }
+        }
+        assert_eq!(next, client.get(agent).await.unwrap().next_seq);
+        assert!(written.contains_key(&(agent, next - 1)));
+        assert!(!written.contains_key(&(agent, next)));
+    }
+    eventually("no log of a stranger", || {
+        let there = stranger.exists();
+        async move { (!there).then_some(()) }
     })
     .await;
+    assert_eq!(directories(&host.state_dir()).len(), AGENTS);
     let said = host.log();
-    assert!(
-        said.contains("the logs of agents of an earlier host"),
-        "{said}"
-    );
+    assert!(said.contains("agents that nobody knows"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -36,6 +36,7 @@ mod restart;
 mod soak;
 mod spawn;
 mod stdin;
+mod store;
 mod streams;
 mod subscribers;
 mod watching;

@@ -53,11 +53,11 @@ async fn clients_go_on_with_a_host_that_was_killed() {
             assert_eq!(ended.output.stdout(), "Hello, world!\n");
         }
         for waiter in waiting.drain(..) {
-            // The new host does not know the agent; that is an answer.
+            // The new host knows what became of the agent.
             let answer = soon("an answer to what was asked before", waiter)
                 .await
                 .unwrap();
-            assert_eq!(answer.unwrap_err().code(), Some(ErrorCode::NotFound));
+            assert_eq!(answer.unwrap().outcome, Some(Outcome::HostLost));
         }
         for client in &clients {
             assert_eq!(client.connection().state(), ConnectionState::Connected);

@@ -149,6 +149,24 @@ impl<W> Ledger<W> {
         Ok(self.queue.join(Waiting { need, waiter }))
     }
 
+    /// Waits again, after a host before has let it wait: however many do, nobody
+    /// who was let in is turned away.
+    ///
+    /// # Errors
+    /// [`Full`], if waiting would be in vain.
+    pub fn join_again(&mut self, need: Need, waiter: W) -> Result<u64, Full> {
+        if need.memory_bytes > self.bounds.memory_bytes {
+            return Err(self.full(Short::Memory));
+        }
+        self.queued_bytes = self.queued_bytes.saturating_add(need.held_bytes);
+        Ok(self.queue.join(Waiting { need, waiter }))
+    }
+
+    /// From here on, tickets are higher than this one.
+    pub fn go_on_after(&mut self, ticket: u64) {
+        self.queue.go_on_after(ticket);
+    }
+
     /// Gives up waiting. Says whether it was: else its turn had come.
     pub fn leave(&mut self, ticket: u64) -> bool {
         let left = self.queue.leave(ticket);

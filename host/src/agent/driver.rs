@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::Step;
 use super::clocks::{Clocks, Runs};
 use super::handle::{Agent, Answer, Command, Declined, Status};
 use super::outcome::{Intent, decide};
-use super::{Step, after};
 use crate::clock;
 use crate::registry::StateCounts;
 use crate::runner::{Able, Asked, End, Guest, GuestEvent, Launch, Progress, Runner, Stand};
@@ -345,14 +345,22 @@ const fn ending(state: AgentState) -> Declined {
 }
 
 impl Publication {
-    /// Tells that the agent has ended, after all it held was given back.
-    pub fn end(&self, outcome: Outcome) {
+    /// The end as it will be told: nothing moves the agent before.
+    #[must_use]
+    pub fn last(&self, outcome: Outcome) -> Status {
         self.agent.usage_at_end();
-        self.advance(Step::End, Some(outcome));
+        let mut status = self.status.borrow().clone();
+        status.advance(Step::End);
+        status.outcome = Some(outcome);
+        status
     }
 
-    pub fn step(&self, step: Step) {
-        self.advance(step, None);
+    /// Tells that the agent has ended, after all it held was given back, and
+    /// that was written down.
+    pub fn end(&self, last: Status) {
+        self.counts.moved(Some(self.state()), last.state);
+        self.status.send_replace(last);
+        self.publish_status();
     }
 
     fn state(&self) -> AgentState {
@@ -386,24 +394,14 @@ impl Publication {
         });
     }
 
-    fn advance(&self, step: Step, outcome: Option<Outcome>) {
+    pub fn step(&self, step: Step) {
         let moved = self.status.send_if_modified(|status| {
-            let Some(state) = after(status.state, step) else {
-                return false;
-            };
-            self.counts.moved(Some(status.state), state);
-            status.state = state;
-            status.generation += 1;
-            if state != AgentState::Paused {
-                status.paused_reason = None;
+            let before = status.state;
+            let moved = status.advance(step);
+            if moved {
+                self.counts.moved(Some(before), status.state);
             }
-            match step {
-                Step::Run => status.started_ms = Some(clock::now_ms()),
-                Step::Start | Step::Pause | Step::Resume | Step::ResumeStart | Step::Stop => {}
-                Step::End => status.exited_ms = Some(clock::now_ms()),
-            }
-            status.outcome = outcome;
-            true
+            moved
         });
         if moved {
             self.publish_status();

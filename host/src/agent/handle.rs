@@ -11,9 +11,13 @@ use skep_protocol::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::slots::Standing;
+use super::spec::shown;
+use super::{Step, after};
+use crate::clock;
 use crate::log::History;
 use crate::runner::GuestControl;
-use crate::stdio::{OutputCounter, StdinWriter};
+use crate::stdio::{OutputCounter, StdinWriter, output};
+use crate::store::{Born, Known};
 
 /// What the driver publishes of an agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +30,26 @@ pub struct Status {
     pub started_ms: Option<u64>,
     pub exited_ms: Option<u64>,
     pub outcome: Option<Outcome>,
+}
+
+impl Status {
+    /// Takes a step, and says whether it can be taken.
+    pub(super) fn advance(&mut self, step: Step) -> bool {
+        let Some(state) = after(self.state, step) else {
+            return false;
+        };
+        self.state = state;
+        self.generation += 1;
+        if state != AgentState::Paused {
+            self.paused_reason = None;
+        }
+        match step {
+            Step::Run => self.started_ms = Some(clock::now_ms()),
+            Step::Start | Step::Pause | Step::Resume | Step::ResumeStart | Step::Stop => {}
+            Step::End => self.exited_ms = Some(clock::now_ms()),
+        }
+        true
+    }
 }
 
 /// What a driver is asked for.
@@ -104,6 +128,15 @@ impl UsageMeter {
             at_end: OnceLock::new(),
         }
     }
+
+    /// Of an agent that has ended.
+    fn at_end(usage: Usage) -> Self {
+        let (_, _, output) = output();
+        Self {
+            at_end: OnceLock::from(usage),
+            ..Self::new(output.counter(), 0)
+        }
+    }
 }
 
 impl std::fmt::Debug for UsageMeter {
@@ -141,6 +174,42 @@ impl Handle {
             status,
             commands,
         }
+    }
+
+    /// An agent that has ended under a host before, as its record tells.
+    #[must_use]
+    pub fn of_record(id: AgentId, born: &Born, known: Known, history: History) -> Self {
+        let status = Status {
+            state: AgentState::Exited,
+            paused_reason: None,
+            generation: known.generation,
+            fuel: known.fuel,
+            started_ms: known.started_ms,
+            exited_ms: known.exited_ms,
+            outcome: known.outcome,
+        };
+        let agent = Agent {
+            id,
+            name: born.spec.name.clone(),
+            runner: born.spec.runner,
+            created_ms: born.created_ms,
+            spec: shown(&born.spec),
+            limits: born.limits,
+            enforced: born.enforced,
+            history: Arc::new(history),
+            stdin: None,
+            meter: UsageMeter::at_end(known.usage),
+            standing: None,
+        };
+        let (_, status) = watch::channel(status);
+        let (commands, _) = mpsc::channel(1);
+        Self::new(Arc::new(agent), status, commands)
+    }
+
+    /// How far it has come, to be written down.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        self.agent.known(&self.status.borrow())
     }
 
     #[must_use]
@@ -215,6 +284,20 @@ impl Handle {
 }
 
 impl Agent {
+    /// How far it has come, to be written down.
+    #[must_use]
+    pub fn known(&self, status: &Status) -> Known {
+        Known {
+            generation: status.generation,
+            fuel: status.fuel,
+            started_ms: status.started_ms,
+            exited_ms: status.exited_ms,
+            outcome: status.outcome.clone(),
+            usage: self.usage(),
+            next_seq: self.history.next_seq(),
+        }
+    }
+
     /// What it has used so far.
     #[must_use]
     pub fn usage(&self) -> Usage {

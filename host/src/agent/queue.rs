@@ -46,6 +46,11 @@ impl<T> Queue<T> {
         self.entries.is_empty()
     }
 
+    /// From here on, tickets are higher than this one.
+    pub fn go_on_after(&mut self, ticket: u64) {
+        self.next_ticket = self.next_ticket.max(ticket.saturating_add(1));
+    }
+
     /// Joins at the end; the ticket says who it is.
     pub fn join(&mut self, value: T) -> u64 {
         if self.next_index == self.marks.capacity() {

@@ -62,17 +62,44 @@ impl Slots {
         let (call, called) = oneshot::channel();
         let ticket = state.ledger.join(applicant.need, call)?;
         drop(state);
+        Ok(Place::Later(self.turn(applicant, ticket, called)))
+    }
+
+    /// A turn for who waited under a host before. It may come at once.
+    ///
+    /// # Errors
+    /// [`Full`], if it would never come.
+    pub fn wait_again(self: &Arc<Self>, applicant: Applicant) -> Result<Turn, Full> {
+        let mut state = self.state();
+        let (call, called) = oneshot::channel();
+        let ticket = state.ledger.join_again(applicant.need, call)?;
+        state.call();
+        drop(state);
+        Ok(self.turn(applicant, ticket, called))
+    }
+
+    /// From here on, tickets are higher than this one.
+    pub fn go_on_after(&self, ticket: u64) {
+        self.state().ledger.go_on_after(ticket);
+    }
+
+    fn turn(
+        self: &Arc<Self>,
+        applicant: Applicant,
+        ticket: u64,
+        called: oneshot::Receiver<()>,
+    ) -> Turn {
         let standing = Standing {
             slots: Arc::clone(self),
             ticket,
             component: applicant.component,
         };
-        Ok(Place::Later(Turn {
+        Turn {
             standing,
             applicant,
             called,
             taken: false,
-        }))
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -174,6 +201,12 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Who came later has a higher one.
+    #[must_use]
+    pub fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
     /// The position and the time it may take; `None` once the turn has come.
     #[must_use]
     pub fn read(&self) -> Option<QueueInfo> {

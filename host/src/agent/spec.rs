@@ -120,34 +120,13 @@ pub fn validate(spec: AgentSpec, rules: &Rules) -> Result<Spec, Denied> {
     }
     let dirs = check_dirs(&spec, rules)?;
 
+    let info = shown(&spec);
     let task = Task {
         task: spec.task,
         context: spec.context,
         system_prompt: spec.system_prompt,
         model: spec.model,
         labels: spec.labels,
-    };
-    let info = SpecInfo {
-        component: match &spec.component {
-            Some(ComponentRef::Digest(digest)) => Some(*digest),
-            _ => None,
-        },
-        command: spec.command.clone(),
-        args: spec.args.clone(),
-        env: spec.env.keys().cloned().collect(),
-        task: task.task.clone(),
-        context: task.context.clone(),
-        system_prompt: task.system_prompt.clone(),
-        model: task.model.clone(),
-        labels: task.labels.clone(),
-        stdin: match spec.stdin {
-            Stdin::Closed => StdinKind::Closed,
-            Stdin::Open => StdinKind::Open,
-            Stdin::Data(_) => StdinKind::Data,
-        },
-        grants: spec.grants.clone(),
-        on_fuel_exhausted: spec.on_fuel_exhausted,
-        restart: spec.restart,
     };
     let mut env = spec.env;
     for (name, text) in [
@@ -175,6 +154,33 @@ pub fn validate(spec: AgentSpec, rules: &Rules) -> Result<Spec, Denied> {
         dirs,
         scratch: spec.grants.scratch,
     })
+}
+
+/// What is told of a spec: all but data and values of `env`.
+#[must_use]
+pub fn shown(spec: &AgentSpec) -> SpecInfo {
+    SpecInfo {
+        component: match &spec.component {
+            Some(ComponentRef::Digest(digest)) => Some(*digest),
+            _ => None,
+        },
+        command: spec.command.clone(),
+        args: spec.args.clone(),
+        env: spec.env.keys().cloned().collect(),
+        task: spec.task.clone(),
+        context: spec.context.clone(),
+        system_prompt: spec.system_prompt.clone(),
+        model: spec.model.clone(),
+        labels: spec.labels.clone(),
+        stdin: match spec.stdin {
+            Stdin::Closed => StdinKind::Closed,
+            Stdin::Open => StdinKind::Open,
+            Stdin::Data(_) => StdinKind::Data,
+        },
+        grants: spec.grants.clone(),
+        on_fuel_exhausted: spec.on_fuel_exhausted,
+        restart: spec.restart,
+    }
 }
 
 impl Spec {

@@ -3,11 +3,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn component(bytes: &[u8]) -> Component {
-    Component {
-        digest: Digest::of(bytes),
-        bytes: Bytes::copy_from_slice(bytes),
-        facts: Facts::default(),
-    }
+    Component::new(
+        Digest::of(bytes),
+        Bytes::copy_from_slice(bytes),
+        Facts::default(),
+    )
 }
 
 #[test]

@@ -44,14 +44,14 @@ impl Budget {
         self.used() > self.bound.saturating_add(self.bound / 8)
     }
 
-    pub(super) fn add(&self, bytes: u64) {
+    pub(crate) fn add(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         if self.is_exceeded() {
             self.pressure.notify_one();
         }
     }
 
-    pub(super) fn give_back(&self, bytes: u64) {
+    pub(crate) fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         self.freed.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -60,7 +60,7 @@ impl Budget {
         self.freed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 }

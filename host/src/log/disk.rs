@@ -44,6 +44,8 @@ pub(super) struct Disk {
     budget: Arc<Budget>,
     /// Whether a directory may have been made.
     has_files: AtomicBool,
+    /// Held while what is there is taken up, by who reads first; whether it was.
+    taken_up: Mutex<bool>,
     state: Mutex<State>,
 }
 
@@ -110,8 +112,31 @@ impl Disk {
             segment_cost: (bound / SEGMENTS).clamp(MIN_SEGMENT, MAX_SEGMENT),
             budget,
             has_files: AtomicBool::new(false),
+            taken_up: Mutex::new(true),
             state: Mutex::default(),
         }
+    }
+
+    /// The same, of an agent whose log is there, and will not grow.
+    pub(super) fn unread(mut self) -> Self {
+        self.has_files = AtomicBool::new(true);
+        self.taken_up = Mutex::new(false);
+        self
+    }
+
+    /// Takes up what is there, unless that was done before.
+    pub(super) fn take_up(&self) -> io::Result<()> {
+        let mut taken_up = self.taken_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*taken_up && !self.state().forgotten {
+            self.recover()?;
+            *taken_up = true;
+        }
+        Ok(())
+    }
+
+    /// Bytes that it counts.
+    pub(super) fn cost(&self) -> u64 {
+        self.state().cost
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -73,6 +73,17 @@ impl History {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is remembered of the agent, in bytes: its log, and what else was
+    /// [charged](Self::charged).
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let log = match &self.disk {
+            Some(OnDisk { disk, .. }) => disk.cost(),
+            None => self.tail().cost(),
+        };
+        self.record_bytes + log
+    }
+
     /// The number that the next record will have.
     #[must_use]
     pub fn next_seq(&self) -> u64 {
@@ -182,6 +193,9 @@ impl History {
 
     /// Reads memory and disk by turns.
     fn read(&self, mut page: Page<'_>) -> io::Result<Window> {
+        if let Some(OnDisk { disk, .. }) = &self.disk {
+            disk.take_up()?;
+        }
         loop {
             let (first_in_memory, end) = match self.read_tail(&mut page) {
                 Recent::Read { end } => return Ok(page.into_window(end)),

@@ -145,17 +145,22 @@ impl Journal {
         }
     }
 
-    /// Lets go of what a host before has left, unless this one has gone on with
-    /// it, and says how many logs that were.
-    pub(super) fn sweep(&self) -> usize {
+    /// Lets go of what a host before has left of agents that are not known,
+    /// unless this one has gone on with it, and says how many logs that were.
+    pub(super) fn sweep(&self, is_known: impl Fn(&AgentId) -> bool) -> usize {
         let mut state = self.state();
         if state.file.is_some() {
             return 0;
         }
-        for path in std::mem::take(&mut state.replaced) {
-            remove(&path);
+        let before = state.live.len();
+        // The next journal is without them.
+        state.live.retain(|agent, _| is_known(agent));
+        if state.live.is_empty() {
+            for path in std::mem::take(&mut state.replaced) {
+                remove(&path);
+            }
         }
-        std::mem::take(&mut state.live).len()
+        before - state.live.len()
     }
 }
 

@@ -1,8 +1,8 @@
 //! The logs of a host: in memory, or below one directory.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,20 +27,16 @@ const TAILS: u64 = 256 * 1024 * 1024;
 /// How many requests read the disk at once; each holds a page or two of memory.
 const READS: usize = 4;
 
-/// Held by the host that uses the directory.
-const LOCK: &str = "lock";
-
 /// Why logs cannot be kept in a directory.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("another host keeps its logs in {}: stop it, or use another state directory", .0.display())]
-    InUse(PathBuf),
-    #[error("logs cannot be kept in {}: {error}", path.display())]
-    Io { path: PathBuf, error: io::Error },
+#[error("logs cannot be kept in {}: {error}", path.display())]
+pub struct OpenError {
+    pub path: PathBuf,
+    pub error: io::Error,
 }
 
-/// Where histories are kept.
-#[derive(Debug)]
+/// Where histories are kept. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Logs {
     budget: Arc<Budget>,
     shelf: Option<Arc<Shelf>>,
@@ -54,8 +50,6 @@ pub(super) struct Shelf {
     tails: Arc<Budget>,
     pub(super) writers: Writers,
     pub(super) reads: Semaphore,
-    /// Lets go when the last history is gone, or the process.
-    _lock: File,
 }
 
 impl Logs {
@@ -69,19 +63,17 @@ impl Logs {
     }
 
     /// Logs below a directory, which is made unless it is there, and is this
-    /// host's alone.
+    /// host's alone: see [`state_dir`](crate::state_dir).
     ///
     /// # Errors
-    /// If another host has it, or it cannot be used.
+    /// If it cannot be used.
     pub fn on_disk(root: &Path, budget: Arc<Budget>) -> Result<Self, OpenError> {
-        let failed = |error| OpenError::Io {
+        let failed = |error| OpenError {
             path: root.to_owned(),
             error,
         };
-        let lock = lock(root).map_err(|error| match error {
-            TryLockError::WouldBlock => OpenError::InUse(root.to_owned()),
-            TryLockError::Error(error) => failed(error),
-        })?;
+        let mut dir = DirBuilder::new();
+        (dir.mode(0o700).recursive(true).create(root)).map_err(failed)?;
         let journal = Journal::open(root.to_owned()).map_err(failed)?;
         let shelf = Shelf {
             root: root.to_owned(),
@@ -89,7 +81,6 @@ impl Logs {
             tails: Budget::new(TAILS),
             writers: Writers::start().map_err(failed)?,
             reads: Semaphore::new(READS),
-            _lock: lock,
         };
         Ok(Self {
             budget,
@@ -129,6 +120,23 @@ impl Logs {
         Ok(found.then(|| self.history(shelf, agent, bound, disk)))
     }
 
+    /// The history of an agent that has ended under a host before: its log is
+    /// looked at when somebody reads it. Its bytes are the caller's to count.
+    #[must_use]
+    pub fn recall(&self, agent: AgentId, bound: u64, next_seq: u64) -> History {
+        let uncounted = Budget::new(u64::MAX);
+        let Some(shelf) = &self.shelf else {
+            let tail = Tail::new(next_seq, bound, Arc::clone(&uncounted));
+            return History::new(agent, uncounted, tail, None);
+        };
+        let tail = Tail::new(next_seq, bound.min(TAIL), Arc::clone(&shelf.tails));
+        let on_disk = OnDisk {
+            disk: Arc::new(shelf.disk(agent, bound, &uncounted).unread()),
+            shelf: Arc::clone(shelf),
+        };
+        History::new(agent, uncounted, tail, Some(on_disk))
+    }
+
     fn history(&self, shelf: &Arc<Shelf>, agent: AgentId, bound: u64, disk: Disk) -> History {
         let tail = Tail::new(disk.next_seq(), bound.min(TAIL), Arc::clone(&shelf.tails));
         let on_disk = OnDisk {
@@ -138,12 +146,12 @@ impl Logs {
         History::new(agent, Arc::clone(&self.budget), tail, Some(on_disk))
     }
 
-    /// Removes the logs of agents that nobody knows any more, after this call,
+    /// Removes the logs of agents that are not known any more, after this call,
     /// and says how many there are. To be called before the first agent.
     ///
     /// # Errors
     /// If the directory cannot be read.
-    pub fn sweep(&self) -> io::Result<usize> {
+    pub fn sweep(&self, is_known: impl Fn(&AgentId) -> bool) -> io::Result<usize> {
         let Some(shelf) = &self.shelf else {
             return Ok(0);
         };
@@ -152,14 +160,12 @@ impl Logs {
             let entry = entry?;
             // What else lies there is not ours to remove.
             let name = entry.file_name();
-            if name
-                .to_str()
-                .is_some_and(|name| name.parse::<AgentId>().is_ok())
-            {
+            let agent = name.to_str().and_then(|name| name.parse().ok());
+            if agent.is_some_and(|agent| !is_known(&agent)) {
                 orphans.push(Removal::Directory(entry.path()));
             }
         }
-        let count = orphans.len() + shelf.journal.sweep();
+        let count = orphans.len() + shelf.journal.sweep(is_known);
         shelf.writers.remove(orphans);
         Ok(count)
     }
@@ -176,16 +182,4 @@ impl Shelf {
             Arc::clone(budget),
         )
     }
-}
-
-fn lock(root: &Path) -> Result<File, TryLockError> {
-    let open = || {
-        DirBuilder::new().mode(0o700).recursive(true).create(root)?;
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        options.open(root.join(LOCK))
-    };
-    let file = open().map_err(TryLockError::Error)?;
-    file.try_lock()?;
-    Ok(file)
 }

@@ -78,6 +78,11 @@ impl Tail {
         }
     }
 
+    /// What its records cost.
+    pub(super) fn cost(&self) -> u64 {
+        self.cost
+    }
+
     /// The number of the first record that is there.
     pub(super) fn first_seq(&self) -> u64 {
         self.first_seq

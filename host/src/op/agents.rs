@@ -5,6 +5,7 @@ use skep_protocol::op::{AgentList, AgentPage, AgentReply, Done};
 use skep_protocol::{AgentId, AgentInfo};
 
 use super::Error;
+use super::pages::Pages;
 use crate::agent::handle::Handle;
 use crate::core::Core;
 
@@ -31,17 +32,17 @@ pub(super) fn page_size(limit: Option<u64>) -> Result<usize, Error> {
 }
 
 /// The agent of that id.
-pub(super) fn find(core: &Core, id: AgentId) -> Result<Handle, Error> {
-    core.registry.get(&id).ok_or(Error::NoAgent(id))
+pub(super) async fn find(core: &Core, id: AgentId) -> Result<Handle, Error> {
+    core.registry.get(id).await?.ok_or(Error::NoAgent(id))
 }
 
-pub fn get(core: &Core, id: AgentId) -> Result<AgentReply, Error> {
+pub async fn get(core: &Core, id: AgentId) -> Result<AgentReply, Error> {
     Ok(AgentReply {
-        agent: find(core, id)?.info(),
+        agent: find(core, id).await?.info(),
     })
 }
 
-pub fn list(core: &Core, query: &AgentList) -> Result<AgentPage, Error> {
+pub async fn list(core: &Core, query: &AgentList) -> Result<AgentPage, Error> {
     let limit = page_size(query.limit)?;
     let wanted = |handle: &Handle| {
         query.after.is_none_or(|after| handle.id > after)
@@ -55,18 +56,38 @@ pub fn list(core: &Core, query: &AgentList) -> Result<AgentPage, Error> {
                 .iter()
                 .all(|(key, value)| handle.spec.labels.get(key) == Some(value))
     };
-    let mut found = core.registry.sorted().into_iter().filter(wanted).peekable();
-    let mut agents = Vec::new();
+    let of_now = core.registry.sorted();
+    let mut of_now = of_now
+        .into_iter()
+        .filter(|handle| wanted(handle))
+        .peekable();
+    let mut of_past = Pages::new(&core.registry.past, query, limit).await?;
+    let mut agents: Vec<AgentInfo> = Vec::new();
     let mut bytes = 0;
-    while agents.len() < limit && bytes < PAGE_BYTES {
-        let Some(handle) = found.next() else { break };
-        bytes += shown_bytes(&handle.spec);
-        agents.push(handle.info());
+    loop {
+        let past = of_past.peek(wanted).await?;
+        let earlier = match (of_now.peek(), past) {
+            (Some(now), Some(past)) => now.id < past,
+            (now, past) => now.is_some() && past.is_none(),
+        };
+        let is_last = past.is_none() && of_now.peek().is_none();
+        if is_last || agents.len() == limit || bytes >= PAGE_BYTES {
+            let next = agents.last().map(|agent| agent.id);
+            return Ok(AgentPage {
+                next: next.filter(|_| !is_last),
+                agents,
+            });
+        }
+        let next = if earlier {
+            of_now.next()
+        } else {
+            of_past.next()
+        };
+        if let Some(handle) = next {
+            bytes += shown_bytes(&handle.spec);
+            agents.push(handle.info());
+        }
     }
-    let next = found
-        .peek()
-        .and_then(|_| agents.last().map(|agent: &AgentInfo| agent.id));
-    Ok(AgentPage { agents, next })
 }
 
 /// How many bytes an agent takes in a page and in memory, about: its texts,
@@ -88,14 +109,14 @@ pub(super) fn shown_bytes(spec: &SpecInfo) -> usize {
     REST + text_bytes + list_bytes + labels.sum::<usize>()
 }
 
-pub fn forget(core: &Core, id: AgentId) -> Result<Done, Error> {
-    let handle = find(core, id)?;
+pub async fn forget(core: &Core, id: AgentId) -> Result<Done, Error> {
+    let handle = find(core, id).await?;
     if !handle.has_ended() {
         return Err(Error::WrongState {
             state: handle.state(),
             message: "only an agent that has ended can be forgotten: stop or kill it first",
         });
     }
-    core.registry.forget(&id);
+    core.registry.forget(id).await;
     Ok(Done {})
 }

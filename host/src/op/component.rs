@@ -10,9 +10,10 @@ use skep_protocol::op::{
 
 use super::Error;
 use super::agents::page_size;
-use crate::components::{Component, Put, StoreError};
+use crate::components::{Component, Gone, Put, StoreError};
 use crate::core::Core;
 use crate::runner::wasm::Failure;
+use crate::store::{Change, KeptComponent};
 
 /// Takes bytes into the store, once it is clear what they are. Hashing them
 /// takes milliseconds a megabyte, so it is done aside; reading them is done in
@@ -44,12 +45,52 @@ pub(super) async fn admit(
             }
             Failure::Unwanted => Error::ShuttingDown,
         })?;
-    let component = Component {
+    let kept = KeptComponent {
         digest,
-        bytes,
-        facts,
+        size: bytes.len() as u64,
+        facts: facts.clone(),
+        deleted: false,
     };
-    Ok(core.components.insert(component)?)
+    let in_store = core.components.in_store.lock().await;
+    core.store.keep_component(kept, bytes.clone()).await?;
+    let component = core.components.insert(Component::new(digest, bytes, facts));
+    if component.is_err() {
+        core.store.forget_component(digest).await;
+    }
+    drop(in_store);
+    settle(core).await;
+    Ok(component?)
+}
+
+/// The bytes of a component, from the store if need be.
+pub(super) async fn bytes_of(core: &Core, component: &Component) -> Result<Bytes, Error> {
+    if let Some(bytes) = component.bytes.get() {
+        return Ok(bytes.clone());
+    }
+    let digest = component.digest;
+    if let Some(bytes) = core.store.load_component(digest).await? {
+        return Ok(component.bytes.get_or_init(|| bytes).clone());
+    }
+    tracing::warn!(%digest, "the file of a component is gone or damaged: it is forgotten");
+    core.components.remove(&digest);
+    settle(core).await;
+    Err(Error::NoComponent(digest))
+}
+
+/// Tells the store what is not held any more.
+pub(super) async fn settle(core: &Core) {
+    for gone in core.components.take_gone() {
+        let _in_store = core.components.in_store.lock().await;
+        // It may have been put again meanwhile.
+        if core.components.holds(gone) {
+            continue;
+        }
+        match gone {
+            Gone::Component(digest) => core.store.forget_component(digest).await,
+            Gone::Deleted(digest) => core.store.note(Change::ComponentDeleted(digest)).await,
+            Gone::Upload(digest) => core.store.forget_upload(digest).await,
+        }
+    }
 }
 
 pub async fn put(core: &Core, body: ComponentPut) -> Result<PutReply, Error> {
@@ -60,25 +101,52 @@ pub async fn put(core: &Core, body: ComponentPut) -> Result<PutReply, Error> {
             ceiling,
         });
     }
-    match core
+    let put = core
         .components
-        .put(body.digest, body.size, body.offset, &body.data)?
-    {
+        .put(body.digest, body.size, body.offset, &body.data);
+    settle(core).await;
+    match put? {
         Put::Whole { size } => Ok(PutReply {
             received: size as u64,
             complete: true,
         }),
-        Put::Partial { received } => Ok(PutReply {
-            received: received as u64,
-            complete: false,
-        }),
-        Put::Assembled(data) => {
-            let component = admit(core, Bytes::from(data), Some(body.digest)).await?;
+        Put::Partial { received } => {
+            if !body.data.is_empty() {
+                keep_part(core, body).await?;
+            }
             Ok(PutReply {
-                received: component.bytes.len() as u64,
+                received: received as u64,
+                complete: false,
+            })
+        }
+        Put::Assembled(data) => {
+            let admitted = admit(core, Bytes::from(data), Some(body.digest)).await;
+            if admitted.is_err() {
+                core.store.forget_upload(body.digest).await;
+            }
+            Ok(PutReply {
+                received: admitted?.size as u64,
                 complete: true,
             })
         }
+    }
+}
+
+/// Writes a chunk down, so that the upload goes on with it under another host.
+async fn keep_part(core: &Core, body: ComponentPut) -> Result<(), Error> {
+    let ComponentPut {
+        digest,
+        offset,
+        data,
+        ..
+    } = body;
+    let data = Bytes::from(data.into_vec());
+    let bytes = data.len();
+    core.store.write_part(digest, offset, data).await?;
+    // It may have been finished or deleted by another request meanwhile.
+    match core.components.note_written(digest, offset, bytes) {
+        Some(upload) => Ok(core.store.write(Change::UploadGrew(upload)).await?),
+        None => Ok(()),
     }
 }
 
@@ -89,7 +157,7 @@ pub fn stat(core: &Core, digest: Digest) -> Result<ComponentInfo, Error> {
         .ok_or(Error::NoComponent(digest))?;
     Ok(ComponentInfo {
         digest,
-        size: component.bytes.len() as u64,
+        size: component.size as u64,
         compiled: core.wasm.is_compiled(&digest),
         kind: component.facts.kind.as_str().to_owned(),
         imports: component.facts.imports.clone(),
@@ -111,15 +179,17 @@ pub fn list(core: &Core, body: &ComponentList) -> Result<ComponentPage, Error> {
             .iter()
             .map(|component| ComponentSummary {
                 digest: component.digest,
-                size: component.bytes.len() as u64,
+                size: component.size as u64,
                 compiled: core.wasm.is_compiled(&component.digest),
             })
             .collect(),
     })
 }
 
-pub fn remove(core: &Core, digest: Digest) -> Result<Done, Error> {
-    if core.components.remove(&digest) {
+pub async fn remove(core: &Core, digest: Digest) -> Result<Done, Error> {
+    let found = core.components.remove(&digest);
+    settle(core).await;
+    if found {
         Ok(Done {})
     } else {
         Err(Error::NoComponent(digest))

@@ -11,7 +11,7 @@ use skep_protocol::{AgentId, AgentState};
 
 use super::Error;
 use super::agents::find;
-use crate::agent::handle::{Answer, Command};
+use crate::agent::handle::{Answer, Command, Handle};
 use crate::agent::outcome::DEFAULT_GRACE;
 use crate::core::Core;
 
@@ -31,7 +31,7 @@ async fn ask(
     agent: AgentId,
     command: impl FnOnce(Answer) -> Command,
 ) -> Result<AgentReply, Error> {
-    let handle = find(core, agent)?;
+    let handle = find(core, agent).await?;
     handle.ask(command).await?;
     Ok(AgentReply {
         agent: handle.info(),
@@ -67,7 +67,7 @@ pub async fn refuel(core: &Core, body: &AgentRefuel) -> Result<AgentReply, Error
 
 /// Answers when the agent has ended.
 pub async fn stop(core: &Core, body: &AgentStop) -> Result<AgentReply, Error> {
-    let handle = find(core, body.agent)?;
+    let handle = find(core, body.agent).await?;
     let grace = body
         .grace_ms
         .map_or(Ok(DEFAULT_GRACE), |ms| duration("grace_ms", ms))?;
@@ -80,7 +80,7 @@ pub async fn stop(core: &Core, body: &AgentStop) -> Result<AgentReply, Error> {
 
 /// Answers when the agent has ended.
 pub async fn kill(core: &Core, agent: AgentId) -> Result<AgentReply, Error> {
-    let handle = find(core, agent)?;
+    let handle = find(core, agent).await?;
     handle.send(Command::Kill).await;
     handle.ended().await;
     Ok(AgentReply {
@@ -89,7 +89,7 @@ pub async fn kill(core: &Core, agent: AgentId) -> Result<AgentReply, Error> {
 }
 
 pub async fn wait(core: &Core, body: &AgentWait) -> Result<WaitReply, Error> {
-    let handle = find(core, body.agent)?;
+    let handle = find(core, body.agent).await?;
     let timeout = duration("timeout_ms", body.timeout_ms)?;
     let timed_out =
         !handle.has_ended() && tokio::time::timeout(timeout, handle.ended()).await.is_err();
@@ -99,24 +99,23 @@ pub async fn wait(core: &Core, body: &AgentWait) -> Result<WaitReply, Error> {
     })
 }
 
-pub fn stdin(core: &Core, body: &AgentStdin) -> Result<StdinReply, Error> {
-    let handle = find(core, body.agent)?;
+pub async fn stdin(core: &Core, body: &AgentStdin) -> Result<StdinReply, Error> {
+    let handle = find(core, body.agent).await?;
     let data = body.data.as_deref().map_or(&[][..], Vec::as_slice);
     let Some(stdin) = &handle.stdin else {
         return match handle.spec.stdin {
             // What is closed may be closed again.
             StdinKind::Closed if data.is_empty() => Ok(StdinReply { accepted: 0 }),
-            StdinKind::Closed | StdinKind::Data | StdinKind::Open => Err(Error::WrongState {
+            // It ended under a host before.
+            StdinKind::Open => Err(gone(&handle)),
+            StdinKind::Closed | StdinKind::Data => Err(Error::WrongState {
                 state: handle.state(),
                 message: "it was spawned without an open stdin: spawn it with stdin: \"open\"",
             }),
         };
     };
     if handle.has_ended() {
-        return Err(Error::WrongState {
-            state: handle.state(),
-            message: "its stdin is gone with it",
-        });
+        return Err(gone(&handle));
     }
     // Ten thousand agents that wait might be given a full queue each.
     if handle.state() == AgentState::Queued && !data.is_empty() {
@@ -135,4 +134,11 @@ pub fn stdin(core: &Core, body: &AgentStdin) -> Result<StdinReply, Error> {
     Ok(StdinReply {
         accepted: accepted as u64,
     })
+}
+
+fn gone(handle: &Handle) -> Error {
+    Error::WrongState {
+        state: handle.state(),
+        message: "its stdin is gone with it",
+    }
 }

@@ -32,6 +32,9 @@ pub fn health(core: &Core) -> Health {
     if core.shutdown.is_cancelled() {
         reasons.push("the host is shutting down".to_owned());
     }
+    if let Some(trouble) = core.store.trouble() {
+        reasons.push(format!("the store cannot be written to: {trouble}"));
+    }
     if core.audit.as_ref().is_some_and(Audit::is_failing) {
         reasons.push("the audit record cannot be written; the host's log says why".to_owned());
     }

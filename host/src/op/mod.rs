@@ -3,10 +3,12 @@
 
 pub mod agents;
 pub mod check;
+pub(crate) mod comeback;
 pub mod component;
 pub mod control;
 pub mod host;
 pub mod output;
+mod pages;
 pub mod spawn;
 
 use skep_protocol::{AgentId, AgentState, Digest, LimitName};
@@ -17,6 +19,7 @@ use crate::agent::spec::Denied;
 use crate::components::StoreError;
 use crate::runner::native::Refused as ProgramRefused;
 use crate::runner::wasm::Refusal;
+use crate::store::Unavailable;
 
 /// Why an operation was refused or failed. Each says who can mend it, by the
 /// error code that dispatch gives it.
@@ -60,6 +63,8 @@ pub enum Error {
     Storage(#[source] std::io::Error),
     #[error("the host cannot read the agent's log from its disk; its own log says why")]
     Log(#[source] std::io::Error),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
     #[error("a part of the host failed: {0}")]
     Internal(&'static str),
 }

@@ -11,7 +11,7 @@ const BYTES: u64 = 256 * 1024;
 const MAX_BYTES: u64 = 1024 * 1024;
 
 pub async fn output(core: &Core, body: &AgentOutput) -> Result<OutputReply, Error> {
-    let handle = find(core, body.agent)?;
+    let handle = find(core, body.agent).await?;
     let max_bytes = body.max_bytes.unwrap_or(BYTES);
     if !(1..=MAX_BYTES).contains(&max_bytes) {
         let message = format!("{max_bytes} is not within 1 to {MAX_BYTES}");
@@ -39,8 +39,8 @@ pub async fn output(core: &Core, body: &AgentOutput) -> Result<OutputReply, Erro
     })
 }
 
-pub fn subscribe(core: &Core, body: &AgentSubscribe) -> Result<SubscribeReply, Error> {
-    let handle = find(core, body.agent)?;
+pub async fn subscribe(core: &Core, body: &AgentSubscribe) -> Result<SubscribeReply, Error> {
+    let handle = find(core, body.agent).await?;
     let streams = body.streams.as_deref().unwrap_or(&Stream::ALL);
     let logs = Stream::ALL
         .into_iter()

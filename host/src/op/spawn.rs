@@ -1,28 +1,30 @@
 //! `agent.spawn`: from a spec to a driver that runs. What bytes, imports,
 //! limits and grants tell is refused here; compiling and instantiating are the
 //! agent's own `starting`. A spawn of a known digest without directories
-//! touches no disk and compiles nothing. Where there is no room the agent is
-//! there all the same, and waits.
+//! touches no disk but the store's, and compiles nothing. Where there is no room
+//! the agent is there all the same, and waits. It starts when it is written down
+//! together with the answer that tells of it, and not before.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use skep_protocol::op::{AgentReply, AgentSpawn, WhenFull};
 use skep_protocol::spec::{ComponentRef, Stdin};
-use skep_protocol::{AgentId, AgentSpec, AgentState, Enforcement, Outcome, RunnerKind};
+use skep_protocol::{AgentId, AgentSpec, AgentState, Enforcement, Limits, Outcome, RunnerKind};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::agents::shown_bytes;
-use super::component::admit;
+use super::component::{admit, bytes_of};
 use crate::agent::Step;
 use crate::agent::admission::Need;
 use crate::agent::driver::{Driver, Publication};
 use crate::agent::handle::{Agent, COMMANDS, Handle, Status, UsageMeter};
-use crate::agent::slots::{Applicant, Place};
+use crate::agent::slots::{Applicant, Place, Standing};
 use crate::agent::spec::{Spec, validate};
 use crate::agent::turn::turn;
 use crate::clock;
@@ -32,6 +34,7 @@ use crate::log::Recorder;
 use crate::runner::{Access, GrantedDir, Launch, Program, Runner};
 use crate::scratch::Scratch;
 use crate::stdio::{output, stdin};
+use crate::store::{Born, Change, Ended, Reply, Spawned};
 
 /// What may run here, as far as can be told before it does.
 pub(super) struct Admissible {
@@ -42,23 +45,110 @@ pub(super) struct Admissible {
     component: Option<Arc<Component>>,
 }
 
-pub async fn spawn(core: &Arc<Core>, body: AgentSpawn) -> Result<AgentReply, Error> {
+impl Admissible {
+    /// Lets it have the limits that it was given, whatever the operator's
+    /// defaults are now.
+    pub(super) fn keep_limits(&mut self, limits: Limits) {
+        self.spec.limits = limits;
+    }
+}
+
+/// An agent that has its place, and has not begun. Dropped, it leaves nothing.
+pub struct Prepared {
+    handle: Handle,
+    born: Born,
+    life: BoxFuture<'static, ()>,
+}
+
+impl Prepared {
+    #[must_use]
+    pub fn reply(&self) -> AgentReply {
+        AgentReply {
+            agent: self.handle.info(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared")
+            .field("agent", &self.handle.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which agent it is to be.
+pub(super) struct Identity {
+    pub(super) id: AgentId,
+    pub(super) created_ms: u64,
+}
+
+/// Refuses, or gives the agent that is to be [begun](begin).
+pub async fn prepare(core: &Arc<Core>, body: AgentSpawn) -> Result<Prepared, Error> {
     if core.shutdown.is_cancelled() {
         return Err(Error::ShuttingDown);
     }
-    let admissible = consider(core, body.spec).await?;
-    let applicant = Applicant {
-        need: need(&admissible),
-        component: admissible.spec.info.component,
-    };
+    let (admissible, born) = consider_new(core, body.spec).await?;
+    let applicant = applicant(&admissible);
     let place = match body.when_full.unwrap_or(WhenFull::Queue) {
         WhenFull::Queue => core.slots.take_or_wait(applicant)?,
         WhenFull::Reject => Place::Now(core.slots.take(applicant)?),
     };
-    let handle = start(core, admissible, place)?;
-    Ok(AgentReply {
-        agent: handle.info(),
-    })
+    let identity = Identity {
+        id: AgentId::random(),
+        created_ms: born.created_ms,
+    };
+    let (handle, life) = assemble(core, admissible, place, identity)?;
+    Ok(Prepared { handle, born, life })
+}
+
+/// Writes an agent down with the answer that tells of it, and lets it begin.
+pub async fn begin(core: &Core, prepared: Prepared, reply: Reply) -> Result<(), Error> {
+    let Prepared { handle, born, life } = prepared;
+    let spawned = Spawned {
+        id: handle.id,
+        name: handle.name.clone(),
+        ticket: handle.standing.as_ref().map(Standing::ticket),
+        known: handle.known(),
+        born,
+    };
+    let spawned = Change::Spawned(Box::new(spawned), reply);
+    core.store.write(spawned).await?;
+    launch(core, handle, life);
+    Ok(())
+}
+
+/// The same as [`consider`], and what is remembered of the agent.
+async fn consider_new(core: &Core, mut spec: AgentSpec) -> Result<(Admissible, Born), Error> {
+    // Its bytes are kept as a component, not with each agent that is made of it.
+    let component = spec.component.take();
+    let mut kept = spec.clone();
+    spec.component = component;
+    let admissible = consider(core, spec).await?;
+    kept.component = admissible.spec.info.component.map(ComponentRef::Digest);
+    let born = Born {
+        spec: kept,
+        limits: admissible.spec.limits,
+        enforced: admissible.runner.enforced(),
+        created_ms: clock::now_ms(),
+    };
+    Ok((admissible, born))
+}
+
+pub(super) fn applicant(admissible: &Admissible) -> Applicant {
+    Applicant {
+        need: need(admissible),
+        component: admissible.spec.info.component,
+    }
+}
+
+/// From here on it is an agent of this host.
+pub(super) fn launch(core: &Core, handle: Handle, life: BoxFuture<'static, ()>) {
+    let state = handle.state();
+    core.registry.insert(handle);
+    core.counts.moved(None, state);
+    core.tally.spawned();
+    core.drivers.spawn(life);
 }
 
 /// Decides what is decided before anything is taken or run.
@@ -70,7 +160,7 @@ pub(super) async fn consider(core: &Core, spec: AgentSpec) -> Result<Admissible,
             let component = component_of(core, &mut spec).await?;
             let program = Program::Component {
                 digest: component.digest,
-                bytes: component.bytes.clone(),
+                bytes: bytes_of(core, &component).await?,
                 asks_control: component.facts.asks_control,
             };
             Ok(Admissible {
@@ -136,7 +226,7 @@ async fn component_of(core: &Core, spec: &mut Spec) -> Result<Arc<Component>, Er
         }
         None => return Err(Error::Internal("a validated spec without its component")),
     };
-    check_size(spec, component.bytes.len())?;
+    check_size(spec, component.size)?;
     component.facts.admits(&spec.limits)?;
     spec.made_of(component.digest);
     Ok(component)
@@ -151,14 +241,19 @@ fn check_size(spec: &Spec, bytes: usize) -> Result<(), Error> {
     }
 }
 
-fn start(core: &Arc<Core>, admissible: Admissible, place: Place) -> Result<Handle, Error> {
+/// Puts an agent together, with the life that it will have.
+pub(super) fn assemble(
+    core: &Arc<Core>,
+    admissible: Admissible,
+    place: Place,
+    Identity { id, created_ms }: Identity,
+) -> Result<(Handle, BoxFuture<'static, ()>), Error> {
     let Admissible {
         spec,
         program,
         runner,
         component,
     } = admissible;
-    let id = AgentId::random();
     let mut dirs = spec.dirs;
     let scratch = if spec.scratch {
         let scratch = Scratch::make(&core.scratch_root, id).map_err(|error| {
@@ -193,7 +288,7 @@ fn start(core: &Arc<Core>, admissible: Admissible, place: Place) -> Result<Handl
         id,
         name: spec.name.clone(),
         runner: spec.runner,
-        created_ms: clock::now_ms(),
+        created_ms,
         spec: spec.info,
         limits: spec.limits,
         enforced: runner.enforced(),
@@ -221,9 +316,6 @@ fn start(core: &Arc<Core>, admissible: Admissible, place: Place) -> Result<Handl
     let (status, status_reader) = watch::channel(status);
     let (commands, mut command_reader) = mpsc::channel(COMMANDS);
     let handle = Handle::new(Arc::clone(&agent), status_reader, commands);
-    core.registry.insert(handle.clone());
-    core.counts.moved(None, state);
-    core.tally.spawned();
 
     let unthrottle = CancellationToken::new();
     let recorder = Recorder {
@@ -262,6 +354,8 @@ fn start(core: &Arc<Core>, admissible: Admissible, place: Place) -> Result<Handl
             Place::Now(slot) => slot,
             Place::Later(later) => {
                 let slot = turn(later, &mut command_reader, &host.shutdown).await?;
+                // Or a host that comes after might run it again.
+                let _ = host.store.write(Change::Started(id)).await;
                 published.step(Step::Start);
                 slot
             }
@@ -277,7 +371,7 @@ fn start(core: &Arc<Core>, admissible: Admissible, place: Place) -> Result<Handl
         Ok((driver.run(runner, launch).await, slot))
     };
     let host = Arc::clone(core);
-    core.drivers.spawn(async move {
+    let life = async move {
         let life = AssertUnwindSafe(life).catch_unwind().await;
         let (outcome, slot) = match life {
             Ok(Ok((outcome, slot))) => (outcome, Some(slot)),
@@ -296,8 +390,17 @@ fn start(core: &Arc<Core>, admissible: Admissible, place: Place) -> Result<Handl
         drop(component);
         drop(slot);
         host.tally.ended(&outcome);
-        publication.end(outcome);
-        host.registry.has_ended(id);
-    });
-    Ok(handle)
+        let last = publication.last(outcome);
+        let ended = Ended {
+            id,
+            bytes: publication.agent.history.bytes(),
+            known: publication.agent.known(&last),
+        };
+        // Nobody sees an end that a host after this one does not know. If it
+        // cannot be written now, the agent has ended all the same.
+        let _ = host.store.write(Change::Ended(Box::new(ended))).await;
+        publication.end(last);
+        host.registry.has_ended(id).await;
+    };
+    Ok((handle, life.boxed()))
 }

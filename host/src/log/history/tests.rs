@@ -15,8 +15,8 @@ use skep_protocol::event::LogRecord;
 use skep_protocol::op::SeqRange;
 
 use super::*;
+use crate::log::Logs;
 use crate::log::tail::cost;
-use crate::log::{Logs, OpenError};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -177,18 +177,8 @@ fn is_journal(path: &Path) -> bool {
         .starts_with("journal-")
 }
 
-/// Another test may be starting a process, which has our lock until it runs its
-/// program.
 fn open(root: &Path) -> Logs {
-    let start = Instant::now();
-    loop {
-        match Logs::on_disk(root, Budget::new(u64::MAX)) {
-            Err(OpenError::InUse(_)) if start.elapsed() < Duration::from_secs(10) => {
-                std::thread::yield_now();
-            }
-            opened => return opened.unwrap(),
-        }
-    }
+    Logs::on_disk(root, Budget::new(u64::MAX)).unwrap()
 }
 
 async fn until(what: &str, mut is: impl FnMut() -> bool) {

@@ -109,17 +109,45 @@ async fn damage_is_a_range_that_is_gone() {
 }
 
 #[tokio::test]
-async fn a_directory_has_one_host_and_keeps_what_is_not_the_hosts() {
+async fn a_directory_keeps_what_is_known_and_what_is_not_the_hosts() {
     let kept = on_disk(MIB);
     kept.history.commit(&lines(0..100)).await;
     let (root, directory) = (kept.root(), kept.directory());
-    let second = Logs::on_disk(&root, Budget::new(1)).unwrap_err();
-    assert!(second.to_string().contains("another host"), "{second}");
-    let (dir, _) = kept.left_behind();
+    let (dir, agent) = kept.left_behind();
     std::fs::create_dir(root.join("mine")).unwrap();
     let logs = open(&root);
-    assert_eq!(logs.sweep().unwrap(), 1);
+    assert_eq!(logs.sweep(|known| *known == agent).unwrap(), 0);
+    assert!(directory.exists());
+    assert_eq!(logs.sweep(|_| false).unwrap(), 1);
     until("the orphan is gone", || !directory.exists()).await;
     assert!(root.join("mine").exists());
     drop(dir);
+}
+
+#[tokio::test]
+async fn a_log_is_looked_at_when_it_is_first_read() {
+    for count in [3, 1000] {
+        let kept = on_disk(MIB);
+        kept.history.commit(&lines(0..count)).await;
+        kept.history.close().await;
+        let (root, directory) = (kept.root(), kept.directory());
+        let (dir, agent) = kept.left_behind();
+        let budget = Budget::new(u64::MAX);
+        let logs = Logs::on_disk(&root, Arc::clone(&budget)).unwrap();
+        let again = Arc::new(logs.recall(agent, MIB, count));
+        assert_eq!(again.next_seq(), count);
+        let (first, second) = tokio::join!(all(&again, 0), all(&again, 0));
+        assert_eq!(first, (numbers(0..count), Vec::new()));
+        assert_eq!(first, second);
+        assert_eq!(budget.used(), 0, "its bytes are counted elsewhere");
+        // One of which the disk has less than it should tells that.
+        let short = Arc::new(logs.recall(agent, MIB, count + 5));
+        assert_eq!(all(&short, 0).await.0, numbers(0..count));
+        logs.recall(agent, MIB, count).forget();
+        until("the log is gone", || {
+            !directory.exists() && logs.recover(agent, MIB).unwrap().is_none()
+        })
+        .await;
+        drop(dir);
+    }
 }

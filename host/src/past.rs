@@ -1,0 +1,149 @@
+//! Agents that ended under a host before: their records stay in the store until
+//! somebody asks for one. A hundred thousand of them cost the start of a host
+//! the reading of an index, and its memory an entry each.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use skep_protocol::{AgentId, AgentName};
+
+use crate::agent::handle::Handle;
+use crate::log::{Budget, Logs};
+use crate::store::{Born, EndedBefore, Known, Store, Unavailable};
+
+/// Those that were asked for last stay as they are, with what is known of where
+/// their records are in their logs: a log is read in many requests.
+const RECALLED: usize = 64;
+
+#[derive(Debug, Default)]
+struct State {
+    /// What each has in bytes. As many as the operator keeps of ended agents, at
+    /// most.
+    bytes: BTreeMap<AgentId, u64>,
+    /// Newest last.
+    recalled: VecDeque<Handle>,
+}
+
+/// The agents that hosts before have left.
+#[derive(Debug)]
+pub struct Past {
+    store: Store,
+    logs: Logs,
+    budget: Arc<Budget>,
+    state: Mutex<State>,
+}
+
+impl Past {
+    #[must_use]
+    pub fn new(store: Store, logs: Logs, budget: Arc<Budget>) -> Self {
+        Self {
+            store,
+            logs,
+            budget,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up an agent, and counts its bytes.
+    pub fn take_up(&self, agent: EndedBefore) {
+        self.budget.add(agent.bytes);
+        self.state().bytes.insert(agent.id, agent.bytes);
+    }
+
+    #[must_use]
+    pub fn has(&self, id: &AgentId) -> bool {
+        self.state().bytes.contains_key(id)
+    }
+
+    /// Up to `count` ids after one, in their order.
+    #[must_use]
+    pub fn ids_after(&self, after: Option<AgentId>, count: usize) -> Vec<AgentId> {
+        let state = self.state();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let ids = state.bytes.range((from, Bound::Unbounded));
+        ids.take(count).map(|(id, _)| *id).collect()
+    }
+
+    /// Those of a name, in the order of their ids.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn named(&self, name: AgentName) -> Result<Vec<AgentId>, Unavailable> {
+        if self.state().bytes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut ids = self.store.named(name).await?;
+        let state = self.state();
+        ids.retain(|id| state.bytes.contains_key(id));
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// One agent, kept at hand for who asks again.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn recall(&self, id: AgentId) -> Result<Option<Handle>, Unavailable> {
+        {
+            let state = self.state();
+            if !state.bytes.contains_key(&id) {
+                return Ok(None);
+            }
+            if let Some(handle) = state.recalled.iter().find(|handle| handle.id == id) {
+                return Ok(Some(handle.clone()));
+            }
+        }
+        let Some(handle) = self.recall_all(vec![id]).await?.pop() else {
+            return Ok(None);
+        };
+        let mut state = self.state();
+        // Two may have asked at once, and share what the first has found.
+        if let Some(other) = state.recalled.iter().find(|handle| handle.id == id) {
+            return Ok(Some(other.clone()));
+        }
+        if !state.bytes.contains_key(&id) {
+            return Ok(None);
+        }
+        if state.recalled.len() == RECALLED {
+            state.recalled.pop_front();
+        }
+        state.recalled.push_back(handle.clone());
+        Ok(Some(handle))
+    }
+
+    /// These agents, as far as they are there.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn recall_all(&self, ids: Vec<AgentId>) -> Result<Vec<Handle>, Unavailable> {
+        let records = self.store.recall(ids).await?;
+        let handle = |(id, born, known): (AgentId, Born, Known)| {
+            let bound = born.limits.output_history_bytes;
+            let history = self.logs.recall(id, bound, known.next_seq);
+            Handle::of_record(id, &born, known, history)
+        };
+        Ok(records.into_iter().map(handle).collect())
+    }
+
+    /// Forgets an agent, with its log. Whether there was one.
+    pub fn forget(&self, id: &AgentId) -> bool {
+        let mut state = self.state();
+        let Some(bytes) = state.bytes.remove(id) else {
+            return false;
+        };
+        let at = state.recalled.iter().position(|handle| handle.id == *id);
+        let recalled = at.and_then(|at| state.recalled.remove(at));
+        drop(state);
+        self.budget.give_back(bytes);
+        match recalled {
+            Some(handle) => handle.history.forget(),
+            None => self.logs.recall(*id, 0, 0).forget(),
+        }
+        true
+    }
+}

@@ -1,0 +1,122 @@
+//! What is written down, and each way in which it changes.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use skep_protocol::{
+    AgentId, AgentName, AgentSpec, Digest, Enforced, Limits, Outcome, RequestId, Usage,
+};
+
+use crate::runner::wasm::Facts;
+
+/// What an agent is from its spawn on: enough to run it, and to show it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Born {
+    /// As it was asked for, but for the bytes of its component: these are named
+    /// by their digest. Values of `env` and a given stdin are here in the clear.
+    pub spec: AgentSpec,
+    /// What its limits were resolved to.
+    pub limits: Limits,
+    pub enforced: Enforced,
+    pub created_ms: u64,
+}
+
+/// How far an agent has come, as far as that is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Known {
+    pub generation: u64,
+    /// The limit of fuel, with what was added.
+    pub fuel: u64,
+    pub started_ms: Option<u64>,
+    pub exited_ms: Option<u64>,
+    pub outcome: Option<Outcome>,
+    pub usage: Usage,
+    pub next_seq: u64,
+}
+
+/// A new agent.
+#[derive(Debug, Clone)]
+pub struct Spawned {
+    pub id: AgentId,
+    pub name: AgentName,
+    /// Its ticket, where it waits for its turn.
+    pub ticket: Option<u64>,
+    pub born: Born,
+    pub known: Known,
+}
+
+/// The end of an agent.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub id: AgentId,
+    /// What is remembered of it, in bytes: its record and its log.
+    pub bytes: u64,
+    pub known: Known,
+}
+
+/// An answer that is given again to whoever repeats the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub id: RequestId,
+    /// The digest of what was asked.
+    pub request: Digest,
+    pub answer: Bytes,
+    pub given_ms: u64,
+}
+
+/// A component whose bytes are in their file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptComponent {
+    pub digest: Digest,
+    pub size: u64,
+    pub facts: Facts,
+    /// It was deleted while agents were made of it or waited to be.
+    pub deleted: bool,
+}
+
+/// An upload of which parts are in its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptUpload {
+    pub digest: Digest,
+    pub size: u64,
+    /// Where each part begins, and how long it is.
+    pub parts: Vec<(u64, u64)>,
+}
+
+/// One step from what is written down to what will be.
+#[derive(Debug)]
+pub enum Change {
+    /// A new agent, and the answer that tells of it.
+    Spawned(Box<Spawned>, Reply),
+    /// Its turn has come: from here on it may have run.
+    Started(AgentId),
+    /// How far an agent that runs has come.
+    Seen(AgentId, Box<Known>),
+    Ended(Box<Ended>),
+    Forgotten(Vec<AgentId>),
+    Replied(Reply),
+    ComponentKept(Box<KeptComponent>),
+    ComponentDeleted(Digest),
+    ComponentGone(Digest),
+    UploadGrew(KeptUpload),
+    UploadGone(Digest),
+}
+
+impl Change {
+    /// Whether it has happened, written down or not, and is written as soon as
+    /// that is possible. All else is refused where it cannot be written.
+    pub(super) const fn has_happened(&self) -> bool {
+        match self {
+            Self::Started(_)
+            | Self::Ended(_)
+            | Self::Forgotten(_)
+            | Self::ComponentDeleted(_)
+            | Self::ComponentGone(_)
+            | Self::UploadGone(_) => true,
+            Self::Spawned(..)
+            | Self::Seen(..)
+            | Self::Replied(_)
+            | Self::ComponentKept(_)
+            | Self::UploadGrew(_) => false,
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! What outlives the host: agents with their specs and their ends, components,
+//! and the answers that were given. One thread writes, in batches; whoever must
+//! know that something is written down waits for it. A host without a state
+//! directory has a store that keeps nothing, and whoever uses it need not know.
+//!
+//! What is lost with the machine's power, and not with the host's process, are
+//! the last moments: a commit is not waited for until it is on the medium.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use skep_protocol::{AgentId, AgentName, Digest};
+use tokio::sync::{mpsc, oneshot};
+
+mod blobs;
+mod change;
+mod recover;
+mod schema;
+mod tables;
+mod writer;
+
+pub use change::{Born, Change, Ended, KeptComponent, KeptUpload, Known, Reply, Spawned};
+pub use recover::{Comeback, EndedBefore, Left, Recovered};
+
+use crate::state_dir::Claim;
+use blobs::Blobs;
+use writer::{Trouble, Work, Writer};
+
+/// Why a store was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{} cannot be used: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{} cannot be used: {error}: is there room on its disk, and may it be written to?", path.display())]
+    Sql {
+        path: PathBuf,
+        error: rusqlite::Error,
+    },
+    #[error("{} is damaged: {found}", path.display())]
+    Damaged { path: PathBuf, found: String },
+    #[error(
+        "{} has version {version}, and this build knows up to {newest}: use a newer build, or \
+         another state directory", path.display()
+    )]
+    Newer {
+        path: PathBuf,
+        version: i64,
+        newest: i64,
+    },
+}
+
+/// Something could not be written down, or not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the host cannot use its state directory ({0}): ask its operator to see to its disk, and try \
+     again"
+)]
+pub struct Unavailable(String);
+
+impl Unavailable {
+    fn of(error: &dyn std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A cheap reference to a store.
+#[derive(Debug, Clone, Default)]
+pub struct Store(Option<Arc<Kept>>);
+
+/// A store that keeps something.
+#[derive(Debug)]
+struct Kept {
+    work: mpsc::Sender<Work>,
+    trouble: Trouble,
+    reader: Mutex<Connection>,
+    blobs: Blobs,
+}
+
+impl Store {
+    /// A store that keeps nothing: all is well at once, and nothing is found.
+    #[must_use]
+    pub fn absent() -> Self {
+        Self(None)
+    }
+
+    /// Opens the store of a state directory, and gives what a host before has
+    /// left there. A damaged one is set aside, and begun anew.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn open(dir: &Path, claim: Claim) -> Result<(Self, Recovered), OpenError> {
+        let (db, aside) = schema::open(dir)?;
+        if let Some(aside) = aside {
+            tracing::warn!(
+                path = %aside.display(),
+                "the store was damaged and is set aside, with the logs and components of its \
+                 agents: the host begins without them"
+            );
+        }
+        let of_file = |error| OpenError::Sql {
+            path: dir.join(schema::FILE),
+            error,
+        };
+        let of_dir = |error| OpenError::Io {
+            path: dir.to_owned(),
+            error,
+        };
+        let (db, (recovered, replies)) = match recover::recover(&db) {
+            Err(error) if schema::is_damage(&error) => {
+                drop(db);
+                let aside = schema::set_aside(dir)?;
+                tracing::warn!(%error, path = %aside.display(), "the store was damaged and is set aside");
+                let (db, _) = schema::open(dir)?;
+                let found = recover::recover(&db).map_err(of_file)?;
+                (db, found)
+            }
+            found => {
+                let found = found.map_err(of_file)?;
+                (db, found)
+            }
+        };
+        let reader = schema::open_reader(dir)?;
+        let blobs = Blobs::open(dir.join("components")).map_err(of_dir)?;
+        let whole: Vec<_> = recovered.components.iter().map(|it| it.digest).collect();
+        let uploads: Vec<_> = recovered.uploads.iter().map(|it| it.digest).collect();
+        blobs.sweep(&whole, &uploads).map_err(of_dir)?;
+        let (work, trouble) = Writer::start(db, replies, claim).map_err(of_dir)?;
+        let kept = Kept {
+            work,
+            trouble,
+            reader: Mutex::new(reader),
+            blobs,
+        };
+        Ok((Self(Some(Arc::new(kept))), recovered))
+    }
+
+    /// Why nothing can be written now, if that is so.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.0.as_ref()?.trouble.read()
+    }
+
+    /// Makes a change, and returns when it is written down.
+    ///
+    /// # Errors
+    /// If it cannot be written now. What has happened is written later then;
+    /// all else is as if it had not been asked for.
+    pub async fn write(&self, change: Change) -> Result<(), Unavailable> {
+        match self.send(change).await {
+            Some(done) => done
+                .await
+                .unwrap_or_else(|_| Err(Unavailable("the store is closed".to_owned()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a change that nobody waits for; it is written in its turn.
+    pub async fn note(&self, change: Change) {
+        let _ = self.send(change).await;
+    }
+
+    async fn send(&self, change: Change) -> Option<oneshot::Receiver<Result<(), Unavailable>>> {
+        let kept = self.0.as_ref()?;
+        let (done, is_done) = oneshot::channel();
+        // Once it is closed, the answer is that nobody answers.
+        let _ = kept.work.send(Work::Write(change, done)).await;
+        Some(is_done)
+    }
+
+    /// Writes what waits, and closes the file. Nothing can be written after.
+    pub async fn close(&self) {
+        if let Some(kept) = &self.0 {
+            let (done, is_done) = oneshot::channel();
+            let _ = kept.work.send(Work::Close(done)).await;
+            let _ = is_done.await;
+        }
+    }
+
+    /// Does something that waits for the disk, elsewhere.
+    async fn aside<T: Send + 'static>(
+        &self,
+        absent: T,
+        work: impl FnOnce(&Kept) -> Result<T, Unavailable> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let Some(kept) = self.0.clone() else {
+            return Ok(absent);
+        };
+        tokio::task::spawn_blocking(move || work(&kept))
+            .await
+            .unwrap_or_else(|error| Err(Unavailable::of(&error)))
+    }
+
+    /// The records of agents that have ended, as far as they are there.
+    ///
+    /// # Errors
+    /// If they cannot be read now.
+    pub async fn recall(
+        &self,
+        ids: Vec<AgentId>,
+    ) -> Result<Vec<(AgentId, Born, Known)>, Unavailable> {
+        self.aside(Vec::new(), move |kept| {
+            let reader = kept.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                let record =
+                    recover::recall(&reader, id).map_err(|error| Unavailable::of(&error))?;
+                found.extend(record.map(|(born, known)| (id, born, known)));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The agents of this name that have ended.
+    ///
+    /// # Errors
+    /// If they cannot be read now.
+    pub async fn named(&self, name: AgentName) -> Result<Vec<AgentId>, Unavailable> {
+        self.aside(Vec::new(), move |kept| {
+            let reader = kept.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            recover::named(&reader, name.as_str()).map_err(|error| Unavailable::of(&error))
+        })
+        .await
+    }
+
+    /// Writes down a component, its bytes first.
+    ///
+    /// # Errors
+    /// If it cannot be written now.
+    pub async fn keep_component(
+        &self,
+        component: KeptComponent,
+        bytes: Bytes,
+    ) -> Result<(), Unavailable> {
+        let digest = component.digest;
+        self.aside((), move |kept| {
+            let written = kept.blobs.keep(&digest, &bytes);
+            written.map_err(|error| Unavailable::of(&error))
+        })
+        .await?;
+        self.write(Change::ComponentKept(Box::new(component))).await
+    }
+
+    /// The bytes of a component that a host before has kept; none if they are
+    /// gone or damaged.
+    ///
+    /// # Errors
+    /// If they cannot be read now.
+    pub async fn load_component(&self, digest: Digest) -> Result<Option<Bytes>, Unavailable> {
+        self.aside(None, move |kept| {
+            let loaded = kept.blobs.load(&digest);
+            let loaded = loaded.map_err(|error| Unavailable::of(&error))?;
+            Ok(loaded.map(Bytes::from))
+        })
+        .await
+    }
+
+    /// Forgets a component, its bytes last.
+    pub async fn forget_component(&self, digest: Digest) {
+        // What could not be written is owed. Until it is, nobody finds the
+        // component's bytes, and takes it for gone.
+        let _ = self.write(Change::ComponentGone(digest)).await;
+        let _ = self
+            .aside((), move |kept| {
+                kept.blobs.remove(&digest);
+                Ok(())
+            })
+            .await;
+    }
+
+    /// Writes a part of an upload to its file.
+    ///
+    /// # Errors
+    /// If it cannot be written now.
+    pub async fn write_part(
+        &self,
+        digest: Digest,
+        offset: u64,
+        bytes: Bytes,
+    ) -> Result<(), Unavailable> {
+        self.aside((), move |kept| {
+            let written = kept.blobs.write_part(&digest, offset, &bytes);
+            written.map_err(|error| Unavailable::of(&error))
+        })
+        .await
+    }
+
+    /// The parts of an upload, as a host before has left them; none if they are
+    /// not there any more. Reads its file: for the start of a host.
+    #[must_use]
+    pub fn read_parts(&self, upload: &KeptUpload) -> Option<Vec<Vec<u8>>> {
+        let kept = self.0.as_ref()?;
+        match kept.blobs.read_parts(&upload.digest, &upload.parts) {
+            Ok(parts) => parts,
+            Err(error) => {
+                tracing::warn!(%error, digest = %upload.digest, "an upload cannot be gone on with");
+                None
+            }
+        }
+    }
+
+    /// Forgets an upload.
+    pub async fn forget_upload(&self, digest: Digest) {
+        let _ = self.write(Change::UploadGone(digest)).await;
+        let _ = self
+            .aside((), move |kept| {
+                kept.blobs.remove_part(&digest);
+                Ok(())
+            })
+            .await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! The file: how it is opened, brought up to date, and set aside where it is
+//! damaged.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::OpenError;
+use crate::clock;
+
+pub(super) const FILE: &str = "state.db";
+
+/// What lies beside the file while it is used.
+const BESIDE: [&str; 3] = ["", "-wal", "-shm"];
+
+/// What else is told of by the file only, and set aside with it.
+const TOLD_OF: [&str; 2] = ["logs", "components"];
+
+/// Each brings a file from the version of its place to the next. What was
+/// released is never changed: a new version is a new entry.
+pub(super) const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
+
+/// The version that this build writes.
+pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
+
+/// How large the write-ahead log becomes before it goes to the file: each time
+/// waits for the disk.
+const WAL_PAGES: u32 = 4096;
+
+/// Opens the file for the one who writes. One that is damaged is set aside; it
+/// is given where it lies then.
+pub(super) fn open(dir: &Path) -> Result<(Connection, Option<PathBuf>), OpenError> {
+    match ready(&dir.join(FILE)) {
+        Ok(db) => Ok((db, None)),
+        Err(OpenError::Damaged { .. }) => {
+            let aside = set_aside(dir)?;
+            Ok((ready(&dir.join(FILE))?, Some(aside)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Another connection to the file, which only reads.
+pub(super) fn open_reader(dir: &Path) -> Result<Connection, OpenError> {
+    let path = dir.join(FILE);
+    let db = connect(&path).and_then(|db| {
+        db.pragma_update(None, "query_only", true)?;
+        Ok(db)
+    });
+    db.map_err(|error| failed(&path, error))
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(db)
+}
+
+fn ready(path: &Path) -> Result<Connection, OpenError> {
+    // SQLite would make it for others to read; what lies beside it is as open as
+    // it is itself.
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.open(path).map_err(|error| OpenError::Io {
+        path: path.to_owned(),
+        error,
+    })?;
+    let mut db = connect(path).map_err(|error| failed(path, error))?;
+    // There is no other writer to wait for; if there is, it is tried again.
+    db.busy_timeout(Duration::ZERO)
+        .map_err(|error| failed(path, error))?;
+    prepare(&mut db, path).map_err(|error| match error {
+        PrepareError::Sql(error) => failed(path, error),
+        PrepareError::Open(error) => error,
+    })?;
+    Ok(db)
+}
+
+enum PrepareError {
+    Sql(rusqlite::Error),
+    Open(OpenError),
+}
+
+impl From<rusqlite::Error> for PrepareError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+fn prepare(db: &mut Connection, path: &Path) -> Result<(), PrepareError> {
+    db.pragma_update(None, "journal_mode", "wal")?;
+    // What was committed survives the host, however it ends, and in its order
+    // the machine: only a power failure may take back the last moments.
+    db.pragma_update(None, "synchronous", "normal")?;
+    db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+    db.pragma_update(None, "journal_size_limit", WAL_PAGES * 4096)?;
+    let found: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found != "ok" {
+        let path = path.to_owned();
+        return Err(PrepareError::Open(OpenError::Damaged { path, found }));
+    }
+    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version > NEWEST {
+        let path = path.to_owned();
+        return Err(PrepareError::Open(OpenError::Newer {
+            path,
+            version,
+            newest: NEWEST,
+        }));
+    }
+    for (to, migration) in (1..).zip(MIGRATIONS).filter(|(to, _)| *to > version) {
+        let migrating = db.transaction()?;
+        migrating.execute_batch(migration)?;
+        migrating.pragma_update(None, "user_version", to)?;
+        migrating.commit()?;
+    }
+    Ok(())
+}
+
+fn failed(path: &Path, error: rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    if is_damage(&error) {
+        let found = error.to_string();
+        return OpenError::Damaged { path, found };
+    }
+    OpenError::Sql { path, error }
+}
+
+/// Whether the file is not what SQLite has written.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+/// Moves the file out of the way, with what only it tells of: without it nobody
+/// would know whose logs these are.
+pub(super) fn set_aside(dir: &Path) -> Result<PathBuf, OpenError> {
+    let mark = format!(".corrupt-{}", clock::now_ms());
+    let rename = |from: PathBuf, to: PathBuf| match std::fs::rename(&from, to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(OpenError::Io { path: from, error })
+        }
+        _ => Ok(()),
+    };
+    for beside in BESIDE {
+        rename(
+            dir.join(format!("{FILE}{beside}")),
+            dir.join(format!("{FILE}{mark}{beside}")),
+        )?;
+    }
+    for told_of in TOLD_OF {
+        rename(dir.join(told_of), dir.join(format!("{told_of}{mark}")))?;
+    }
+    Ok(dir.join(format!("{FILE}{mark}")))
+}

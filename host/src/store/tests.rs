@@ -1,0 +1,642 @@
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use skep_protocol::info::Enforcement;
+use skep_protocol::{AgentSpec, Enforced, Limits, Outcome, RequestId, Usage};
+
+use super::*;
+use crate::runner::wasm::Facts;
+
+/// A state directory that is opened again and again.
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn claim(&self) -> Claim {
+        let start = Instant::now();
+        loop {
+            // Another test may be starting a process, which has the lock until it
+            // runs its program.
+            match Claim::new(self.0.path()) {
+                Ok(claim) => return claim,
+                Err(error) => assert!(start.elapsed() < Duration::from_secs(10), "{error}"),
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn open(&self) -> (Store, Recovered) {
+        Store::open(self.0.path(), self.claim()).unwrap()
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join(schema::FILE)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.path()).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn id(number: u8) -> AgentId {
+    AgentId::from_bytes([number; 16])
+}
+
+fn born(number: u8) -> Born {
+    let none = Enforcement::None;
+    let mut spec = AgentSpec::named(format!("agent-{number}").parse().unwrap());
+    spec.env.insert("KEY".to_owned(), "value".to_owned());
+    spec.task = "do it".to_owned();
+    Born {
+        spec,
+        limits: Limits::default(),
+        enforced: Enforced {
+            memory: Enforcement::Enforced,
+            cpu: none,
+            wall: none,
+            files: none,
+            network: none,
+            pause: none,
+        },
+        created_ms: 1_000 + u64::from(number),
+    }
+}
+
+fn known(outcome: Option<Outcome>, ended_ms: u64) -> Known {
+    Known {
+        generation: 2,
+        fuel: 7,
+        started_ms: Some(2),
+        exited_ms: outcome.as_ref().map(|_| ended_ms),
+        outcome,
+        usage: Usage::default(),
+        next_seq: 3,
+    }
+}
+
+fn reply(number: u8) -> Reply {
+    Reply {
+        id: RequestId::from_bytes([number; 16]),
+        request: Digest::of(&[number]),
+        answer: Bytes::from(vec![number; 10]),
+        given_ms: crate::clock::now_ms(),
+    }
+}
+
+fn spawned(number: u8, ticket: Option<u64>) -> Change {
+    let born = born(number);
+    let spawned = Spawned {
+        id: id(number),
+        name: born.spec.name.clone(),
+        ticket,
+        born,
+        known: known(None, 0),
+    };
+    Change::Spawned(Box::new(spawned), reply(number))
+}
+
+fn ended(number: u8, ended_ms: u64) -> Change {
+    Change::Ended(Box::new(Ended {
+        id: id(number),
+        bytes: 100 + u64::from(number),
+        known: known(Some(Outcome::Killed), ended_ms),
+    }))
+}
+
+fn left(number: u8, ticket: Option<u64>, known: Known) -> Left {
+    Left {
+        id: id(number),
+        ticket,
+        born: born(number),
+        known,
+    }
+}
+
+#[tokio::test]
+async fn a_host_finds_what_another_has_left() {
+    let dir = Dir::new();
+    let (store, nothing) = dir.open();
+    assert!(nothing.agents.is_empty() && nothing.replies.is_empty());
+    let mode = |path: PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
+    store.write(spawned(1, None)).await.unwrap();
+    for name in dir.names() {
+        if name.starts_with("state.db") {
+            assert_eq!(mode(dir.0.path().join(&name)), 0o600, "{name}");
+        }
+    }
+    store.write(spawned(2, Some(9))).await.unwrap();
+    store.write(spawned(3, Some(8))).await.unwrap();
+    store.write(spawned(4, Some(10))).await.unwrap();
+    store.write(spawned(5, None)).await.unwrap();
+    store.write(Change::Started(id(4))).await.unwrap();
+    let seen = Known {
+        generation: 77,
+        ..known(None, 0)
+    };
+    store
+        .write(Change::Seen(id(4), Box::new(seen.clone())))
+        .await
+        .unwrap();
+    store.write(ended(1, 20)).await.unwrap();
+    store.write(ended(5, 10)).await.unwrap();
+    // Too late.
+    store
+        .write(Change::Seen(id(1), Box::new(seen.clone())))
+        .await
+        .unwrap();
+    store.write(Change::Replied(reply(9))).await.unwrap();
+    store.close().await;
+    assert!(store.write(ended(1, 1)).await.is_err(), "it is closed");
+
+    let (store, found) = dir.open();
+    let had_ended = |number: u8, ended_ms| {
+        Comeback::Ended(EndedBefore {
+            id: id(number),
+            ended_ms,
+            bytes: 100 + u64::from(number),
+        })
+    };
+    assert_eq!(
+        found.agents,
+        [
+            had_ended(5, 10),
+            had_ended(1, 20),
+            Comeback::Lost(left(4, None, seen)),
+            Comeback::Queued(left(3, Some(8), known(None, 0))),
+            Comeback::Queued(left(2, Some(9), known(None, 0))),
+        ]
+    );
+    let replies: Vec<_> = found.replies.iter().map(|reply| reply.id).collect();
+    assert_eq!(replies, [1, 2, 3, 4, 5, 9].map(|number| reply(number).id));
+    let recalled = store.recall(vec![id(1), id(77), id(5)]).await.unwrap();
+    assert_eq!(
+        recalled,
+        [
+            (id(1), born(1), known(Some(Outcome::Killed), 20)),
+            (id(5), born(5), known(Some(Outcome::Killed), 10)),
+        ]
+    );
+    let name = "agent-5".parse().unwrap();
+    assert_eq!(store.named(name).await.unwrap(), [id(5)]);
+    store
+        .write(Change::Forgotten(vec![id(1), id(5)]))
+        .await
+        .unwrap();
+    assert_eq!(store.recall(vec![id(1)]).await.unwrap(), []);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn components_and_uploads_outlive_a_host() {
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    let bytes = Bytes::from_static(b"a component");
+    let component = KeptComponent {
+        digest: Digest::of(&bytes),
+        size: bytes.len() as u64,
+        facts: Facts::default(),
+        deleted: false,
+    };
+    let upload = KeptUpload {
+        digest: Digest::of(b"0123456789"),
+        size: 10,
+        parts: vec![(0, 2), (5, 3)],
+    };
+    store
+        .write_part(upload.digest, 5, Bytes::from_static(b"567"))
+        .await
+        .unwrap();
+    store
+        .write_part(upload.digest, 0, Bytes::from_static(b"01"))
+        .await
+        .unwrap();
+    store
+        .write(Change::UploadGrew(upload.clone()))
+        .await
+        .unwrap();
+    store
+        .keep_component(component.clone(), bytes.clone())
+        .await
+        .unwrap();
+    let other = dir.0.path().join("components").join("new-left");
+    std::fs::write(&other, "by a host that was killed").unwrap();
+    store.close().await;
+
+    let (store, found) = dir.open();
+    assert_eq!(found.components, std::slice::from_ref(&component));
+    assert_eq!(found.uploads, std::slice::from_ref(&upload));
+    assert!(!other.exists());
+    assert_eq!(
+        store.load_component(component.digest).await.unwrap(),
+        Some(bytes)
+    );
+    let parts = store.read_parts(&upload).unwrap();
+    assert_eq!(parts, [b"01".to_vec(), b"567".to_vec()]);
+    let longer = KeptUpload {
+        parts: vec![(0, 9)],
+        ..upload.clone()
+    };
+    assert_eq!(store.read_parts(&longer), None, "it is not all there");
+    // Damaged, it is as good as gone.
+    let file = dir.0.path().join("components");
+    let file = file.join(component.digest.to_string().trim_start_matches("sha256:"));
+    std::fs::write(&file, "a companion").unwrap();
+    assert_eq!(store.load_component(component.digest).await.unwrap(), None);
+    store.forget_upload(upload.digest).await;
+    store.forget_component(component.digest).await;
+    store.close().await;
+    let (store, found) = dir.open();
+    assert!(found.components.is_empty() && found.uploads.is_empty());
+    assert_eq!(
+        std::fs::read_dir(dir.0.path().join("components"))
+            .unwrap()
+            .count(),
+        0
+    );
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_has_happened_is_written_when_it_can_be_and_nothing_else_is() {
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    store.write(spawned(1, None)).await.unwrap();
+    store.write(spawned(2, None)).await.unwrap();
+    // As if there were no room: nobody else can write now.
+    let other = Connection::open(dir.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..3 {
+        let refused = store.write(spawned(3, None)).await.unwrap_err();
+        assert!(refused.to_string().contains("state directory"), "{refused}");
+    }
+    let trouble = store.trouble().unwrap();
+    assert!(trouble.contains("locked"), "{trouble}");
+    assert!(store.write(ended(1, 5)).await.is_err());
+    assert!(store.write(Change::Forgotten(vec![id(2)])).await.is_err());
+    // What is there can be read all the while.
+    assert_eq!(store.recall(vec![id(1)]).await.unwrap().len(), 1);
+    other.execute_batch("ROLLBACK").unwrap();
+    let start = Instant::now();
+    while store.trouble().is_some() {
+        assert!(
+            start.elapsed() < Duration::from_secs(50),
+            "it does not heal"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    store.write(spawned(4, None)).await.unwrap();
+    store.close().await;
+    let (store, found) = dir.open();
+    let ids: Vec<_> = found.agents.iter().map(Comeback::id).collect();
+    assert_eq!(ids, [id(1), id(4)]);
+    assert!(matches!(found.agents[0], Comeback::Ended(_)));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_is_owed_is_written_at_the_end() {
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    store.write(spawned(1, None)).await.unwrap();
+    let other = Connection::open(dir.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..20 {
+        assert!(store.write(ended(1, 5)).await.is_err());
+    }
+    other.execute_batch("ROLLBACK").unwrap();
+    store.close().await;
+    let (store, found) = dir.open();
+    assert!(matches!(found.agents[..], [Comeback::Ended(_)]));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn replies_are_forgotten_as_those_in_memory_are() {
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    let old = crate::clock::now_ms() - 400_000;
+    for _ in 0..200 {
+        let reply = Reply {
+            id: RequestId::random(),
+            given_ms: old,
+            ..reply(1)
+        };
+        store.write(Change::Replied(reply)).await.unwrap();
+    }
+    store.close().await;
+    let (store, found) = dir.open();
+    assert!(found.replies.len() <= 64, "{}", found.replies.len());
+    // Bytes are bounded too.
+    for _ in 0..9 {
+        let reply = Reply {
+            id: RequestId::random(),
+            answer: Bytes::from(vec![0; crate::replies::MAX_BYTES / 4]),
+            ..reply(1)
+        };
+        store.write(Change::Replied(reply)).await.unwrap();
+    }
+    store.close().await;
+    let (store, found) = dir.open();
+    let bytes: usize = found.replies.iter().map(|reply| reply.answer.len()).sum();
+    // One more than fits is there until the next comes.
+    assert!(bytes <= crate::replies::MAX_BYTES / 4 * 5, "{bytes}");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_set_aside() {
+    let garbage: Vec<u8> = (0..100_000_u32)
+        .map(|n| n.to_le_bytes()[0] ^ 0x5a)
+        .collect();
+    for damage in ["no file of ours", "a hole"] {
+        let dir = Dir::new();
+        let (store, _) = dir.open();
+        for number in 0..100 {
+            store.write(spawned(number, None)).await.unwrap();
+        }
+        store.close().await;
+        drop(store);
+        let logs = dir.0.path().join("logs");
+        std::fs::create_dir(&logs).unwrap();
+        let mut bytes = std::fs::read(dir.file()).unwrap();
+        match damage {
+            "a hole" => {
+                let middle = bytes.len() / 2;
+                bytes[4096..middle].fill(0xff);
+            }
+            _ => bytes.clone_from(&garbage),
+        }
+        std::fs::write(dir.file(), &bytes).unwrap();
+        let (store, found) = dir.open();
+        assert!(found.agents.is_empty(), "{damage}");
+        store.write(spawned(1, None)).await.unwrap();
+        store.close().await;
+        let names = dir.names();
+        let aside = names
+            .iter()
+            .find(|name| name.starts_with("state.db.corrupt-"));
+        let aside = dir.0.path().join(aside.unwrap());
+        assert_eq!(std::fs::read(aside).unwrap(), bytes, "{damage}");
+        assert!(
+            names.iter().any(|name| name.starts_with("logs.corrupt-")),
+            "{names:?}"
+        );
+        assert!(!logs.exists());
+        let (store, found) = dir.open();
+        assert_eq!(found.agents.len(), 1);
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_newer_version_is_refused_and_left_as_it_is() {
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    store.close().await;
+    let newer = schema::NEWEST + 1;
+    let db = Connection::open(dir.file()).unwrap();
+    db.pragma_update(None, "user_version", newer).unwrap();
+    drop(db);
+    let error = Store::open(dir.0.path(), dir.claim()).unwrap_err();
+    assert!(matches!(error, OpenError::Newer { .. }), "{error}");
+    assert!(error.to_string().contains("newer build"), "{error}");
+    assert!(!dir.names().iter().any(|name| name.contains("corrupt")));
+}
+
+/// A file as version 1 wrote it: `SKEP_WRITE_GOLDEN=1` writes it while that is
+/// the newest, and then never again.
+#[tokio::test]
+async fn a_file_of_version_1_is_read() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/tests/version-1.db");
+    if std::env::var_os("SKEP_WRITE_GOLDEN").is_some() && schema::NEWEST == 1 {
+        let dir = Dir::new();
+        let (store, _) = dir.open();
+        let Change::Spawned(one, _) = spawned(1, None) else {
+            unreachable!()
+        };
+        let at = |reply: Reply| Reply {
+            given_ms: 5,
+            ..reply
+        };
+        store
+            .write(Change::Spawned(one, at(reply(1))))
+            .await
+            .unwrap();
+        store.write(ended(1, 20)).await.unwrap();
+        let Change::Spawned(two, _) = spawned(2, Some(4)) else {
+            unreachable!()
+        };
+        store
+            .write(Change::Spawned(two, at(reply(2))))
+            .await
+            .unwrap();
+        store.close().await;
+        drop(store);
+        std::fs::copy(dir.file(), &golden).unwrap();
+    }
+    let dir = Dir::new();
+    std::fs::copy(&golden, dir.file()).unwrap();
+    let (store, found) = dir.open();
+    let version =
+        Connection::open(dir.file())
+            .unwrap()
+            .query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    assert_eq!(version.unwrap(), schema::NEWEST);
+    assert_eq!(
+        found.agents,
+        [
+            Comeback::Ended(EndedBefore {
+                id: id(1),
+                ended_ms: 20,
+                bytes: 101
+            }),
+            Comeback::Queued(left(2, Some(4), known(None, 0))),
+        ]
+    );
+    let recalled = store.recall(vec![id(1)]).await.unwrap();
+    assert_eq!(recalled[0].1, born(1));
+    assert_eq!(recalled[0].2.outcome, Some(Outcome::Killed));
+    assert_eq!(found.replies[0].answer, reply(1).answer);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_absent_keeps_nothing_and_refuses_nothing() {
+    let store = Store::absent();
+    store.write(spawned(1, None)).await.unwrap();
+    assert_eq!(store.recall(vec![id(1)]).await.unwrap(), []);
+    assert_eq!(store.trouble(), None);
+    store.close().await;
+}
+
+/// One of many ended agents costs a start an entry of an index.
+#[expect(clippy::print_stdout, reason = "how long it takes is worth knowing")]
+#[tokio::test]
+async fn many_that_have_ended_are_found_quickly() {
+    const AGENTS: u64 = 10_000;
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    let mut last = None;
+    for number in 0..AGENTS {
+        let id = AgentId::random();
+        for change in [spawned(1, None), ended(1, number)] {
+            let change = match change {
+                Change::Spawned(agent, mut reply) => {
+                    reply.id = RequestId::random();
+                    Change::Spawned(Box::new(Spawned { id, ..*agent }), reply)
+                }
+                Change::Ended(ended) => Change::Ended(Box::new(Ended { id, ..*ended })),
+                other => other,
+            };
+            store.note(change).await;
+        }
+        last = Some(id);
+    }
+    store.close().await;
+    let start = Instant::now();
+    let (store, found) = dir.open();
+    let took = start.elapsed();
+    println!("{AGENTS} agents that have ended: open after {took:?}");
+    assert_eq!(found.agents.len() as u64, AGENTS);
+    assert_eq!(found.agents.last().map(Comeback::id), last);
+    // 2 s for ten times as many, and ten times that for a busy machine.
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    store.close().await;
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Move {
+    Spawn { number: u8, queued: bool },
+    Start(u8),
+    See(u8),
+    End(u8),
+    Forget(u8),
+    Reopen,
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let number = 0..12_u8;
+    let one = prop_oneof![
+        4 => (number.clone(), any::<bool>()).prop_map(|(number, queued)| Move::Spawn { number, queued }),
+        3 => number.clone().prop_map(Move::Start),
+        2 => number.clone().prop_map(Move::See),
+        4 => number.clone().prop_map(Move::End),
+        1 => number.prop_map(Move::Forget),
+        1 => Just(Move::Reopen),
+    ];
+    prop::collection::vec(one, 0..40)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stands {
+    Queued(u64),
+    Live { seen: bool },
+    Ended(u64),
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn what_comes_back_is_what_was_written(moves in moves()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(play(moves))?;
+    }
+}
+
+async fn play(moves: Vec<Move>) -> Result<(), TestCaseError> {
+    let dir = Dir::new();
+    let (mut store, _) = dir.open();
+    let mut model: BTreeMap<u8, Stands> = BTreeMap::new();
+    for (clock, step) in (0_u64..).zip(moves.into_iter().chain([Move::Reopen])) {
+        match step {
+            Move::Spawn { number, queued } if !model.contains_key(&number) => {
+                let ticket = queued.then_some(clock);
+                store.write(spawned(number, ticket)).await.unwrap();
+                let stands = ticket.map_or(Stands::Live { seen: false }, Stands::Queued);
+                model.insert(number, stands);
+            }
+            Move::Start(number) => {
+                store.write(Change::Started(id(number))).await.unwrap();
+                if let Some(stands @ Stands::Queued(_)) = model.get_mut(&number) {
+                    *stands = Stands::Live { seen: false };
+                }
+            }
+            Move::See(number) => {
+                let live = matches!(model.get(&number), Some(Stands::Live { .. }));
+                if live || matches!(model.get(&number), Some(Stands::Ended(_)) | None) {
+                    store
+                        .write(Change::Seen(id(number), Box::new(seen())))
+                        .await
+                        .unwrap();
+                }
+                if live {
+                    model.insert(number, Stands::Live { seen: true });
+                }
+            }
+            Move::End(number) => {
+                if !matches!(model.get(&number), Some(Stands::Ended(_))) {
+                    store.write(ended(number, clock)).await.unwrap();
+                }
+                if let Some(stands) = model.get_mut(&number)
+                    && !matches!(stands, Stands::Ended(_))
+                {
+                    *stands = Stands::Ended(clock);
+                }
+            }
+            Move::Forget(number) => {
+                store
+                    .write(Change::Forgotten(vec![id(number)]))
+                    .await
+                    .unwrap();
+                model.remove(&number);
+            }
+            Move::Reopen => {
+                store.close().await;
+                let (again, found) = dir.open();
+                store = again;
+                prop_assert_eq!(found.agents.len(), model.len());
+                for agent in &found.agents {
+                    let number = agent.id().as_bytes()[0];
+                    let stands = match agent {
+                        Comeback::Ended(ended) => Stands::Ended(ended.ended_ms),
+                        Comeback::Queued(left) => Stands::Queued(left.ticket.unwrap()),
+                        Comeback::Lost(left) => Stands::Live {
+                            seen: left.known == seen(),
+                        },
+                    };
+                    prop_assert_eq!(Some(&stands), model.get(&number));
+                }
+                let times = found.agents.iter().filter_map(|agent| match agent {
+                    Comeback::Ended(ended) => Some(ended.ended_ms),
+                    _ => None,
+                });
+                prop_assert!(times.is_sorted());
+                let tickets = found.agents.iter().filter_map(|agent| match agent {
+                    Comeback::Queued(left) => left.ticket,
+                    _ => None,
+                });
+                prop_assert!(tickets.is_sorted());
+            }
+            Move::Spawn { .. } => {}
+        }
+    }
+    store.close().await;
+    Ok(())
+}
+
+fn seen() -> Known {
+    Known {
+        generation: 77,
+        ..known(None, 0)
+    }
+}

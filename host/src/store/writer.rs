@@ -1,0 +1,302 @@
+//! The thread that writes: it takes everything that waits into one transaction,
+//! commits that, and then tells all who wait for it.
+//!
+//! Where the disk does not take it, what may be refused is refused, and what has
+//! happened is owed: the ends of agents first of all. New agents are refused all
+//! the while, so that no more can be owed than there are agents. It is tried
+//! again and again, later each time, until it is written.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::Unavailable;
+use super::change::Change;
+use super::schema::NEWEST;
+use super::tables::{apply, forget_replies};
+use crate::clock;
+use crate::replies::{MAX_BYTES, MAX_REPLIES, REMEMBER_FOR};
+use crate::state_dir::Claim;
+
+/// What may wait to be written. Whoever comes then waits before that: their
+/// agents are not acknowledged, their ends not told.
+pub(super) const WAITING: usize = 1024;
+
+/// Changes in one transaction, so that the first does not wait long for the last.
+const BATCH: usize = 512;
+
+/// How long after a failure the next attempt comes, the first and at most.
+const RETRY: Duration = Duration::from_millis(100);
+const MAX_RETRY: Duration = Duration::from_secs(5);
+
+/// Replies are forgotten by as many, since each time costs a statement.
+const FORGET_BY: usize = 64;
+
+/// What the writer is asked for.
+#[derive(Debug)]
+pub(super) enum Work {
+    Write(Change, oneshot::Sender<Result<(), Unavailable>>),
+    /// Write what is owed, and end.
+    Close(oneshot::Sender<()>),
+}
+
+/// Why nothing can be written now.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trouble(Arc<Mutex<Option<String>>>);
+
+impl Trouble {
+    pub(super) fn read(&self) -> Option<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, cause: Option<String>) -> Option<String> {
+        std::mem::replace(
+            &mut self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            cause,
+        )
+    }
+}
+
+/// A reply that is written down.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WrittenReply {
+    pub(super) number: i64,
+    pub(super) given_ms: u64,
+    pub(super) bytes: usize,
+}
+
+/// Who writes.
+pub(super) struct Writer {
+    db: Connection,
+    work: mpsc::Receiver<Work>,
+    trouble: Trouble,
+    /// What has happened and is not written down, oldest first.
+    owed: VecDeque<Change>,
+    failed: Option<Failed>,
+    /// Oldest first.
+    replies: VecDeque<WrittenReply>,
+    reply_bytes: usize,
+    _claim: Claim,
+}
+
+#[derive(Clone, Copy)]
+struct Failed {
+    retry_at: Instant,
+    wait: Duration,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(super) fn start(
+        db: Connection,
+        replies: VecDeque<WrittenReply>,
+        claim: Claim,
+    ) -> std::io::Result<(mpsc::Sender<Work>, Trouble)> {
+        let (sender, work) = mpsc::channel(WAITING);
+        let trouble = Trouble::default();
+        let writer = Self {
+            db,
+            work,
+            trouble: trouble.clone(),
+            owed: VecDeque::new(),
+            failed: None,
+            reply_bytes: replies.iter().map(|reply| reply.bytes).sum(),
+            replies,
+            _claim: claim,
+        };
+        // A runtime of its own, for the clock: the thread waits for work, or for
+        // the time to try again.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        std::thread::Builder::new()
+            .name("skep-store".to_owned())
+            .spawn(move || runtime.block_on(writer.serve()))?;
+        Ok((sender, trouble))
+    }
+
+    async fn serve(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let failed = self.failed;
+            let retry = async {
+                match failed {
+                    Some(failed) => sleep_until(failed.retry_at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let closed = tokio::select! {
+                biased;
+                taken = self.work.recv_many(&mut batch, BATCH) => taken == 0,
+                () = retry => false,
+            };
+            let mut closing = None;
+            let mut writes = Vec::with_capacity(batch.len());
+            for work in batch.drain(..) {
+                match work {
+                    Work::Write(change, done) => writes.push((change, done)),
+                    Work::Close(done) => closing = Some(done),
+                }
+            }
+            let last = closed || closing.is_some();
+            if last {
+                // The last attempt comes at once.
+                self.failed = self.failed.map(|failed| Failed {
+                    retry_at: Instant::now(),
+                    ..failed
+                });
+            }
+            self.write(writes);
+            if last {
+                if !self.owed.is_empty() {
+                    tracing::error!(
+                        changes = self.owed.len(),
+                        "the host ends, and its store lacks what has happened last"
+                    );
+                }
+                // What reads may be open still, and keeps the log from going.
+                let _ = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+                drop(self);
+                if let Some(done) = closing {
+                    // Whoever asked may have gone.
+                    let _ = done.send(());
+                }
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, writes: Vec<(Change, oneshot::Sender<Result<(), Unavailable>>)>) {
+        let too_early = (self.failed).is_some_and(|failed| Instant::now() < failed.retry_at);
+        let written = if too_early {
+            Err(self.trouble.read().unwrap_or_default())
+        } else {
+            let changes = writes.iter().map(|(change, _)| change);
+            let written = commit(
+                &mut self.db,
+                &self.owed,
+                changes,
+                &self.replies,
+                self.reply_bytes,
+            );
+            self.note(written)
+        };
+        for (change, done) in writes {
+            let told = written.clone().map_err(Unavailable);
+            if told.is_err() && change.has_happened() {
+                self.owed.push_back(change);
+            }
+            // Whoever waited may have gone.
+            let _ = done.send(told);
+        }
+    }
+
+    /// Tells the operator, once each time, and decides when to try again.
+    fn note(&mut self, written: rusqlite::Result<Written>) -> Result<(), String> {
+        match written {
+            Ok(written) => {
+                self.owed.clear();
+                self.failed = None;
+                for gone in self.replies.drain(..written.forgotten) {
+                    self.reply_bytes -= gone.bytes;
+                }
+                for reply in written.replies {
+                    self.reply_bytes += reply.bytes;
+                    self.replies.push_back(reply);
+                }
+                if self.trouble.set(None).is_some() {
+                    tracing::info!("the store is written to again");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let cause = error.to_string();
+                let wait = (self.failed).map_or(RETRY, |failed| (failed.wait * 2).min(MAX_RETRY));
+                self.failed = Some(Failed {
+                    retry_at: Instant::now() + wait,
+                    wait,
+                });
+                if self.trouble.set(Some(cause.clone())).is_none() {
+                    tracing::error!(
+                        %error,
+                        "the store cannot be written to: agents that are there go on, new ones are \
+                         refused, and it is tried again"
+                    );
+                }
+                Err(cause)
+            }
+        }
+    }
+}
+
+/// What a transaction has come to.
+struct Written {
+    replies: Vec<WrittenReply>,
+    /// How many of the oldest replies are gone.
+    forgotten: usize,
+}
+
+/// One transaction of all these.
+fn commit<'a>(
+    db: &mut Connection,
+    owed: &'a VecDeque<Change>,
+    changes: impl Iterator<Item = &'a Change>,
+    known: &VecDeque<WrittenReply>,
+    known_bytes: usize,
+) -> rusqlite::Result<Written> {
+    let writing = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut replies = Vec::new();
+    let mut empty = true;
+    for change in owed.iter().chain(changes) {
+        empty = false;
+        apply(&writing, change)?;
+        if let Change::Spawned(_, reply) | Change::Replied(reply) = change {
+            replies.push(WrittenReply {
+                number: writing.last_insert_rowid(),
+                given_ms: reply.given_ms,
+                bytes: reply.answer.len(),
+            });
+        }
+    }
+    if empty {
+        // Nothing is to be written: it is only tried whether it could be.
+        writing.pragma_update(None, "user_version", NEWEST)?;
+    }
+    let forgotten = outlived(known, known_bytes, &replies);
+    if let Some(last) = forgotten.checked_sub(1).and_then(|last| known.get(last)) {
+        forget_replies(&writing, last.number)?;
+    }
+    writing.commit()?;
+    Ok(Written { replies, forgotten })
+}
+
+/// How many of the oldest replies are to be forgotten, by the same bounds as
+/// those in memory.
+fn outlived(known: &VecDeque<WrittenReply>, known_bytes: usize, new: &[WrittenReply]) -> usize {
+    let now = clock::now_ms();
+    let mut count = known.len() + new.len();
+    let mut bytes = known_bytes + new.iter().map(|reply| reply.bytes).sum::<usize>();
+    let too_large = bytes > MAX_BYTES;
+    let mut forgotten = 0;
+    for reply in known {
+        let age = Duration::from_millis(now.saturating_sub(reply.given_ms));
+        if age < REMEMBER_FOR && count <= MAX_REPLIES && bytes <= MAX_BYTES {
+            break;
+        }
+        count -= 1;
+        bytes -= reply.bytes;
+        forgotten += 1;
+    }
+    if forgotten >= FORGET_BY || too_large {
+        forgotten
+    } else {
+        0
+    }
+}
