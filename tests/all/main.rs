@@ -21,6 +21,7 @@ mod fields;
 mod files;
 mod fuzz;
 mod hostile;
+mod killed;
 mod logs;
 mod native;
 mod outcomes;
