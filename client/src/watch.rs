@@ -371,6 +371,7 @@ fn of_info(info: &AgentInfo) -> StatusEvent {
         generation: info.generation,
         state: info.state,
         outcome: info.outcome.clone(),
+        restart: info.restart.clone(),
         usage: info.usage,
         last_seq: info.next_seq.checked_sub(1),
         time_ms: (info.exited_ms.or(info.started_ms)).unwrap_or(info.created_ms),

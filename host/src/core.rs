@@ -55,6 +55,9 @@ pub struct Core {
     /// The record of requests, if one is kept.
     pub audit: Option<Audit>,
     pub records: RecordCount,
+    /// Set when no more agents are taken and no agent is run again.
+    pub draining: CancellationToken,
+    /// Set when all agents are to end; then the former is, too.
     pub shutdown: CancellationToken,
     pub drivers: TaskTracker,
     /// Requests that are being answered.

@@ -196,6 +196,7 @@ impl Host {
             tally: tally::Tally::default(),
             audit: audit.transpose()?,
             records: Arc::default(),
+            draining: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             drivers: TaskTracker::new(),
             answering: TaskTracker::new(),
@@ -216,6 +217,7 @@ impl Host {
     /// returns, every agent has ended and its end was published. Requests are
     /// answered until then, spawns with `shutting_down`.
     pub async fn shutdown(self) {
+        self.core.draining.cancel();
         self.core.shutdown.cancel();
         self.core.drivers.close();
         let patience = self.core.grace + AFTER_GRACE;

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use crate::info::RestartInfo;
 use crate::op::AgentCounts;
 use crate::{AgentId, AgentState, Outcome, Usage};
 
@@ -65,6 +66,9 @@ pub struct StatusEvent {
     /// How it ended, with the state `exited`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// Of one that may run again, once a run has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartInfo>,
     /// What it has used so far.
     pub usage: Usage,
     /// The number of its last log record; absent while there is none.

@@ -70,16 +70,16 @@ pub enum PausedReason {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {
-    /// Instructions run (wasm).
+    /// Instructions run (wasm), in all runs.
     pub fuel_used: u64,
-    /// Instructions left, where fuel is counted.
+    /// Instructions left to this run, where fuel is counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fuel_left: Option<u64>,
     /// Bytes of memory now.
     pub memory_bytes: u64,
     /// The most bytes of memory so far.
     pub memory_peak_bytes: u64,
-    /// Milliseconds of a processor.
+    /// Milliseconds of a processor, in all runs.
     pub cpu_ms: u64,
     /// Bytes taken for its stdin.
     pub stdin_bytes: u64,
@@ -220,6 +220,47 @@ pub struct QueueInfo {
     pub estimated_wait_ms: Option<u64>,
 }
 
+/// What is known of an agent that may run again, once one of its runs has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartInfo {
+    /// How its last run ended that has.
+    pub last_outcome: Outcome,
+    /// How many of its runs have failed within the last hour, as of the end of
+    /// that one.
+    pub failures: u64,
+    /// When its next run begins, in milliseconds since the epoch, while it waits
+    /// for that in the state `starting`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_run_ms: Option<u64>,
+    /// Why it is not run again, though its policy would have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gave_up: Option<GaveUp>,
+}
+
+/// Why an agent is not run again that its policy would have run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GaveUp {
+    /// It was run again as often as its spec says.
+    Max,
+    /// It failed too often in too short a time.
+    CrashLoop,
+    /// Its host takes no more agents and starts no more runs.
+    Draining,
+}
+
+impl GaveUp {
+    /// The name as it stands on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Max => "max",
+            Self::CrashLoop => "crash_loop",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// Everything about one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentInfo {
@@ -238,7 +279,7 @@ pub struct AgentInfo {
     pub generation: u64,
     /// When it was spawned, in milliseconds since the epoch.
     pub created_ms: u64,
-    /// When it began to run.
+    /// When it began to run; of several runs the last that did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_ms: Option<u64>,
     /// When it ended.
@@ -258,6 +299,9 @@ pub struct AgentInfo {
     /// Where it stands, while it is queued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueInfo>,
+    /// Of one that may run again, once a run has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartInfo>,
     /// The sequence number that its next log record will have.
     pub next_seq: u64,
 }
@@ -270,6 +314,9 @@ mod tests {
     fn states_read_as_they_are_written() {
         for state in AgentState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+        for gave_up in [GaveUp::Max, GaveUp::CrashLoop, GaveUp::Draining] {
+            assert_eq!(serde_json::to_value(gave_up).unwrap(), gave_up.as_str());
         }
     }
 }

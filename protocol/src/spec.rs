@@ -109,25 +109,29 @@ pub enum RestartPolicy {
     /// Never.
     #[default]
     Never,
-    /// When it did not exit with 0. Not supported yet.
+    /// When it failed: see `RestartInfo`.
     OnFailure,
-    /// Always. Not supported yet.
+    /// Whenever it ended by itself.
     Always,
 }
 
-/// Whether and how an agent that ended runs again.
+/// Whether and how an agent that ended runs again: as the same agent, whose
+/// output goes on in the same sequence. Fuel, time and memory are each run's own;
+/// what it holds on disk and its output are the agent's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Restart {
     /// When.
     pub policy: RestartPolicy,
-    /// How often at most.
+    /// How often at most, at least 1 (as often as it takes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<u64>,
-    /// How long to wait before the first time, in milliseconds.
+    /// How long to wait before the first time, in milliseconds (1,000; 100 to
+    /// 3,600,000). It doubles with each run that was short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff_ms: Option<u64>,
-    /// How long to wait at most, in milliseconds.
+    /// How long to wait at most, in milliseconds (300,000, or `backoff_ms` if
+    /// that is more; at most 3,600,000).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_backoff_ms: Option<u64>,
 }

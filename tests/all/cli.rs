@@ -71,12 +71,7 @@ async fn every_end_has_its_exit_code() {
             126,
             "(limit_too_small)",
         ),
-        (
-            &["--restart", "always"],
-            &["spin"],
-            125,
-            "(unsupported_feature)",
-        ),
+        (&["--restart", "on-failure:1"], &["exit", "7"], 7, "(max)"),
         (&["--colour"], &["spin"], 125, "--colour"),
         (
             &["--host", "tcp://127.0.0.1:1"],

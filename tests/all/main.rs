@@ -40,6 +40,7 @@ mod stdin;
 mod store;
 mod streams;
 mod subscribers;
+mod supervision;
 mod watching;
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 
 use serde_bytes::ByteBuf;
 use serde_json::json;
-use skep_client::protocol::spec::{ComponentRef, RestartPolicy};
+use skep_client::protocol::spec::ComponentRef;
 use skep_client::protocol::{AgentSpec, LimitName, Limits, LimitsAsk, Outcome};
 use skep_protocol::ErrorCode;
 use skep_tests::{TestHost, native, run, spec};
@@ -28,17 +28,6 @@ async fn what_is_not_enforced_yet_is_refused() {
         change(&mut spec);
         cases.push((field, spec));
     };
-    with("spec.restart", &|spec| {
-        spec.restart.policy = RestartPolicy::OnFailure
-    });
-    with("spec.restart", &|spec| {
-        spec.restart.policy = RestartPolicy::Always
-    });
-    with("spec.restart", &|spec| spec.restart.max = Some(3));
-    with("spec.restart", &|spec| spec.restart.backoff_ms = Some(3));
-    with("spec.restart", &|spec| {
-        spec.restart.max_backoff_ms = Some(3)
-    });
     with("spec.grants.http", &|spec| {
         spec.grants.http = vec!["https://example.com".to_owned()]
     });
@@ -69,6 +58,29 @@ async fn what_is_not_enforced_yet_is_refused() {
         );
     }
     assert_eq!(client.stats().await.unwrap().spawns, 0);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_that_make_no_sense_are_refused() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    for (field, restart) in [
+        ("policy", json!({"policy": "never", "max": 3})),
+        ("max", json!({"policy": "always", "max": 0})),
+        ("backoff_ms", json!({"policy": "always", "backoff_ms": 99})),
+        (
+            "max_backoff_ms",
+            json!({"policy": "on_failure", "backoff_ms": 200, "max_backoff_ms": 100}),
+        ),
+    ] {
+        let mut spec = hello();
+        spec.restart = serde_json::from_value(restart).unwrap();
+        let refusal = refusal(client.spawn(spec, None).await);
+        assert_eq!(refusal.code, ErrorCode::InvalidArgument, "{refusal}");
+        let field = format!("spec.restart.{field}");
+        assert_eq!(refusal.details.field, Some(field), "{refusal}");
+    }
     host.end().await;
 }
 

@@ -8,7 +8,7 @@ use skep_client::{AgentFilter, Client};
 
 use super::args::{AgentArgs, AgentsArgs, RefuelArgs, StopArgs};
 use super::failure::Failure;
-use super::{Context, Outcome, ending, print, queue, text};
+use super::{Context, Outcome, ending, print, queue, restarts, text};
 
 /// The agent of that id, of an id with that beginning, or of that name.
 pub(super) async fn find(client: &Client, text: &str) -> Result<AgentId, Failure> {
@@ -146,6 +146,11 @@ fn describe(agent: &AgentInfo) -> Vec<(&'static str, String)> {
             .map(|outcome| ("outcome", ending::told(outcome))),
     );
     lines.extend(agent.queue.as_ref().map(|own| ("queue", queue::place(own))));
+    let restart = [
+        restarts::policy(&spec.restart),
+        restarts::so_far(agent, text::now_ms()),
+    ];
+    list(&mut lines, "restart", restart.into_iter().flatten());
     lines.push(("created", text::time(agent.created_ms)));
     lines.extend(agent.started_ms.map(|ms| ("started", text::time(ms))));
     lines.extend(agent.exited_ms.map(|ms| ("exited", text::time(ms))));

@@ -14,7 +14,7 @@ use super::show::{Beside, STOPPING, View, conclude};
 use super::signals::Signals;
 use super::sink::{Form, Sink};
 use super::terminal::Attached;
-use super::{Context, Outcome, agent, exit, stdin};
+use super::{Context, Outcome, agent, exit, restarts, stdin};
 
 /// Ctrl-C.
 const INTERRUPT: i32 = 2;
@@ -57,6 +57,7 @@ pub(super) async fn attach(context: &Context, args: &AttachArgs) -> Outcome {
         previews,
         watch,
         hints: true,
+        notes: (form == Form::Raw).then(|| restarts::Notes::from(&info)),
         answers: answered,
     };
     let options = FollowOptions {

@@ -117,6 +117,7 @@ impl Board {
                 state,
                 outcome,
                 usage,
+                restart,
                 ..
             }) => {
                 if generation >= row.info.generation {
@@ -124,6 +125,7 @@ impl Board {
                     row.info.state = state;
                     row.info.outcome = outcome;
                     row.info.usage = usage;
+                    row.info.restart = restart;
                     row.info.paused_reason = None;
                 }
                 // Why it is paused, and its place in the queue, are not told.

@@ -58,6 +58,7 @@ pub(super) async fn logs(context: &Context, args: &LogsArgs) -> Outcome {
                 previews,
                 watch,
                 hints: false,
+                notes: None,
                 answers: mpsc::channel(1).1,
             };
             let log = client.follow(agent.id, page.options());

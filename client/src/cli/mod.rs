@@ -33,6 +33,7 @@ mod print;
 mod progress;
 mod ps;
 mod queue;
+mod restarts;
 mod run;
 mod serve;
 mod settings;

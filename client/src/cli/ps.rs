@@ -7,7 +7,7 @@ use skep_client::protocol::{AgentInfo, AgentState, Outcome as AgentOutcome};
 
 use super::args::PsArgs;
 use super::failure::Failure;
-use super::{Context, Outcome, board, events, print, queue, text};
+use super::{Context, Outcome, board, events, print, queue, restarts, text};
 
 pub(super) async fn ps(context: &Context, args: &PsArgs) -> Outcome {
     if args.watch && context.json {
@@ -65,6 +65,10 @@ pub(super) fn row(agent: &AgentInfo, now_ms: u64) -> [String; 7] {
             Some(queue) => format!("queued, {}", queue::place(queue)),
             None => text::state(agent),
         },
+    };
+    let state = match restarts::so_far(agent, now_ms) {
+        Some(restarts) => format!("{state}, {restarts}"),
+        None => state,
     };
     // The beginning of an id is enough for people, and for other commands.
     let id: String = agent.id.to_string().chars().take(8).collect();

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use skep_client::protocol::AgentId;
-use skep_client::protocol::spec::{OnFuelExhausted, Stdin};
+use skep_client::protocol::spec::{OnFuelExhausted, RestartPolicy, Stdin};
 use skep_client::{Client, FollowOptions};
 use tokio::sync::mpsc;
 
@@ -16,7 +16,7 @@ use super::show::{Beside, STOPPING, View, conclude};
 use super::signals::Signals;
 use super::sink::{Form, Sink};
 use super::spec::StdinSource;
-use super::{Context, Outcome, connect, ending, exit, logging, queue, spec, stdin};
+use super::{Context, Outcome, connect, ending, exit, logging, queue, restarts, spec, stdin};
 
 /// How long a kill may take when this command fails.
 const LAST_BLOW: Duration = Duration::from_secs(1);
@@ -71,7 +71,10 @@ async fn run_on(
     };
     let previews = Previews::new(&args.previews)?;
     let hints = place == Place::There && !args.quiet;
-    let wants_events = Beside::wants_events(&view, previews.as_ref(), hints);
+    let again = args.spec.restart.unwrap_or_default().policy != RestartPolicy::Never;
+    let notes = (again && !args.quiet && form == Form::Raw).then(restarts::Notes::default);
+    let told = hints || notes.is_some();
+    let wants_events = Beside::wants_events(&view, previews.as_ref(), told);
     let source = match &args.stdin {
         StdinSource::Closed | StdinSource::Open => None,
         StdinSource::Own => stdin::own_if_readable()?,
@@ -130,6 +133,7 @@ async fn run_on(
             previews,
             watch,
             hints,
+            notes,
             answers,
         };
         let log = client.follow(agent.id, FollowOptions::default());

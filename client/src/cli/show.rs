@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::previews::Previews;
 use super::progress::{Bar, Lines};
 use super::sink::{Form, Sink};
-use super::{ending, exit};
+use super::{ending, exit, restarts};
 
 /// How long the final state may take to be told once all output is there.
 const LAST_WORD: Duration = Duration::from_secs(30);
@@ -58,14 +58,16 @@ pub(super) struct Beside {
     pub(super) watch: Option<Watch>,
     /// Whether it is told why the agent stands still.
     pub(super) hints: bool,
+    /// Tells of its runs, if that is wanted.
+    pub(super) notes: Option<restarts::Notes>,
     /// What a key made this command do, to be told below the output.
     pub(super) answers: mpsc::Receiver<&'static str>,
 }
 
 impl Beside {
     /// Whether it needs an agent's events.
-    pub(super) fn wants_events(view: &View, previews: Option<&Previews>, hints: bool) -> bool {
-        !matches!(view, View::None) || previews.is_some() || hints
+    pub(super) fn wants_events(view: &View, previews: Option<&Previews>, told: bool) -> bool {
+        !matches!(view, View::None) || previews.is_some() || told
     }
 
     /// Writes the agent's output until it ends.
@@ -139,7 +141,13 @@ impl Beside {
                 let hint = paused(client, status).await;
                 self.note(&hint, sink).map_err(broken)
             }
-            WatchEvent::Status(_) | WatchEvent::Gone(_) => Ok(()),
+            WatchEvent::Status(status) => {
+                match self.notes.as_mut().and_then(|notes| notes.of(status)) {
+                    Some(note) => self.note(&note, sink).map_err(broken),
+                    None => Ok(()),
+                }
+            }
+            WatchEvent::Gone(_) => Ok(()),
         }
     }
 
@@ -231,6 +239,9 @@ pub(super) async fn conclude(
     };
     if let Some(explanation) = ending::explain(&ended, outcome) {
         sink.note(&explanation)?;
+    }
+    if let Some(note) = restarts::ended(&ended) {
+        sink.note(&note)?;
     }
     let code = exit::of_outcome(outcome);
     Ok((ended, code))

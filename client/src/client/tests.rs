@@ -77,6 +77,7 @@ fn info(id: AgentId, outcome: Option<Outcome>) -> AgentInfo {
         },
         outcome,
         queue: None,
+        restart: None,
         next_seq: 0,
     }
 }

@@ -141,6 +141,7 @@ impl Script {
             generation: 3,
             state: AgentState::Exited,
             outcome: None,
+            restart: None,
             usage: Usage::default(),
             last_seq,
             time_ms: 0,

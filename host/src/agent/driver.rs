@@ -1,12 +1,12 @@
-//! The life of one agent, from its start to its outcome: one task, the only
-//! writer of its state. Whatever happens, it ends with an [`Outcome`]: a failed
-//! agent is a result.
+//! One run of an agent, from its start to its outcome: the only writer of its
+//! state meanwhile. Whatever happens, it ends with an [`Outcome`]: a failed agent
+//! is a result.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use skep_protocol::event::{ProgressEvent, StatusEvent, Topic};
-use skep_protocol::info::PausedReason;
+use skep_protocol::info::{GaveUp, PausedReason, RestartInfo};
 use skep_protocol::{AgentState, Limits, Outcome, codec};
 use skep_transport::Publisher;
 use tokio::sync::{mpsc, watch};
@@ -20,7 +20,7 @@ use super::handle::{Agent, Answer, Command, Declined, Status};
 use super::outcome::{Intent, decide};
 use crate::clock;
 use crate::registry::StateCounts;
-use crate::runner::{Able, Asked, End, Guest, GuestEvent, Launch, Progress, Runner, Stand};
+use crate::runner::{Able, Asked, End, Guest, GuestEvent, Launch, Pipes, Progress, Runner, Stand};
 
 /// Reports of progress are published this often at most; the newest counts.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -51,11 +51,6 @@ pub struct Driver {
     pub shutdown: CancellationToken,
     /// How long they then have.
     pub shutdown_grace: Duration,
-    /// The task that records the output; it ends once the guest has.
-    pub recorder: JoinHandle<()>,
-    /// Tells the recorder that the guest has ended or is being killed, so that
-    /// its rate counts no longer.
-    pub unthrottle: CancellationToken,
 }
 
 impl std::fmt::Debug for Driver {
@@ -64,6 +59,24 @@ impl std::fmt::Debug for Driver {
             .field("agent", &self.publication.agent.id)
             .finish_non_exhaustive()
     }
+}
+
+/// What takes down the output of a run.
+#[derive(Debug)]
+pub struct Recording {
+    /// The task that records the output; it ends once the guest has.
+    pub recorder: JoinHandle<()>,
+    /// Tells the recorder that the guest has ended or is being killed, so that
+    /// its rate counts no longer.
+    pub unthrottle: CancellationToken,
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct RunEnd {
+    pub outcome: Outcome,
+    /// Whether a client or the host had asked it to end.
+    pub asked: bool,
 }
 
 /// What is wanted of the guest, and until when.
@@ -77,6 +90,10 @@ struct Wish {
     /// Who waits until the guest stands still: as many as the host serves
     /// requests at a time, at most.
     pausing: Vec<Answer>,
+    /// Whether a client or the host asked it to end, also where its time was over
+    /// before or after that.
+    asked: bool,
+    unthrottle: CancellationToken,
 }
 
 impl Wish {
@@ -94,37 +111,53 @@ impl Wish {
 }
 
 impl Driver {
-    /// Runs the agent until nothing of its guest is left and its last record
-    /// can be read. The end is published by who owns what the agent held.
-    pub async fn run(mut self, runner: Arc<dyn Runner>, launch: Launch) -> Outcome {
+    /// Runs the agent once, until nothing of its guest is left and the last record
+    /// of this run can be read. The end is published by who owns what the agent
+    /// held.
+    pub async fn run(
+        &mut self,
+        runner: &dyn Runner,
+        launch: Launch,
+        pipes: Pipes,
+        recording: Recording,
+    ) -> RunEnd {
         let publication = Arc::clone(&self.publication);
         let agent = &publication.agent;
-        let clocks = Clocks::new(&agent.limits, Instant::now());
-        let guest = runner.start(launch);
-        agent.runs_under(Arc::clone(&guest.control));
+        let Recording {
+            recorder,
+            unthrottle,
+        } = recording;
+        let mut wish = Wish {
+            intent: Intent::Run,
+            until: None,
+            clocks: Clocks::new(&agent.limits, Instant::now()),
+            spared: false,
+            pausing: Vec::new(),
+            asked: false,
+            unthrottle,
+        };
+        let guest = runner.start(launch, pipes);
+        agent.meter.runs_under(Arc::clone(&guest.control));
 
-        let (intent, end) = self.attend(guest, clocks).await;
-        self.unthrottle.cancel();
-        match self.recorder.await {
-            Ok(()) => decide(intent, end, &publication.limits()),
+        let end = self.attend(guest, &mut wish).await;
+        wish.unthrottle.cancel();
+        let outcome = match recorder.await {
+            Ok(()) => decide(wish.intent, end, &publication.limits()),
             Err(error) => {
                 tracing::error!(agent = %agent.id, %error, "the recorder of an agent ended early");
                 Outcome::HostFault {
                     incident: crate::incident("a recorder panicked"),
                 }
             }
+        };
+        RunEnd {
+            outcome,
+            asked: wish.asked,
         }
     }
 
     /// Selects over guest events first, then what time and clients want of it.
-    async fn attend(&mut self, mut guest: Guest, clocks: Clocks) -> (Intent, End) {
-        let mut wish = Wish {
-            intent: Intent::Run,
-            until: None,
-            clocks,
-            spared: false,
-            pausing: Vec::new(),
-        };
+    async fn attend(&mut self, mut guest: Guest, wish: &mut Wish) -> End {
         let mut shutting_down = false;
         let mut progress_at = Instant::now();
         loop {
@@ -150,54 +183,57 @@ impl Driver {
                     }
                     Some(GuestEvent::Ended(end)) => {
                         self.publication.publish_progress(&mut guest.progress);
-                        return (wish.intent, end);
+                        return end;
                     }
                     None => {
                         let incident = crate::incident("a runner lost its guest");
-                        return (wish.intent, End::Fault { incident });
+                        return End::Fault { incident };
                     }
                 },
                 Ok(()) = guest.stand.changed() => {
                     let stand = *guest.stand.borrow_and_update();
-                    self.stands(&mut wish, stand);
-                    spare(&guest, &mut wish, stand);
+                    self.stands(wish, stand);
+                    spare(&guest, wish, stand);
                 }
                 command = self.commands.recv() => match command {
-                    Some(Command::Pause(answer)) => self.pause(&guest, &mut wish, answer),
+                    Some(Command::Pause(answer)) => self.pause(&guest, wish, answer),
                     Some(Command::Resume(answer)) => {
-                        let _ = answer.send(self.resume(&guest, &mut wish));
+                        let _ = answer.send(self.resume(&guest, wish));
                     }
                     Some(Command::Refuel { fuel, ceiling, answer }) => {
-                        let _ = answer.send(self.refuel(&guest, &mut wish, fuel, ceiling));
+                        let _ = answer.send(self.refuel(&guest, wish, fuel, ceiling));
                     }
-                    Some(Command::Stop { grace }) => self.stop(&guest, &mut wish, grace),
-                    Some(Command::Kill) => self.kill(&guest, &mut wish, Intent::Kill),
+                    Some(Command::Stop { grace }) => self.stop(&guest, wish, grace),
+                    Some(Command::Kill) => {
+                        wish.asked = true;
+                        self.kill(&guest, wish, Intent::Kill);
+                    }
                     // Every handle is gone: the host forgot a running agent.
                     None => {
                         guest.control.kill();
                         let incident = crate::incident("a running agent was forgotten");
-                        return (wish.intent, End::Fault { incident });
+                        return End::Fault { incident };
                     }
                 },
                 () = self.shutdown.cancelled(), if !shutting_down => {
                     shutting_down = true;
-                    self.stop(&guest, &mut wish, self.shutdown_grace);
+                    self.stop(&guest, wish, self.shutdown_grace);
                 }
                 () = sleep_until(due), if matches!(wish.intent, Intent::Run | Intent::Stop) => {
                     let intent = match wish.clocks.runs() {
                         Runs::Wall => Intent::Deadline,
                         Runs::Paused => Intent::PausedTooLong,
                     };
-                    self.kill(&guest, &mut wish, intent);
+                    self.kill(&guest, wish, intent);
                 }
                 () = patience => match wish.intent {
-                    Intent::Run | Intent::Stop => self.kill(&guest, &mut wish, Intent::StopByForce),
+                    Intent::Run | Intent::Stop => self.kill(&guest, wish, Intent::StopByForce),
                     Intent::StopByForce
                     | Intent::Kill
                     | Intent::Deadline
                     | Intent::PausedTooLong => {
                         let incident = crate::incident("a killed guest did not end");
-                        return (wish.intent, End::Fault { incident });
+                        return End::Fault { incident };
                     }
                 },
                 () = next_progress => {
@@ -290,6 +326,7 @@ impl Driver {
     /// gets a little, once, or it could not even see that it should stop.
     fn stop(&mut self, guest: &Guest, wish: &mut Wish, grace: Duration) {
         let until = Instant::now() + grace;
+        wish.asked = true;
         match wish.intent {
             Intent::Run => {
                 self.publication.step(Step::Stop);
@@ -316,7 +353,7 @@ impl Driver {
             Intent::Run | Intent::Stop => {
                 // What it wrote before is recorded without regard to its rate,
                 // or the end of a fast writer would be lost.
-                self.unthrottle.cancel();
+                wish.unthrottle.cancel();
                 guest.control.kill();
                 wish.want(intent, Instant::now() + KILL_PATIENCE);
             }
@@ -348,7 +385,7 @@ impl Publication {
     /// The end as it will be told: nothing moves the agent before.
     #[must_use]
     pub fn last(&self, outcome: Outcome) -> Status {
-        self.agent.usage_at_end();
+        self.agent.meter.end();
         let mut status = self.status.borrow().clone();
         status.advance(Step::End);
         status.outcome = Some(outcome);
@@ -363,7 +400,43 @@ impl Publication {
         self.publish_status();
     }
 
-    fn state(&self) -> AgentState {
+    /// Tells that a run has ended, and whether and when the next begins.
+    pub(super) fn run_ended(&self, restart: RestartInfo) {
+        self.agent.meter.end();
+        let again = restart.next_run_ms.is_some();
+        self.status.send_modify(|status| {
+            status.restart = Some(restart);
+            if again {
+                status.begun = false;
+                status.fuel = self.agent.limits.fuel;
+            }
+        });
+        if again {
+            self.step(Step::Again);
+        }
+    }
+
+    /// Notes that there will be no next run, though one was to come. It is told
+    /// with the end.
+    pub(super) fn gives_up(&self, why: GaveUp) {
+        self.status.send_modify(|status| {
+            if let Some(restart) = &mut status.restart {
+                restart.gave_up = Some(why);
+            }
+        });
+    }
+
+    /// Tells that the next run begins.
+    pub(super) fn next_run(&self) {
+        self.status.send_modify(|status| {
+            if let Some(restart) = &mut status.restart {
+                restart.next_run_ms = None;
+            }
+        });
+        self.step(Step::Start);
+    }
+
+    pub(super) fn state(&self) -> AgentState {
         self.status.borrow().state
     }
 
@@ -379,14 +452,14 @@ impl Publication {
         self.status.send_modify(|status| status.fuel = limit);
     }
 
-    fn hold(&self, reason: PausedReason) {
+    pub(super) fn hold(&self, reason: PausedReason) {
         self.status
             .send_modify(|status| status.paused_reason = Some(reason));
         self.step(Step::Pause);
     }
 
-    fn go_on(&self) {
-        let begun = self.status.borrow().started_ms.is_some();
+    pub(super) fn go_on(&self) {
+        let begun = self.status.borrow().begun;
         self.step(if begun {
             Step::Resume
         } else {
@@ -415,6 +488,7 @@ impl Publication {
             generation: status.generation,
             state: status.state,
             outcome: status.outcome,
+            restart: status.restart,
             usage: self.agent.usage(),
             last_seq: self.agent.history.next_seq().checked_sub(1),
             time_ms: clock::now_ms(),

@@ -1,22 +1,22 @@
 //! What the rest of the host holds of an agent: cheap to clone, reads its
 //! state, sends to its driver.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use skep_protocol::info::{PausedReason, SpecInfo};
+use skep_protocol::info::{PausedReason, RestartInfo, SpecInfo};
 use skep_protocol::{
     AgentId, AgentInfo, AgentName, AgentState, Enforced, Limits, Outcome, RunnerKind, Usage,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::meter::UsageMeter;
 use super::slots::Standing;
 use super::spec::shown;
 use super::{Step, after};
 use crate::clock;
 use crate::log::History;
-use crate::runner::GuestControl;
-use crate::stdio::{OutputCounter, StdinWriter, output};
+use crate::stdio::StdinWriter;
 use crate::store::{Born, Known};
 
 /// What the driver publishes of an agent.
@@ -27,9 +27,13 @@ pub struct Status {
     pub generation: u64,
     /// The limit of fuel, with what was added.
     pub fuel: u64,
+    /// When it began to run; of several runs the last that did.
     pub started_ms: Option<u64>,
+    /// Whether this run has begun to.
+    pub begun: bool,
     pub exited_ms: Option<u64>,
     pub outcome: Option<Outcome>,
+    pub restart: Option<RestartInfo>,
 }
 
 impl Status {
@@ -44,9 +48,22 @@ impl Status {
             self.paused_reason = None;
         }
         match step {
-            Step::Run => self.started_ms = Some(clock::now_ms()),
-            Step::Start | Step::Pause | Step::Resume | Step::ResumeStart | Step::Stop => {}
-            Step::End => self.exited_ms = Some(clock::now_ms()),
+            Step::Run => {
+                self.begun = true;
+                self.started_ms = Some(clock::now_ms());
+            }
+            Step::Again
+            | Step::Start
+            | Step::Pause
+            | Step::Resume
+            | Step::ResumeStart
+            | Step::Stop => {}
+            Step::End => {
+                self.exited_ms = Some(clock::now_ms());
+                if let Some(restart) = &mut self.restart {
+                    restart.next_run_ms = None;
+                }
+            }
         }
         true
     }
@@ -103,48 +120,11 @@ pub struct Agent {
     pub history: Arc<History>,
     /// Present where the spec asked for an open stdin.
     pub stdin: Option<StdinWriter>,
+    /// Bytes of stdin that the spec brought.
+    pub stdin_given: u64,
     pub meter: UsageMeter,
     /// Present where it had to wait for its turn.
     pub standing: Option<Standing>,
-}
-
-/// What an agent has used: of its guest, and of its pipes.
-pub struct UsageMeter {
-    control: OnceLock<Arc<dyn GuestControl>>,
-    output: OutputCounter,
-    /// Bytes of stdin that the spec brought.
-    stdin_given: u64,
-    /// Set once the guest has ended, so that nothing of it is asked after.
-    at_end: OnceLock<Usage>,
-}
-
-impl UsageMeter {
-    #[must_use]
-    pub fn new(output: OutputCounter, stdin_given: u64) -> Self {
-        Self {
-            control: OnceLock::new(),
-            output,
-            stdin_given,
-            at_end: OnceLock::new(),
-        }
-    }
-
-    /// Of an agent that has ended.
-    fn at_end(usage: Usage) -> Self {
-        let (_, _, output) = output();
-        Self {
-            at_end: OnceLock::from(usage),
-            ..Self::new(output.counter(), 0)
-        }
-    }
-}
-
-impl std::fmt::Debug for UsageMeter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UsageMeter")
-            .field("at_end", &self.at_end)
-            .finish_non_exhaustive()
-    }
 }
 
 /// A cheap reference to an agent.
@@ -185,8 +165,10 @@ impl Handle {
             generation: known.generation,
             fuel: known.fuel,
             started_ms: known.started_ms,
+            begun: known.started_ms.is_some(),
             exited_ms: known.exited_ms,
             outcome: known.outcome,
+            restart: known.restart,
         };
         let agent = Agent {
             id,
@@ -198,7 +180,8 @@ impl Handle {
             enforced: born.enforced,
             history: Arc::new(history),
             stdin: None,
-            meter: UsageMeter::at_end(known.usage),
+            stdin_given: known.usage.stdin_bytes,
+            meter: UsageMeter::ended(known.usage),
             standing: None,
         };
         let (_, status) = watch::channel(status);
@@ -247,10 +230,19 @@ impl Handle {
     pub async fn ask(&self, command: impl FnOnce(Answer) -> Command) -> Result<(), Declined> {
         let (answer, answered) = oneshot::channel();
         self.send(command(answer)).await;
-        answered.await.unwrap_or(Err(Declined::WrongState {
-            state: AgentState::Exited,
-            message: "it has ended",
-        }))
+        answered.await.unwrap_or_else(|_| {
+            Err(if self.commands.is_closed() {
+                Declined::WrongState {
+                    state: AgentState::Exited,
+                    message: "it has ended",
+                }
+            } else {
+                Declined::WrongState {
+                    state: self.state(),
+                    message: "its run has ended",
+                }
+            })
+        })
     }
 
     #[must_use]
@@ -278,6 +270,7 @@ impl Handle {
             enforced: agent.enforced,
             outcome: status.outcome,
             queue: queue.flatten(),
+            restart: status.restart,
             next_seq: agent.history.next_seq(),
         }
     }
@@ -295,55 +288,19 @@ impl Agent {
             outcome: status.outcome.clone(),
             usage: self.usage(),
             next_seq: self.history.next_seq(),
+            restart: status.restart.clone(),
         }
     }
 
     /// What it has used so far.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        if let Some(usage) = self.meter.at_end.get() {
-            return *usage;
-        }
-        let guest = self
-            .meter
-            .control
-            .get()
-            .map(|control| control.usage())
-            .unwrap_or_default();
-        let [stdout_bytes, stderr_bytes] = self.meter.output.written();
         Usage {
-            fuel_used: guest.fuel_used,
-            fuel_left: guest.fuel_left,
-            memory_bytes: guest.memory_bytes,
-            memory_peak_bytes: guest.memory_peak_bytes,
-            cpu_ms: guest.cpu_ms,
             stdin_bytes: self
                 .stdin
                 .as_ref()
-                .map_or(self.meter.stdin_given, StdinWriter::taken),
-            stdout_bytes,
-            stderr_bytes,
-            disk_bytes: guest.disk_bytes,
-            restarts: 0,
+                .map_or(self.stdin_given, StdinWriter::taken),
+            ..self.meter.read()
         }
-    }
-
-    pub(super) fn runs_under(&self, control: Arc<dyn GuestControl>) {
-        // A driver starts one guest: it is never set twice.
-        let _ = self.meter.control.set(control);
-    }
-
-    /// Ends the guest where no driver is left to do it.
-    pub fn kill_guest(&self) {
-        if let Some(control) = self.meter.control.get() {
-            control.kill();
-        }
-    }
-
-    pub(super) fn usage_at_end(&self) -> Usage {
-        *self.meter.at_end.get_or_init(|| Usage {
-            memory_bytes: 0,
-            ..self.usage()
-        })
     }
 }

@@ -10,19 +10,27 @@
 //!      ▼         ▼           ▼          ▼         │
 //!      └─────────┴───────► exited(outcome) ◄──────┘
 //! ```
-//! From paused it goes back to where it was held. One task is the only writer of
-//! an agent's state: it [waits](turn) for the agent's turn and then is its
-//! [`driver`]; everyone else reads it through a [`handle`].
+//! From paused it goes back to where it was held. An agent that is to run again
+//! goes back to starting when its run has ended: there it waits for the next one
+//! and keeps its slot, so that nobody else is given the room it was promised.
+//!
+//! One task is the only writer of an agent's state: it [waits](turn) for the
+//! agent's turn, and then goes through its [`runs`], for each of which it is the
+//! [`driver`]; everyone else reads the state through a [`handle`].
 
 use skep_protocol::AgentState;
 
 pub mod admission;
+mod between;
 pub mod clocks;
 pub mod driver;
 pub mod handle;
+pub mod meter;
 pub mod outcome;
 pub mod pace;
 pub mod queue;
+pub mod restart;
+pub mod runs;
 pub mod slots;
 pub mod spec;
 pub mod turn;
@@ -30,7 +38,7 @@ pub mod turn;
 /// What moves an agent from one state to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Its turn has come.
+    /// Its turn has come, or its next run begins.
     Start,
     /// The guest runs.
     Run,
@@ -42,6 +50,8 @@ pub enum Step {
     ResumeStart,
     /// It was asked to stop and has its grace.
     Stop,
+    /// Its run has ended and another will begin.
+    Again,
     /// It has ended.
     End,
 }
@@ -51,7 +61,9 @@ pub enum Step {
 pub const fn after(state: AgentState, step: Step) -> Option<AgentState> {
     use AgentState::{Exited, Paused, Queued, Running, Starting, Stopping};
     match (state, step) {
-        (Queued, Step::Start) | (Paused, Step::ResumeStart) => Some(Starting),
+        (Queued | Starting, Step::Start)
+        | (Paused, Step::ResumeStart)
+        | (Starting | Running | Paused, Step::Again) => Some(Starting),
         (Starting, Step::Run) | (Paused, Step::Resume) => Some(Running),
         // It stands still right after its first instruction.
         (Starting | Running, Step::Pause) | (Paused, Step::Run) => Some(Paused),
@@ -71,6 +83,10 @@ mod tests {
         let allowed = [
             (Queued, Step::Start, Starting),
             (Queued, Step::End, Exited),
+            (Starting, Step::Start, Starting),
+            (Starting, Step::Again, Starting),
+            (Running, Step::Again, Starting),
+            (Paused, Step::Again, Starting),
             (Starting, Step::Run, Running),
             (Starting, Step::Stop, Stopping),
             (Starting, Step::End, Exited),
@@ -93,6 +109,7 @@ mod tests {
                 Step::Resume,
                 Step::ResumeStart,
                 Step::Stop,
+                Step::Again,
                 Step::End,
             ] {
                 let expected = allowed

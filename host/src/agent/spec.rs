@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Component as PathPart, Path, PathBuf};
 
 use skep_protocol::info::{SpecInfo, StdinKind};
-use skep_protocol::spec::{ComponentRef, DirGrant, DirMode, OnFuelExhausted, RestartPolicy, Stdin};
+use skep_protocol::spec::{ComponentRef, DirGrant, DirMode, OnFuelExhausted, Stdin};
 use skep_protocol::{AgentSpec, Digest, LimitName, Limits, RunnerKind};
 
+use super::restart;
 use crate::runner::{Access, GrantedDir, Task};
 
 /// The operator's rules that a spec must keep to.
@@ -82,6 +83,7 @@ pub struct Spec {
     pub limits: Limits,
     pub dirs: Vec<GrantedDir>,
     pub scratch: bool,
+    pub restart: restart::Rule,
 }
 
 /// Bytes of task, context, system prompt and model together, so that a spec
@@ -118,6 +120,8 @@ pub fn validate(spec: AgentSpec, rules: &Rules) -> Result<Spec, Denied> {
             ),
         ));
     }
+    let restart = restart::Rule::of(&spec.restart)
+        .map_err(|restart::Nonsense { field, message }| invalid(field, message))?;
     let dirs = check_dirs(&spec, rules)?;
 
     let info = shown(&spec);
@@ -153,6 +157,7 @@ pub fn validate(spec: AgentSpec, rules: &Rules) -> Result<Spec, Denied> {
         limits,
         dirs,
         scratch: spec.grants.scratch,
+        restart,
     })
 }
 
@@ -202,12 +207,6 @@ fn refuse_unsupported(spec: &AgentSpec) -> Result<(), Denied> {
     let native = spec.runner == RunnerKind::Native;
     let field = if native && spec.on_fuel_exhausted == OnFuelExhausted::Pause {
         "spec.on_fuel_exhausted"
-    } else if spec.restart.policy != RestartPolicy::Never
-        || spec.restart.max.is_some()
-        || spec.restart.backoff_ms.is_some()
-        || spec.restart.max_backoff_ms.is_some()
-    {
-        "spec.restart"
     } else if !spec.grants.http.is_empty() {
         "spec.grants.http"
     } else if !spec.grants.messages.is_empty() {

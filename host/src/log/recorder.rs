@@ -34,8 +34,8 @@ const BURST: Duration = Duration::from_millis(100);
 /// Records written by all agents of a host, for its statistics.
 pub type RecordCount = Arc<AtomicU64>;
 
-/// Writes one agent's output down.
-#[derive(Debug)]
+/// Writes the output of one run of an agent down.
+#[derive(Debug, Clone)]
 pub struct Recorder {
     pub agent: AgentId,
     /// Which run of the agent this is, from 0.

@@ -13,6 +13,7 @@ use super::component::settle;
 use super::spawn::{Identity, applicant, assemble, consider, launch};
 use crate::agent::driver::publish;
 use crate::agent::handle::Handle;
+use crate::agent::restart::Before;
 use crate::agent::slots::Place;
 use crate::agent::spec::shown;
 use crate::clock;
@@ -84,6 +85,7 @@ async fn assembled(
     let identity = Identity {
         id: left.id,
         created_ms: left.born.created_ms,
+        before: Before::default(),
     };
     assemble(core, admissible, Place::Later(turn), identity)
 }
@@ -128,6 +130,7 @@ async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
         generation: known.generation,
         state: AgentState::Exited,
         outcome: known.outcome.clone(),
+        restart: known.restart.clone(),
         usage: known.usage,
         last_seq: known.next_seq.checked_sub(1),
         time_ms: now,

@@ -15,6 +15,7 @@ use skep_protocol::op::{AgentReply, AgentSpawn, WhenFull};
 use skep_protocol::spec::{ComponentRef, Stdin};
 use skep_protocol::{AgentId, AgentSpec, AgentState, Enforcement, Limits, Outcome, RunnerKind};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
@@ -23,7 +24,10 @@ use super::component::{admit, bytes_of};
 use crate::agent::Step;
 use crate::agent::admission::Need;
 use crate::agent::driver::{Driver, Publication};
-use crate::agent::handle::{Agent, COMMANDS, Handle, Status, UsageMeter};
+use crate::agent::handle::{Agent, COMMANDS, Handle, Status};
+use crate::agent::meter::UsageMeter;
+use crate::agent::restart::{Before, Restarts};
+use crate::agent::runs::{Runs, StdinSource};
 use crate::agent::slots::{Applicant, Place, Standing};
 use crate::agent::spec::{Spec, validate};
 use crate::agent::turn::turn;
@@ -31,9 +35,9 @@ use crate::clock;
 use crate::components::Component;
 use crate::core::Core;
 use crate::log::Recorder;
-use crate::runner::{Access, GrantedDir, Launch, Program, Runner};
+use crate::runner::{Access, DiskUse, GrantedDir, Launch, Program, Runner};
 use crate::scratch::Scratch;
-use crate::stdio::{output, stdin};
+use crate::stdio::stdin;
 use crate::store::{Born, Change, Ended, Reply, Spawned};
 
 /// What may run here, as far as can be told before it does.
@@ -81,11 +85,13 @@ impl std::fmt::Debug for Prepared {
 pub(super) struct Identity {
     pub(super) id: AgentId,
     pub(super) created_ms: u64,
+    /// What happened to it already; to a new one, nothing.
+    pub(super) before: Before,
 }
 
 /// Refuses, or gives the agent that is to be [begun](begin).
 pub async fn prepare(core: &Arc<Core>, body: AgentSpawn) -> Result<Prepared, Error> {
-    if core.shutdown.is_cancelled() {
+    if core.draining.is_cancelled() {
         return Err(Error::ShuttingDown);
     }
     let (admissible, born) = consider_new(core, body.spec).await?;
@@ -97,6 +103,7 @@ pub async fn prepare(core: &Arc<Core>, body: AgentSpawn) -> Result<Prepared, Err
     let identity = Identity {
         id: AgentId::random(),
         created_ms: born.created_ms,
+        before: Before::default(),
     };
     let (handle, life) = assemble(core, admissible, place, identity)?;
     Ok(Prepared { handle, born, life })
@@ -246,7 +253,11 @@ pub(super) fn assemble(
     core: &Arc<Core>,
     admissible: Admissible,
     place: Place,
-    Identity { id, created_ms }: Identity,
+    Identity {
+        id,
+        created_ms,
+        before,
+    }: Identity,
 ) -> Result<(Handle, BoxFuture<'static, ()>), Error> {
     let Admissible {
         spec,
@@ -254,6 +265,7 @@ pub(super) fn assemble(
         runner,
         component,
     } = admissible;
+    let rule = spec.restart;
     let mut dirs = spec.dirs;
     let scratch = if spec.scratch {
         let scratch = Scratch::make(&core.scratch_root, id).map_err(|error| {
@@ -270,16 +282,18 @@ pub(super) fn assemble(
         None
     };
 
-    let (stdout, stderr, output) = output();
-    let bound = usize::try_from(spec.limits.stdin_bytes).unwrap_or(usize::MAX);
-    let given: &[u8] = if let Stdin::Data(data) = &spec.stdin {
-        data
-    } else {
-        &[]
+    let (stdin, open_stdin, stdin_given) = match spec.stdin {
+        Stdin::Closed => (StdinSource::Given(Vec::new()), None, 0),
+        Stdin::Data(data) => {
+            let bytes = data.len() as u64;
+            (StdinSource::Given(data.into_vec()), None, bytes)
+        }
+        Stdin::Open => {
+            let bound = usize::try_from(spec.limits.stdin_bytes).unwrap_or(usize::MAX);
+            let (writer, reader) = stdin(bound, &[]);
+            (StdinSource::Open(reader), Some(writer), 0)
+        }
     };
-    let (stdin_writer, stdin_reader) = stdin(bound, given);
-    let stdin_given = given.len() as u64;
-    let open_stdin = matches!(spec.stdin, Stdin::Open).then_some(stdin_writer);
 
     let history = core.logs.create(id, spec.limits.output_history_bytes);
     let history = Arc::new(history.charged(shown_bytes(&spec.info) as u64));
@@ -294,7 +308,8 @@ pub(super) fn assemble(
         enforced: runner.enforced(),
         history: Arc::clone(&history),
         stdin: open_stdin,
-        meter: UsageMeter::new(output.counter(), stdin_given),
+        stdin_given,
+        meter: UsageMeter::new(before.restarts),
         standing: match &place {
             Place::Now(_) => None,
             Place::Later(turn) => Some(turn.standing()),
@@ -310,22 +325,23 @@ pub(super) fn assemble(
         generation: 0,
         fuel: spec.limits.fuel,
         started_ms: None,
+        begun: false,
         exited_ms: None,
         outcome: None,
+        restart: None,
     };
     let (status, status_reader) = watch::channel(status);
     let (commands, mut command_reader) = mpsc::channel(COMMANDS);
     let handle = Handle::new(Arc::clone(&agent), status_reader, commands);
 
-    let unthrottle = CancellationToken::new();
     let recorder = Recorder {
         agent: id,
-        run: 0,
+        run: before.restarts,
         history,
         publisher: core.publisher.clone(),
         bytes_per_s: spec.limits.output_bytes_per_s,
         count: Arc::clone(&core.records),
-        ended: unthrottle.clone(),
+        ended: CancellationToken::new(),
     };
     let publication = Arc::new(Publication {
         agent,
@@ -339,13 +355,11 @@ pub(super) fn assemble(
         program,
         args: spec.args,
         env: spec.env,
-        task: spec.task,
+        task: Arc::new(spec.task),
         limits: spec.limits,
         on_fuel_exhausted,
         dirs,
-        stdin: stdin_reader,
-        stdout,
-        stderr,
+        disk: DiskUse::default(),
     };
     let (host, published) = (Arc::clone(core), Arc::clone(&publication));
     let life = async move {
@@ -360,15 +374,19 @@ pub(super) fn assemble(
                 slot
             }
         };
-        let driver = Driver {
-            publication: published,
-            commands: command_reader,
-            shutdown: host.shutdown.clone(),
-            shutdown_grace: host.grace,
-            recorder: tokio::spawn(recorder.run(output)),
-            unthrottle,
+        let runs = Runs {
+            driver: Driver {
+                publication: published,
+                commands: command_reader,
+                shutdown: host.shutdown.clone(),
+                shutdown_grace: host.grace,
+            },
+            restarts: Restarts::new(rule, before, Instant::now()),
+            no_more_runs: host.draining.clone(),
+            stdin,
+            recorder,
         };
-        Ok((driver.run(runner, launch).await, slot))
+        Ok((runs.run(runner, launch).await, slot))
     };
     let host = Arc::clone(core);
     let life = async move {
@@ -377,7 +395,7 @@ pub(super) fn assemble(
             Ok(Ok((outcome, slot))) => (outcome, Some(slot)),
             Ok(Err(outcome)) => (outcome, None),
             Err(_) => {
-                publication.agent.kill_guest();
+                publication.agent.meter.kill_guest();
                 let incident = crate::incident("a driver panicked");
                 (Outcome::HostFault { incident }, None)
             }

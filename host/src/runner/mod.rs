@@ -16,8 +16,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::stdio::{OutputWriter, StdinReader};
 
+mod disk;
 pub mod native;
 pub mod wasm;
+
+pub use disk::{Amount, DiskUse};
 
 /// Starts guests of one kind.
 pub trait Runner: Send + Sync + 'static {
@@ -25,7 +28,7 @@ pub trait Runner: Send + Sync + 'static {
     fn enforced(&self) -> Enforced;
 
     /// Starts a guest and returns at once; whatever goes wrong is its [`End`].
-    fn start(&self, launch: Launch) -> Guest;
+    fn start(&self, launch: Launch, pipes: Pipes) -> Guest;
 }
 
 /// What a guest is made of.
@@ -62,8 +65,8 @@ pub enum Access {
     Read,
     /// Write, as others may.
     Write,
-    /// Write. The directory is the agent's own: empty at the start, and gone
-    /// with it.
+    /// Write. The directory is the agent's own: empty at the start of its first
+    /// run, and gone with it.
     Scratch,
 }
 
@@ -86,8 +89,8 @@ pub struct Task {
     pub labels: BTreeMap<String, String>,
 }
 
-/// Everything a guest needs.
-#[derive(Debug)]
+/// Everything a guest needs besides its pipes: the same in every run of its agent.
+#[derive(Debug, Clone)]
 pub struct Launch {
     pub id: AgentId,
     pub name: String,
@@ -96,11 +99,19 @@ pub struct Launch {
     pub args: Vec<String>,
     /// The whole environment, `SKEP_TASK` and its like included.
     pub env: BTreeMap<String, String>,
-    pub task: Task,
+    /// Shared, since its texts may be megabytes.
+    pub task: Arc<Task>,
     pub limits: Limits,
     pub on_fuel_exhausted: OnFuelExhausted,
     /// The directories, the scratch directory at `/` included.
     pub dirs: Vec<GrantedDir>,
+    /// What the agent holds in those of them that it may write to.
+    pub disk: DiskUse,
+}
+
+/// The pipes of one run.
+#[derive(Debug)]
+pub struct Pipes {
     pub stdin: StdinReader,
     pub stdout: OutputWriter,
     pub stderr: OutputWriter,

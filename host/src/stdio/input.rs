@@ -13,7 +13,7 @@ use super::lock;
 struct State {
     queue: VecDeque<u8>,
     closed: bool,
-    reader_gone: bool,
+    readers: usize,
     taken: u64,
 }
 
@@ -32,7 +32,7 @@ pub fn stdin(bound: usize, initial: &[u8]) -> (StdinWriter, StdinReader) {
         state: Mutex::new(State {
             queue: initial.iter().copied().collect(),
             closed: false,
-            reader_gone: false,
+            readers: 1,
             taken: initial.len() as u64,
         }),
         bound,
@@ -57,7 +57,7 @@ impl StdinWriter {
     /// is full, closed, or no longer read.
     pub fn offer(&self, data: &[u8]) -> usize {
         let mut state = lock(&self.shared.state);
-        if state.closed || state.reader_gone {
+        if state.closed || state.readers == 0 {
             return 0;
         }
         let fits = data
@@ -106,7 +106,9 @@ pub enum Read {
     End,
 }
 
-/// The end that the guest reads from.
+/// The end that the guest reads from. What is left when all are dropped is dropped
+/// with the last: so that a run finds what the one before it did not read, somebody
+/// keeps a clone.
 #[derive(Debug)]
 pub struct StdinReader {
     shared: Arc<Shared>,
@@ -139,11 +141,22 @@ impl StdinReader {
     }
 }
 
+impl Clone for StdinReader {
+    fn clone(&self) -> Self {
+        lock(&self.shared.state).readers += 1;
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
 impl Drop for StdinReader {
     fn drop(&mut self) {
         let mut state = lock(&self.shared.state);
-        state.reader_gone = true;
-        state.queue = VecDeque::new();
+        state.readers -= 1;
+        if state.readers == 0 {
+            state.queue = VecDeque::new();
+        }
     }
 }
 
@@ -166,6 +179,19 @@ mod tests {
         assert_eq!(reader.read(10), Read::Data(Bytes::from_static(b"def")));
         assert_eq!(reader.read(10), Read::End);
         assert_eq!(writer.taken(), 6);
+    }
+
+    #[test]
+    fn what_one_reader_leaves_the_next_finds() {
+        let (writer, reader) = stdin(4, b"");
+        let kept = reader.clone();
+        writer.offer(b"abc");
+        assert_eq!(reader.read(1), Read::Data(Bytes::from_static(b"a")));
+        drop(reader);
+        assert_eq!(writer.offer(b"def"), 2);
+        assert_eq!(kept.read(9), Read::Data(Bytes::from_static(b"bcde")));
+        drop(kept);
+        assert_eq!(writer.offer(b"f"), 0);
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use skep_protocol::info::RestartInfo;
 use skep_protocol::{
     AgentId, AgentName, AgentSpec, Digest, Enforced, Limits, Outcome, RequestId, Usage,
 };
@@ -31,6 +32,8 @@ pub struct Known {
     pub outcome: Option<Outcome>,
     pub usage: Usage,
     pub next_seq: u64,
+    #[serde(default)]
+    pub restart: Option<RestartInfo>,
 }
 
 /// A new agent.

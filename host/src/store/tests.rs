@@ -81,6 +81,7 @@ fn known(outcome: Option<Outcome>, ended_ms: u64) -> Known {
         outcome,
         usage: Usage::default(),
         next_seq: 3,
+        restart: None,
     }
 }
 

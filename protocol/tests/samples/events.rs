@@ -4,7 +4,7 @@ use serde_bytes::ByteBuf;
 use skep_protocol::event::{HostEvent, Preview, ProgressEvent, StatusEvent};
 use skep_protocol::{AgentState, Usage};
 
-use super::parts::{agent, line, outcomes, piece, usage};
+use super::parts::{agent, line, outcomes, piece, usage, waits_for_next_run};
 use super::{Sample, dashed, event, replies};
 
 pub(super) fn all() -> Vec<Sample> {
@@ -15,9 +15,21 @@ pub(super) fn all() -> Vec<Sample> {
         generation: 1,
         state: AgentState::Running,
         outcome: None,
+        restart: None,
         usage: Usage::default(),
         last_seq: None,
         time_ms,
+    };
+    let waits = StatusEvent {
+        generation: 5,
+        state: AgentState::Starting,
+        restart: Some(waits_for_next_run()),
+        usage: Usage {
+            restarts: 1,
+            ..usage()
+        },
+        last_seq: Some(2),
+        ..running.clone()
     };
     let stage = ProgressEvent {
         agent,
@@ -55,6 +67,7 @@ pub(super) fn all() -> Vec<Sample> {
         event("progress-full", "progress.<agent>", progress),
         event("host", "host.<server-id>", host),
         event("status-running", "status.<agent>", running.clone()),
+        event("status-waits", "status.<agent>", waits),
     ];
     samples.extend(outcomes().into_iter().map(|outcome| {
         let name = format!("status-exited-{}", dashed(outcome.kind()));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_bytes::ByteBuf;
 use skep_protocol::event::{LogRecord, Stream};
-use skep_protocol::info::{QueueInfo, SpecInfo, StdinKind};
+use skep_protocol::info::{GaveUp, QueueInfo, RestartInfo, SpecInfo, StdinKind};
 use skep_protocol::spec::{
     ComponentRef, DirGrant, DirMode, Grants, OnFuelExhausted, Restart, RestartPolicy, Stdin,
 };
@@ -155,7 +155,36 @@ pub(super) fn starting() -> AgentInfo {
         },
         outcome: None,
         queue: None,
+        restart: None,
         next_seq: 0,
+    }
+}
+
+/// What is told of an agent between two runs.
+pub(super) fn waits_for_next_run() -> RestartInfo {
+    RestartInfo {
+        last_outcome: Outcome::Exited { code: 1 },
+        failures: 2,
+        next_run_ms: Some(1_760_000_002_000),
+        gave_up: None,
+    }
+}
+
+/// An agent that failed too often.
+pub(super) fn gave_up() -> AgentInfo {
+    AgentInfo {
+        outcome: Some(Outcome::Exited { code: 1 }),
+        restart: Some(RestartInfo {
+            failures: 11,
+            next_run_ms: None,
+            gave_up: Some(GaveUp::CrashLoop),
+            ..waits_for_next_run()
+        }),
+        usage: Usage {
+            restarts: 10,
+            ..usage()
+        },
+        ..exited()
     }
 }
 

@@ -12,7 +12,7 @@ use skep_protocol::op::{
 };
 use skep_protocol::{AgentInfo, AgentState, ErrorCode, Limits, Outcome, RunnerKind, WireError};
 
-use super::parts::{agent, digest, exited, line, piece, queued, running, starting};
+use super::parts::{agent, digest, exited, gave_up, line, piece, queued, running, starting};
 use super::{Sample, reply};
 
 pub(super) fn all() -> Vec<Sample> {
@@ -213,6 +213,7 @@ fn agents() -> Vec<Sample> {
         ),
         reply::<AgentGet>("", one(exited())),
         reply::<AgentGet>("-native", one(running())),
+        reply::<AgentGet>("-gave-up", one(gave_up())),
         reply::<AgentStop>("", one(ended(Outcome::Stopped { forced: false }))),
         reply::<AgentKill>("", one(ended(Outcome::Killed))),
         reply::<AgentWait>(

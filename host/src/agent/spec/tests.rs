@@ -1,6 +1,6 @@
 use serde_bytes::ByteBuf;
 use skep_protocol::LimitsAsk;
-use skep_protocol::spec::{DirMode, Grants, Restart};
+use skep_protocol::spec::{DirMode, Grants};
 
 use super::*;
 
@@ -62,20 +62,6 @@ fn what_is_not_there_yet_is_refused() {
         AgentSpec {
             runner: RunnerKind::Native,
             on_fuel_exhausted: OnFuelExhausted::Pause,
-            ..spec()
-        },
-        AgentSpec {
-            restart: Restart {
-                policy: RestartPolicy::Always,
-                ..Restart::default()
-            },
-            ..spec()
-        },
-        AgentSpec {
-            restart: Restart {
-                max: Some(1),
-                ..Restart::default()
-            },
             ..spec()
         },
         AgentSpec {

@@ -59,7 +59,7 @@ use self::jailer::{Jailer, ProbeError};
 use self::layers::Layers;
 use self::process::Process;
 use self::tree::Snapshots;
-use super::{GUEST_EVENTS, Guest, Launch, Runner};
+use super::{GUEST_EVENTS, Guest, Launch, Pipes, Runner};
 
 /// The argument that makes the binary a shim; [`shim::shim_main`] is to be called
 /// then, before anything else.
@@ -252,7 +252,7 @@ impl Runner for NativeRunner {
     /// it did; one that SIGTERM ended after `ask_stop` ends as signaled. When
     /// a shim is killed by a stranger, its program dies of SIGKILL with it, and
     /// so it is reported. Dropping [`Guest::events`] kills the guest.
-    fn start(&self, launch: Launch) -> Guest {
+    fn start(&self, launch: Launch, pipes: Pipes) -> Guest {
         let (events, receiver) = mpsc::channel(GUEST_EVENTS);
         // Natives report no progress.
         let (_, progress) = watch::channel(None);
@@ -269,7 +269,7 @@ impl Runner for NativeRunner {
             control: Arc::clone(&control),
             events,
         };
-        tokio::spawn(process.run(program, launch));
+        tokio::spawn(process.run(program, launch, pipes));
         Guest {
             events: receiver,
             progress,

@@ -21,7 +21,7 @@ use super::pump::{OutputPump, StdinPump};
 use super::start::{fault, instruct, no_room, not_started, prepare, start_failed};
 use super::wire::{self, Report, Status};
 use super::{Refused, Setup, tree};
-use crate::runner::{End, GuestEvent, Launch, Stand};
+use crate::runner::{End, GuestEvent, Launch, Pipes, Stand};
 
 /// How long a shim has for a kill before the host strikes too, and then every
 /// time again: an agent of the same user can stop its shim, and one that forks
@@ -83,13 +83,13 @@ struct Watched {
 
 impl Process {
     /// The whole life of an agent.
-    pub(super) async fn run(self, program: Result<PathBuf, Refused>, launch: Launch) {
-        let end = self.end(program, launch).await;
+    pub(super) async fn run(self, program: Result<PathBuf, Refused>, launch: Launch, pipes: Pipes) {
+        let end = self.end(program, launch, pipes).await;
         // There is room for both events, and maybe nobody to hear.
         let _nobody = self.events.try_send(GuestEvent::Ended(end));
     }
 
-    async fn end(&self, program: Result<PathBuf, Refused>, launch: Launch) -> End {
+    async fn end(&self, program: Result<PathBuf, Refused>, launch: Launch, pipes: Pipes) -> End {
         let program = match program {
             Ok(program) => program,
             Err(refused) => return start_failed(refused.code(), refused.to_string()),
@@ -112,7 +112,7 @@ impl Process {
             bytes: launch.limits.memory_bytes,
             watched: jailer.watches_memory(),
         };
-        let (running, stdio) = match spawn(&self.setup.config.shim, launch, cgroup, limit) {
+        let (running, stdio) = match spawn(&self.setup.config.shim, pipes, cgroup, limit) {
             Ok(spawned) => spawned,
             Err(error) => return no_room(&error, "the shim of a native agent"),
         };
@@ -341,16 +341,15 @@ async fn end_session(session: i32) {
 /// Starts a shim, and makes the pipes; gives the ends that are the agent's.
 fn spawn(
     shim: &Path,
-    launch: Launch,
+    pipes: Pipes,
     cgroup: Option<Cgroup>,
     limit: MemoryLimit,
 ) -> std::io::Result<(Running, Vec<OwnedFd>)> {
-    let Launch {
+    let Pipes {
         stdin,
         stdout,
         stderr,
-        ..
-    } = launch;
+    } = pipes;
     let (stdin_theirs, stdin_ours) = std::io::pipe()?;
     let (stdout_ours, stdout_theirs) = std::io::pipe()?;
     let (stderr_ours, stderr_theirs) = std::io::pipe()?;

@@ -20,7 +20,7 @@ use super::stdio::{Input, Output};
 use super::store::{self, Held, Orders, Parts};
 use super::usage::Meters;
 use super::verdict::{self, Phase};
-use crate::runner::{End, GrantedDir, GuestEvent, Progress, Task};
+use crate::runner::{DiskUse, End, GrantedDir, GuestEvent, Progress, Task};
 
 /// What all guests of a runner share.
 #[derive(Debug)]
@@ -40,9 +40,10 @@ pub(super) struct Given {
     pub(super) name: String,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
-    pub(super) task: Task,
+    pub(super) task: Arc<Task>,
     pub(super) limits: Limits,
     pub(super) dirs: Vec<GrantedDir>,
+    pub(super) disk: DiskUse,
     pub(super) stdin: Input,
     pub(super) stdout: Output,
     pub(super) stderr: Output,
@@ -118,6 +119,7 @@ async fn run(house: &House, compiled: &Compiled, given: Given) -> Result<End, Fa
         env: given.env,
         task: given.task,
         dirs: &given.dirs,
+        disk: given.disk,
         descriptors: &house.descriptors,
         stdin: given.stdin,
         stdout: given.stdout,

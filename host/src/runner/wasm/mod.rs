@@ -76,7 +76,7 @@ use self::stdio::{Input, Output};
 use self::store::Orders;
 use self::usage::Meters;
 use self::workers::{Priority, Workers};
-use super::{GUEST_EVENTS, Guest, Launch, Program, Runner, Stand};
+use super::{GUEST_EVENTS, Guest, Launch, Pipes, Program, Runner, Stand};
 
 /// How guests are run.
 #[derive(Debug, Clone)]
@@ -236,7 +236,7 @@ impl Runner for WasmRunner {
         }
     }
 
-    fn start(&self, launch: Launch) -> Guest {
+    fn start(&self, launch: Launch, pipes: Pipes) -> Guest {
         let (events, driver_events) = mpsc::channel(GUEST_EVENTS);
         let (progress, driver_progress) = watch::channel(None);
         let orders = Arc::new(Orders::default());
@@ -262,9 +262,10 @@ impl Runner for WasmRunner {
                     task: launch.task,
                     limits: launch.limits,
                     dirs: launch.dirs,
-                    stdin: Input(Arc::new(launch.stdin)),
-                    stdout: Output::new(launch.stdout),
-                    stderr: Output::new(launch.stderr),
+                    disk: launch.disk,
+                    stdin: Input(Arc::new(pipes.stdin)),
+                    stdout: Output::new(pipes.stdout),
+                    stderr: Output::new(pipes.stderr),
                     events: events.clone(),
                     progress,
                     orders: Arc::clone(&orders),

@@ -17,7 +17,7 @@ use super::refusal::Refusal;
 use super::stdio::{Input, Output};
 use super::usage::Meters;
 use super::verdict::Killed;
-use crate::runner::{GrantedDir, Progress, Task};
+use crate::runner::{DiskUse, GrantedDir, Progress, Task};
 
 /// How many ticks a guest computes before it lets another.
 const TURN: u64 = 1;
@@ -54,7 +54,7 @@ pub(super) struct Held {
     files: Files,
     pub(super) limiter: Limiter,
     pub(super) name: String,
-    pub(super) task: Task,
+    pub(super) task: Arc<Task>,
     pub(super) progress: watch::Sender<Option<Progress>>,
     pub(super) orders: Arc<Orders>,
     meters: Arc<Meters>,
@@ -91,8 +91,9 @@ pub(super) struct Parts<'a> {
     pub(super) name: String,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
-    pub(super) task: Task,
+    pub(super) task: Arc<Task>,
     pub(super) dirs: &'a [GrantedDir],
+    pub(super) disk: DiskUse,
     pub(super) descriptors: &'a Descriptors,
     pub(super) stdin: Input,
     pub(super) stdout: Output,
@@ -123,6 +124,7 @@ pub(super) fn open(engine: &Engine, parts: Parts<'_>) -> Result<Store<Held>, Ref
         files: Files::open(
             parts.dirs,
             limits,
+            parts.disk,
             parts.descriptors,
             Arc::clone(&parts.meters),
         )?,

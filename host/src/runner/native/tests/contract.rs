@@ -290,8 +290,8 @@ async fn what_does_not_start() {
         user: None,
     })
     .unwrap();
-    let (launch, _stdin, _output) = launch(&["true"]);
-    let event = no_shim.start(launch).events.recv().await;
+    let (launch, pipes, _stdin, _output) = launch(&["true"]);
+    let event = no_shim.start(launch, pipes).events.recv().await;
     assert!(
         matches!(event, Some(GuestEvent::Ended(End::Fault { .. }))),
         "{event:?}"
@@ -343,8 +343,8 @@ async fn only_what_the_operator_lists() {
             "{refused:?}"
         );
     }
-    let (launch, _stdin, _output) = launch(&["sh"]);
-    match some.start(launch).events.recv().await {
+    let (launch, pipes, _stdin, _output) = launch(&["sh"]);
+    match some.start(launch, pipes).events.recv().await {
         Some(GuestEvent::Ended(End::StartFailed { code, .. })) => {
             assert_eq!(code, ErrorCode::Denied)
         }

@@ -12,6 +12,7 @@ mod jail;
 mod pause;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use skep_protocol::event::Stream;
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 
 use super::{NativeConfig, NativeRunner};
 use crate::helper::tests::binary;
-use crate::runner::{End, Guest, GuestEvent, Launch, Program, Runner, Task};
+use crate::runner::{DiskUse, End, Guest, GuestEvent, Launch, Pipes, Program, Runner};
 use crate::stdio::{OutputReader, StdinWriter, output, stdin};
 
 /// Ten times and more what anything here takes.
@@ -49,7 +50,7 @@ struct Agent {
 }
 
 /// A launch, and what a driver keeps of it.
-fn launch(command: &[&str]) -> (Launch, StdinWriter, OutputReader) {
+fn launch(command: &[&str]) -> (Launch, Pipes, StdinWriter, OutputReader) {
     let (writer, reader) = stdin(1024 * 1024, b"");
     let (stdout, stderr, output) = output();
     let launch = Launch {
@@ -58,15 +59,18 @@ fn launch(command: &[&str]) -> (Launch, StdinWriter, OutputReader) {
         program: Program::Command(command.iter().map(ToString::to_string).collect()),
         args: Vec::new(),
         env: BTreeMap::new(),
-        task: Task::default(),
+        task: Arc::default(),
         limits: Limits::default(),
         on_fuel_exhausted: skep_protocol::spec::OnFuelExhausted::Exit,
         dirs: Vec::new(),
+        disk: DiskUse::default(),
+    };
+    let pipes = Pipes {
         stdin: reader,
         stdout,
         stderr,
     };
-    (launch, writer, output)
+    (launch, pipes, writer, output)
 }
 
 fn start_with(command: &[&str], change: impl FnOnce(&mut Launch)) -> Agent {
@@ -74,13 +78,13 @@ fn start_with(command: &[&str], change: impl FnOnce(&mut Launch)) -> Agent {
 }
 
 fn start_under(runner: &NativeRunner, command: &[&str], change: impl FnOnce(&mut Launch)) -> Agent {
-    let (mut launch, stdin, output) = launch(command);
+    let (mut launch, pipes, stdin, output) = launch(command);
     let mark = format!("MARK={}", uuid::Uuid::new_v4().simple());
     let (name, value) = mark.split_once('=').unwrap();
     launch.env.insert(name.into(), value.into());
     launch.env.insert("PATH".into(), "/usr/bin:/bin".into());
     change(&mut launch);
-    let guest = runner.start(launch);
+    let guest = runner.start(launch, pipes);
     Agent {
         guest,
         stdin: Some(stdin),

@@ -10,25 +10,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use super::descriptors::{Descriptors, Taken};
 use crate::runner::wasm::usage::Meters;
-
-/// An amount of disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Amount {
-    /// Names of files, directories and links.
-    pub(super) files: u64,
-    /// Logical bytes: a hole counts as what it seems to hold.
-    pub(super) bytes: u64,
-}
-
-impl Amount {
-    pub(super) const fn files(files: u64) -> Self {
-        Self { files, bytes: 0 }
-    }
-
-    pub(super) const fn bytes(bytes: u64) -> Self {
-        Self { files: 0, bytes }
-    }
-}
+use crate::runner::{Amount, DiskUse};
 
 /// It would be more than the agent may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +40,7 @@ pub(super) struct Removed {
 #[derive(Debug)]
 pub(super) struct Account {
     disk: Amount,
+    held: DiskUse,
     open_files: u64,
     descriptors: Descriptors,
     meters: Arc<Meters>,
@@ -66,7 +49,6 @@ pub(super) struct Account {
 
 #[derive(Debug, Default)]
 struct State {
-    held: Amount,
     open: u64,
     /// The files of the scratch directory that are open. As many at most as
     /// may be open.
@@ -81,8 +63,16 @@ struct Opened {
 }
 
 impl Account {
-    pub(super) fn new(limits: &Limits, descriptors: Descriptors, meters: Arc<Meters>) -> Self {
+    /// Of an agent that holds this already.
+    pub(super) fn new(
+        limits: &Limits,
+        held: DiskUse,
+        descriptors: Descriptors,
+        meters: Arc<Meters>,
+    ) -> Self {
+        meters.disk(held.lock().bytes);
         Self {
+            held,
             disk: Amount {
                 files: limits.files,
                 bytes: limits.disk_bytes,
@@ -100,7 +90,7 @@ impl Account {
 
     /// Counts an amount before it is used; what is not kept is given back.
     pub(super) fn reserve(&self, asked: Amount) -> Result<Reserved<'_>, Full> {
-        let mut state = self.state();
+        let mut all = self.held.lock();
         let within = |held: u64, asked: u64, limit: u64| {
             let sum = held.checked_add(asked).filter(|sum| *sum <= limit);
             // What asks for nothing is never refused.
@@ -110,11 +100,11 @@ impl Account {
                 sum.ok_or(Full)
             }
         };
-        state.held = Amount {
-            files: within(state.held.files, asked.files, self.disk.files)?,
-            bytes: within(state.held.bytes, asked.bytes, self.disk.bytes)?,
+        *all = Amount {
+            files: within(all.files, asked.files, self.disk.files)?,
+            bytes: within(all.bytes, asked.bytes, self.disk.bytes)?,
         };
-        self.meters.disk(state.held.bytes);
+        self.meters.disk(all.bytes);
         Ok(Reserved {
             account: self,
             amount: asked,
@@ -122,17 +112,15 @@ impl Account {
     }
 
     pub(super) fn give_back(&self, amount: Amount) {
-        if amount != Amount::default() {
-            self.give_back_to(&mut self.state(), amount);
+        if amount == Amount::default() {
+            return;
         }
-    }
-
-    fn give_back_to(&self, state: &mut State, amount: Amount) {
-        state.held = Amount {
-            files: state.held.files.saturating_sub(amount.files),
-            bytes: state.held.bytes.saturating_sub(amount.bytes),
+        let mut all = self.held.lock();
+        *all = Amount {
+            files: all.files.saturating_sub(amount.files),
+            bytes: all.bytes.saturating_sub(amount.bytes),
         };
-        self.meters.disk(state.held.bytes);
+        self.meters.disk(all.bytes);
     }
 
     /// A name in the scratch directory is gone. A file that is still open
@@ -149,7 +137,8 @@ impl Account {
             files: 1,
             bytes: if gone.last { gone.bytes } else { 0 },
         };
-        self.give_back_to(&mut state, amount);
+        drop(state);
+        self.give_back(amount);
     }
 
     /// Room for one more open file: the agent's, and the host's.
@@ -182,13 +171,14 @@ impl Account {
             return;
         }
         if let Some(Opened { unlinked: true, .. }) = state.scratch.remove(&identity) {
-            self.give_back_to(&mut state, Amount { files: 1, bytes });
+            drop(state);
+            self.give_back(Amount { files: 1, bytes });
         }
     }
 
     #[cfg(test)]
     pub(super) fn held(&self) -> Amount {
-        self.state().held
+        *self.held.lock()
     }
 }
 
@@ -249,7 +239,12 @@ mod tests {
             open_files,
             ..Limits::default()
         };
-        Arc::new(Account::new(&limits, Descriptors::new(3), meters()))
+        Arc::new(Account::new(
+            &limits,
+            DiskUse::default(),
+            Descriptors::new(3),
+            meters(),
+        ))
     }
 
     #[test]
@@ -326,6 +321,39 @@ mod tests {
     }
 
     #[test]
+    fn a_run_goes_on_with_what_the_one_before_it_holds() {
+        let limits = Limits {
+            files: 2,
+            disk_bytes: 100,
+            ..Limits::default()
+        };
+        let held = DiskUse::default();
+        let run = || Account::new(&limits, held.clone(), Descriptors::new(3), meters());
+        let first = run();
+        first
+            .reserve(Amount {
+                files: 1,
+                bytes: 60,
+            })
+            .unwrap()
+            .keep();
+        let second = run();
+        assert_eq!(second.meters.read().disk_bytes, Some(60));
+        assert_eq!(second.reserve(Amount::bytes(41)).unwrap_err(), Full);
+        second.reserve(Amount::bytes(40)).unwrap().keep();
+        // What the first had open is closed late, as a slow disk may have it.
+        first.give_back(Amount::bytes(60));
+        second
+            .reserve(Amount {
+                files: 1,
+                bytes: 60,
+            })
+            .unwrap()
+            .keep();
+        assert_eq!(run().reserve(Amount::files(1)).unwrap_err(), Full);
+    }
+
+    #[test]
     fn a_slot_is_free_again_when_it_is_dropped() {
         let account = account(1, 1, 2);
         let slots = [account.open().unwrap(), account.open().unwrap()];
@@ -335,7 +363,12 @@ mod tests {
         // Another agent, with more room of its own than the host has.
         let other = Account {
             descriptors: account.descriptors.clone(),
-            ..Account::new(&Limits::default(), Descriptors::new(0), meters())
+            ..Account::new(
+                &Limits::default(),
+                DiskUse::default(),
+                Descriptors::new(0),
+                meters(),
+            )
         };
         let other = Arc::new(other);
         let slots = [other.open().unwrap(), other.open().unwrap()];

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
-use super::account::{Amount, Full, Identity, Slot};
+use super::account::{Full, Identity, Slot};
 use super::tree::Tree;
+use crate::runner::Amount;
 
 impl From<Full> for io::Error {
     fn from(_: Full) -> Self {

@@ -47,7 +47,7 @@ use self::turns::Turns;
 use super::refusal::Refusal;
 use super::store::Held;
 use super::usage::Meters;
-use crate::runner::GrantedDir;
+use crate::runner::{DiskUse, GrantedDir};
 
 /// The files of one agent.
 pub(super) struct Files {
@@ -68,6 +68,7 @@ impl Files {
     pub(super) fn open(
         dirs: &[GrantedDir],
         limits: &Limits,
+        held: DiskUse,
         descriptors: &Descriptors,
         meters: Arc<Meters>,
     ) -> Result<Self, Refusal> {
@@ -90,7 +91,7 @@ impl Files {
         Ok(Self {
             granted: dirs.iter().map(open).collect::<Result<_, _>>()?,
             _descriptors: taken,
-            account: Arc::new(Account::new(limits, descriptors.clone(), meters)),
+            account: Arc::new(Account::new(limits, held, descriptors.clone(), meters)),
             turns: Turns::default(),
         })
     }

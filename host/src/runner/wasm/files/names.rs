@@ -14,10 +14,11 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
     PathFlags,
 };
 
-use super::account::{Account, Amount, Full, Identity, Removed, Reserved, too_many};
+use super::account::{Account, Full, Identity, Removed, Reserved, too_many};
 use super::bench::{Bench, Fd, Kind};
 use super::handle::Handle;
 use super::tree::Tree;
+use crate::runner::Amount;
 
 impl From<Full> for ErrorCode {
     fn from(_: Full) -> Self {

@@ -13,10 +13,9 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 
-use super::account::Amount;
 use super::*;
-use crate::runner::Access;
 use crate::runner::wasm::fuel::Fuel;
+use crate::runner::{Access, Amount};
 
 type Fd = Resource<Descriptor>;
 
@@ -40,7 +39,14 @@ impl Agent {
         };
         let meters = meters();
         let descriptors = Descriptors::new(1000);
-        let files = Files::open(&[granted], &limits, &descriptors, Arc::clone(&meters)).unwrap();
+        let files = Files::open(
+            &[granted],
+            &limits,
+            DiskUse::default(),
+            &descriptors,
+            Arc::clone(&meters),
+        )
+        .unwrap();
         Self {
             files,
             table: ResourceTable::new(),

@@ -11,7 +11,7 @@ mod outcomes;
 mod pausing;
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use skep_protocol::spec::OnFuelExhausted;
 use skep_protocol::{AgentId, Digest, Limits, Trap};
 
 use super::*;
-use crate::runner::{End, GuestEvent, GuestUsage, Task};
+use crate::runner::{DiskUse, End, GuestEvent, GuestUsage, Pipes, Task};
 use crate::stdio::{OutputReader, StdinWriter, output, stdin};
 
 /// Ten times and more what anything here takes, on a machine that is busy.
@@ -196,7 +196,7 @@ impl Ask {
             usize::try_from(self.limits.stdin_bytes).unwrap(),
             &self.stdin,
         );
-        let guest = runner.start(Launch {
+        let launch = Launch {
             id: AgentId::random(),
             name: "guest".to_owned(),
             program: Program::Component {
@@ -208,14 +208,18 @@ impl Ask {
             },
             args: self.args,
             env: self.env,
-            task: self.task,
+            task: Arc::new(self.task),
             limits: self.limits,
             on_fuel_exhausted: self.on_fuel_exhausted,
             dirs: self.dirs,
+            disk: DiskUse::default(),
+        };
+        let pipes = Pipes {
             stdin,
             stdout,
             stderr,
-        });
+        };
+        let guest = runner.start(launch, pipes);
         Started {
             guest,
             output,

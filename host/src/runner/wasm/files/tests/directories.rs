@@ -13,7 +13,15 @@ fn a_host_without_descriptors_grants_no_directories() {
         access: Access::Write,
     });
     let left = Descriptors::new(2);
-    let open = || Files::open(&granted, &Limits::default(), &left, meters());
+    let open = || {
+        Files::open(
+            &granted,
+            &Limits::default(),
+            DiskUse::default(),
+            &left,
+            meters(),
+        )
+    };
     let files = open().unwrap();
     let refusal = open().err().unwrap();
     assert_eq!(refusal.code, ErrorCode::Capacity);

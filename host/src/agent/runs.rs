@@ -1,0 +1,126 @@
+//! The runs of one agent, one after the other, until it ends for good. Each is
+//! the [`Driver`]'s; between two of them the agent waits, in the state `starting`,
+//! and keeps its slot.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_protocol::Outcome;
+use skep_protocol::info::{GaveUp, RestartInfo};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::between::{Between, between};
+use super::driver::{Driver, Recording, RunEnd};
+use super::restart::{Ended, Next, Restarts};
+use crate::clock;
+use crate::log::Recorder;
+use crate::runner::{Launch, Pipes, Runner};
+use crate::stdio::{StdinReader, output, stdin};
+
+/// What a run finds on its stdin.
+#[derive(Debug)]
+pub enum StdinSource {
+    /// These bytes, in every run anew.
+    Given(Vec<u8>),
+    /// What clients send. A run goes on with what those before it did not read.
+    Open(StdinReader),
+}
+
+/// All runs of an agent.
+#[derive(Debug)]
+pub struct Runs {
+    pub driver: Driver,
+    pub restarts: Restarts,
+    /// Set when the host starts no more runs: an agent that waits for one ends.
+    pub no_more_runs: CancellationToken,
+    pub stdin: StdinSource,
+    /// Writes the output of a run down; `run` and `ended` are set anew for each.
+    pub recorder: Recorder,
+}
+
+impl Runs {
+    /// Runs the agent until its last run is over, and tells how that ended; or how
+    /// it ended while it waited for the next.
+    pub async fn run(mut self, runner: Arc<dyn Runner>, launch: Launch) -> Outcome {
+        loop {
+            let begun = Instant::now();
+            let RunEnd { outcome, asked } = self.run_once(&*runner, launch.clone()).await;
+            if !self.restarts.rule().allows_any() {
+                return outcome;
+            }
+            let ended = Ended {
+                outcome: &outcome,
+                asked,
+                lasted: begun.elapsed(),
+            };
+            let next = match self.restarts.after(ended, Instant::now(), fastrand::f64()) {
+                Next::After(_) if self.no_more_runs.is_cancelled() => {
+                    Next::GiveUp(GaveUp::Draining)
+                }
+                next => next,
+            };
+            let mut told = RestartInfo {
+                last_outcome: outcome.clone(),
+                failures: self.restarts.failures(),
+                next_run_ms: None,
+                gave_up: None,
+            };
+            let publication = Arc::clone(&self.driver.publication);
+            let wait = match next {
+                Next::After(wait) => wait,
+                Next::End | Next::GiveUp(_) => {
+                    told.gave_up = match next {
+                        Next::GiveUp(why) => Some(why),
+                        Next::End | Next::After(_) => None,
+                    };
+                    publication.run_ended(told);
+                    return outcome;
+                }
+            };
+            told.next_run_ms = Some(clock::now_ms().saturating_add(milliseconds(wait)));
+            publication.run_ended(told);
+            let until = Instant::now() + wait;
+            let commands = &mut self.driver.commands;
+            match between(until, &publication, commands, &self.no_more_runs).await {
+                Between::Run => publication.next_run(),
+                Between::NoMore => {
+                    publication.gives_up(GaveUp::Draining);
+                    return outcome;
+                }
+                Between::Ended(outcome) => return outcome,
+            }
+        }
+    }
+
+    async fn run_once(&mut self, runner: &dyn Runner, launch: Launch) -> RunEnd {
+        let (stdout, stderr, output) = output();
+        let stdin = match &self.stdin {
+            StdinSource::Given(bytes) => stdin(0, bytes).1,
+            StdinSource::Open(reader) => reader.clone(),
+        };
+        let pipes = Pipes {
+            stdin,
+            stdout,
+            stderr,
+        };
+        let run = self.restarts.made();
+        let meter = &self.driver.publication.agent.meter;
+        meter.begin(run, output.counter());
+        let unthrottle = CancellationToken::new();
+        let recorder = Recorder {
+            run,
+            ended: unthrottle.clone(),
+            ..self.recorder.clone()
+        };
+        let recording = Recording {
+            recorder: tokio::spawn(recorder.run(output)),
+            unthrottle,
+        };
+        self.driver.run(runner, launch, pipes, recording).await
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
