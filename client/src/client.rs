@@ -7,8 +7,8 @@ use bytes::Bytes;
 use skep_protocol::codec::{decode_reply, encode_request};
 use skep_protocol::op::{
     CheckReply, ComponentCheck, ComponentInfo, ComponentList, ComponentPage, ComponentPut,
-    ComponentRemove, ComponentStat, ComponentSummary, Health, HostHealth, HostHello, HostInfo,
-    HostStats, Operation, PutReply, Stats,
+    ComponentRemove, ComponentStat, ComponentSummary, Health, HostDrain, HostHealth, HostHello,
+    HostInfo, HostStats, Operation, PutReply, Stats,
 };
 use skep_protocol::{Digest, RequestId};
 use skep_transport::{Connection, ConnectionConfig, ConnectionState, RequestError};
@@ -152,6 +152,20 @@ impl Client {
     /// See [`ClientError`].
     pub async fn stats(&self) -> Result<Stats> {
         self.call(&HostStats {}).await
+    }
+
+    /// Has the host take no more agents, waits until those it has have ended, or for
+    /// that time, and tells how many have not.
+    ///
+    /// # Errors
+    /// Refused with `invalid_argument` for more than an hour.
+    pub async fn drain(&self, within: Duration) -> Result<u64> {
+        let timeout_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let asked = HostDrain {
+            timeout_ms: Some(timeout_ms),
+        };
+        let patience = within.saturating_add(self.patience);
+        Ok(self.call_within(&asked, patience).await?.remaining)
     }
 
     /// Brings one chunk of a component; [`upload`](Self::upload) brings them all.

@@ -13,6 +13,7 @@ use crate::agent::spec::Rules;
 use crate::audit::Audit;
 use crate::components::Components;
 use crate::dispatch::wire_error;
+use crate::health::Vitals;
 use crate::log::{Logs, RecordCount};
 use crate::op::comeback::come_back;
 use crate::registry::{Registry, StateCounts};
@@ -55,6 +56,7 @@ pub struct Core {
     /// The record of requests, if one is kept.
     pub audit: Option<Audit>,
     pub records: RecordCount,
+    pub vitals: Vitals,
     /// Set when no more agents are taken and no agent is run again.
     pub draining: CancellationToken,
     /// Set when all agents are to end; then the former is, too.

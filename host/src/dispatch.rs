@@ -165,6 +165,7 @@ async fn execute(core: &Arc<Core>, id: RequestId, request: Request, asked: &mut 
         Request::HostHello(_) => granted(id, &op::host::hello(core)),
         Request::HostHealth(_) => granted(id, &op::host::health(core)),
         Request::HostStats(_) => granted(id, &op::host::stats(core)),
+        Request::HostDrain(body) => granted(id, &op::host::drain(core, &body).await?),
         Request::ComponentPut(body) => {
             let reply = op::component::put(core, body).await?;
             if reply.complete {

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use skep_protocol::op::AgentCounts;
 use skep_transport::Wire;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ pub mod components;
 pub mod config;
 pub mod core;
 pub mod dispatch;
+pub mod health;
 pub mod helper;
 pub mod log;
 pub mod op;
@@ -196,6 +198,7 @@ impl Host {
             tally: tally::Tally::default(),
             audit: audit.transpose()?,
             records: Arc::default(),
+            vitals: health::Vitals::default(),
             draining: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             drivers: TaskTracker::new(),
@@ -210,7 +213,18 @@ impl Host {
                 server::serve(core, wire.inbox, end).await;
             }
         });
+        // Of a host for one agent nobody asks how it is.
+        if purpose == Purpose::Serve {
+            let state_dir = config.state_dir.clone();
+            tokio::spawn(health::watch(Arc::clone(&core), state_dir, end.clone()));
+        }
         Ok(Self { core, end, server })
+    }
+
+    /// How many agents are in which state.
+    #[must_use]
+    pub fn agents(&self) -> AgentCounts {
+        self.core.counts.read()
     }
 
     /// Asks every agent to stop, waits for the grace, and ends: when it

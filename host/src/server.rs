@@ -22,8 +22,8 @@ use crate::core::Core;
 use crate::dispatch::{answer, internal, refuse};
 use crate::surplus::{Seen, Surplus};
 
-/// How many requests may wait for an agent's end at once (`agent.wait` and
-/// `agent.stop`), and how many of all others may be under way. One more is
+/// How many requests may wait for an agent's end at once (`agent.wait`,
+/// `agent.stop`, `host.drain`), and how many of all others may be under way. One more is
 /// refused with `rate_limited`. They are apart, so that clients who wait for an
 /// hour, and may be gone, cannot keep others from what ends soon.
 const WAITING: usize = 8192;
@@ -112,7 +112,7 @@ impl Nature {
     fn of(payload: &[u8]) -> Self {
         let op = Envelope::parse(payload).ok().map(|envelope| envelope.op);
         Self {
-            waits: matches!(op, Some(Op::AgentWait | Op::AgentStop)),
+            waits: matches!(op, Some(Op::AgentWait | Op::AgentStop | Op::HostDrain)),
             changes: op.is_some_and(Op::changes),
         }
     }

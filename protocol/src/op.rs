@@ -119,6 +119,7 @@ operations! {
     HostHello "host.hello" Reads HostHello => HostInfo;
     HostHealth "host.health" Reads HostHealth => Health;
     HostStats "host.stats" Reads HostStats => Stats;
+    HostDrain "host.drain" Reads HostDrain => DrainReply;
     ComponentPut "component.put" Reads ComponentPut => PutReply;
     ComponentStat "component.stat" Reads ComponentStat => ComponentInfo;
     ComponentCheck "component.check" Reads ComponentCheck => CheckReply;
@@ -138,9 +139,7 @@ operations! {
     AgentSubscribe "agent.subscribe" Reads AgentSubscribe => SubscribeReply;
     AgentForget "agent.forget" Changes AgentForget => Done;
     }
-    announced {
-        HostDrain "host.drain";
-    }
+    announced {}
 }
 
 macro_rules! bodies {
@@ -166,6 +165,16 @@ bodies! {
 
     /// Asks what the host has counted.
     HostStats {}
+
+    /// Has the host take no more agents, and waits until those it has have ended.
+    /// Those that wait for their turn still get it; none is run again. Asked again
+    /// it waits again.
+    HostDrain {
+        /// For how long to wait at most, in milliseconds (60,000; at most
+        /// 3,600,000).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_ms: Option<u64>,
+    }
 
     /// Brings a chunk of a component, at most 1 MiB; chunks may come in any
     /// order, more than once, and over several connections.

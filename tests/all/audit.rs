@@ -285,7 +285,12 @@ async fn a_disk_that_takes_no_lines_stops_nobody() {
         (!health.healthy).then_some(health.reasons)
     })
     .await;
-    assert!(reasons[0].contains("audit"), "{reasons:?}");
+    assert!(
+        reasons
+            .iter()
+            .any(|reason| reason.message.contains("audit")),
+        "{reasons:?}"
+    );
     std::fs::remove_file(state.join("audit/audit.jsonl")).unwrap();
     eventually("a host that has healed", || async {
         let health = client.health().await.unwrap();

@@ -1,8 +1,6 @@
 //! Envelopes and bodies that are MessagePack and still no requests: each is told
 //! which field is wrong.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use crate::protocol::{host, unharmed};
@@ -205,17 +203,5 @@ async fn wrong_fields_are_named() {
         assert_eq!(answer.code(), "invalid_argument", "{name}");
         assert_eq!(answer.details()["field"], "spec.name", "{name}");
     }
-    unharmed(host, raw).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operations_of_later_builds_are_told_from_unknown_ones() {
-    let (host, mut raw) = host().await;
-    let answer = raw.ask(request(&new_id(), "host.drain", json!({}))).await;
-    assert_eq!(answer.code(), "unsupported_feature");
-    assert_eq!(answer.details()["feature"], "host.drain");
-    let requests = host.client().await.stats().await.unwrap().requests;
-    let refused = BTreeMap::from([("unsupported_feature".to_owned(), 1)]);
-    assert_eq!(requests["host.drain"], refused);
     unharmed(host, raw).await;
 }

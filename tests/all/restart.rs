@@ -174,6 +174,8 @@ async fn a_second_sigterm_ends_the_host_at_once() {
     host.terminate();
     let status = host.ended().await;
     assert_eq!(status.code(), Some(143), "{status}");
+    let log = host.log();
+    assert!(log.contains("1 agents have 10 m 0 s to stop"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 //! output, however many runs.
 
 use skep_client::protocol::info::GaveUp;
+use skep_client::protocol::op::HealthCode;
 use skep_client::protocol::spec::{Restart, RestartPolicy, Stdin};
 use skep_client::protocol::{AgentId, AgentInfo, AgentSpec, AgentState, ErrorCode, Outcome};
 use skep_client::{Client, WatchEvent};
@@ -47,6 +48,15 @@ async fn between_runs(client: &Client, agent: AgentId) -> AgentInfo {
         next.map(|_| info)
     })
     .await
+}
+
+/// What is the matter with a host, but for what the machine does to it.
+async fn matter(client: &Client) -> Vec<HealthCode> {
+    let reasons = client.health().await.unwrap().reasons;
+    let codes = reasons.iter().map(|reason| reason.code);
+    codes
+        .filter(|code| !matches!(code, HealthCode::EventLoopLate | HealthCode::DiskLow))
+        .collect()
 }
 
 fn runs(records: &[skep_client::protocol::event::LogRecord]) -> Vec<(u64, String)> {
@@ -360,4 +370,84 @@ async fn the_command_tells_of_runs_and_ends_with_the_last() {
     ] {
         assert!(ran.stderr.contains(told), "{}", ran.stderr);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_lets_all_end_and_takes_no_more() {
+    let host = TestHost::with(|config| config.capacity.max_agents = 2).await;
+    let client = host.client().await;
+    let waits = with(probe(&["exit", "1"]), later(RestartPolicy::Always));
+    let waits = client.spawn(waits, None).await.unwrap().id;
+    between_runs(&client, waits).await;
+    let runs = with(probe(&["until-stop"]), again(RestartPolicy::Always, None));
+    let runs = client.spawn(runs, None).await.unwrap().id;
+    written(&client, runs, 1).await;
+    let queued = client.spawn(probe(&["lines", "1"]), None).await.unwrap();
+    assert_eq!(queued.state, AgentState::Queued);
+    assert_eq!(matter(&client).await, []);
+
+    // Several may ask, and none of them for ever.
+    let within = std::time::Duration::from_millis(50);
+    let (first, second) = tokio::join!(client.drain(within), client.drain(within));
+    assert!((1..=3).contains(&first.unwrap()) && second.unwrap() >= 1);
+    refused(
+        client.spawn(probe(&["lines", "1"]), None).await,
+        ErrorCode::ShuttingDown,
+    );
+    assert!(!client.health().await.unwrap().healthy);
+    assert_eq!(matter(&client).await, [HealthCode::Draining]);
+
+    // Who waited for its next run has none; who waited for its turn gets it.
+    let ended = end_of(&client, waits).await;
+    assert_eq!(ended.outcome, Outcome::Exited { code: 1 });
+    assert_eq!(ended.info.restart.unwrap().gave_up, Some(GaveUp::Draining));
+    let ended = end_of(&client, queued.id).await;
+    assert_eq!(ended.outcome, Outcome::Exited { code: 0 });
+
+    let draining = tokio::spawn({
+        let client = client.clone();
+        async move { client.drain(skep_tests::DEADLINE).await }
+    });
+    client.stop(runs, None).await.unwrap();
+    assert_eq!(soon("the drain", draining).await.unwrap().unwrap(), 0);
+    refused(
+        client.drain(std::time::Duration::from_secs(3601)).await,
+        ErrorCode::InvalidArgument,
+    );
+    let control = host.control().to_string();
+    let ran = skep(&["drain", "--host", &control]).await;
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (Some(0), "all agents have ended\n")
+    );
+    let ran = skep(&["health", "--host", &control]).await;
+    assert_eq!(ran.code, Some(1), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("takes no more agents"),
+        "{}",
+        ran.stdout
+    );
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_is_told_by_health() {
+    let host = TestHost::with(|config| {
+        config.capacity.max_agents = 1;
+        config.capacity.max_queued = 1;
+    })
+    .await;
+    let client = host.client().await;
+    let runs = client
+        .spawn(probe(&["sleep", "600000"]), None)
+        .await
+        .unwrap()
+        .id;
+    assert_eq!(matter(&client).await, []);
+    let waits = client.spawn(probe(&["lines", "1"]), None).await.unwrap().id;
+    assert_eq!(matter(&client).await, [HealthCode::QueueFull]);
+    client.kill(runs).await.unwrap();
+    end_of(&client, waits).await;
+    assert_eq!(matter(&client).await, []);
+    host.end().await;
 }

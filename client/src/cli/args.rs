@@ -78,6 +78,8 @@ pub(super) enum Command {
     Rm(RmArgs),
     /// Tell how a host is; exits with 1 if it is not well
     Health,
+    /// Have a host take no more agents, and wait for those it has; exits with 1 if some remain
+    Drain(DrainArgs),
     /// Tell what a host has counted
     Stats,
     /// Make components of a cargo package or workspace
@@ -267,6 +269,13 @@ pub(super) struct PsArgs {
     /// Only those that bear this label
     #[arg(long, value_name = "K=V", value_parser = spec::parse_label)]
     pub(super) label: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    /// How long to wait for them, such as 60s; at most an hour
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+    pub(super) timeout: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -1,9 +1,11 @@
-//! `skep health` and `skep stats`.
+//! `skep health`, `skep drain` and `skep stats`.
 
 use std::time::Duration;
 
+use serde_json::json;
 use skep_client::protocol::op::Stats;
 
+use super::args::DrainArgs;
 use super::{Context, Outcome, exit, print, text};
 
 /// `skep health`
@@ -30,11 +32,28 @@ pub(super) async fn health(context: &Context) -> Outcome {
         );
         for reason in &health.reasons {
             line.push_str("\n  ");
-            line.push_str(&text::clean(reason));
+            line.push_str(&text::clean(&reason.message));
         }
         print::line(&line)?;
     }
     Ok(if health.healthy { 0 } else { exit::NO })
+}
+
+/// `skep drain`
+pub(super) async fn drain(context: &Context, args: &DrainArgs) -> Outcome {
+    let client = context.client().await?;
+    let remaining = client.drain(args.timeout).await?;
+    if context.json {
+        print::json(&json!({"remaining": remaining}))?;
+    } else if remaining == 0 {
+        print::line("all agents have ended")?;
+    } else {
+        let remaining = text::count(remaining);
+        print::line(&format!(
+            "{remaining} agents have not ended: wait on, or end the host"
+        ))?;
+    }
+    Ok(if remaining == 0 { 0 } else { exit::NO })
 }
 
 /// `skep stats`

@@ -148,6 +148,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Components => alone(components::list(context)),
         Command::Rm(args) => alone(components::remove(context, &args)),
         Command::Health => alone(host::health(context)),
+        Command::Drain(args) => alone(host::drain(context, &args)),
         Command::Stats => alone(host::stats(context)),
         Command::Build(args) => build::build(context, &args),
         Command::Completions { shell } => {

@@ -11,7 +11,7 @@ use super::args::ServeArgs;
 use super::failure::Failure;
 use super::settings::Settings;
 use super::signals::Signals;
-use super::{Context, Outcome, exit, logging, print};
+use super::{Context, Outcome, exit, logging, print, text};
 
 pub(super) fn serve(context: &Context, args: &ServeArgs) -> Outcome {
     let settings = Settings::load(args, std::env::vars_os()).map_err(Failure::of_skep)?;
@@ -50,15 +50,31 @@ async fn host(context: &Context, config: &Config) -> Outcome {
     announce(context, config, &endpoints);
 
     signals.next().await;
-    tracing::info!("ending all agents; a second signal ends the host at once");
+    tell_end(config, host.agents().all());
     let ending = async {
         host.shutdown().await;
         sockets.close().await;
     };
     tokio::select! {
         () = ending => Ok(0),
-        signal = signals.next() => Ok(exit::of_signal(signal)),
+        // What runs in this process goes with it, and native agents' shims see it go.
+        signal = signals.next() => {
+            eprintln!("skep: ending at once");
+            Ok(exit::of_signal(signal))
+        }
     }
+}
+
+fn tell_end(config: &Config, agents: u64) {
+    if agents == 0 {
+        eprintln!("skep: ending");
+        return;
+    }
+    let grace = text::duration(config.grace);
+    eprintln!(
+        "skep: ending: {} agents have {grace} to stop; a second signal ends the host at once",
+        text::count(agents)
+    );
 }
 
 fn announce(context: &Context, config: &Config, endpoints: &Endpoints) {

@@ -202,6 +202,13 @@ impl<W> Ledger<W> {
         self.queue.position(ticket)
     }
 
+    /// Whether as many wait as may, and some do.
+    #[must_use]
+    pub fn queue_is_full(&self) -> bool {
+        !self.queue.is_empty()
+            && (self.queue.len() >= self.bounds.max_queued || self.queued_bytes >= QUEUED_BYTES)
+    }
+
     /// Agents that are not ended and do not wait.
     #[must_use]
     pub fn running(&self) -> usize {

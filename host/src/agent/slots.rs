@@ -102,6 +102,12 @@ impl Slots {
         }
     }
 
+    /// Whether one more that would have to wait is refused.
+    #[must_use]
+    pub fn queue_is_full(&self) -> bool {
+        self.state().ledger.queue_is_full()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

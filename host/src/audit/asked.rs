@@ -172,6 +172,7 @@ impl About {
             Request::HostHello(_)
             | Request::HostHealth(_)
             | Request::HostStats(_)
+            | Request::HostDrain(_)
             | Request::ComponentList(_)
             | Request::AgentList(_)
             | Request::Unsupported(_) => Self::Nothing {},

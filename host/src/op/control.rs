@@ -18,7 +18,7 @@ use crate::core::Core;
 /// The longest time that a request may name, in milliseconds: an hour.
 const MAX_WAIT_MS: u64 = 3_600_000;
 
-fn duration(field: &'static str, ms: u64) -> Result<Duration, Error> {
+pub(super) fn duration(field: &'static str, ms: u64) -> Result<Duration, Error> {
     if ms > MAX_WAIT_MS {
         let message = format!("{ms} ms is more than {MAX_WAIT_MS}: ask again when that is over");
         return Err(Error::Invalid { field, message });

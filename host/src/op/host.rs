@@ -1,10 +1,19 @@
-//! `host.hello`, `host.health`, `host.stats`.
+//! `host.hello`, `host.health`, `host.stats`, `host.drain`.
 
-use skep_protocol::op::{Health, HostInfo, Stats, TransportCounts};
+use skep_protocol::op::{
+    DrainReply, Health, HealthCode, HealthReason, HostDrain, HostInfo, Stats, TransportCounts,
+};
 use skep_protocol::{RunnerKind, VERSION};
 
+use tokio::time::Instant;
+
+use super::Error;
+use super::control::duration;
 use crate::audit::Audit;
 use crate::core::Core;
+
+/// How long a drain waits if it does not say, in milliseconds.
+const DRAIN_MS: u64 = 60_000;
 
 #[must_use]
 pub fn hello(core: &Core) -> HostInfo {
@@ -28,15 +37,34 @@ pub fn hello(core: &Core) -> HostInfo {
 /// Costs a few counters, however many agents there are.
 #[must_use]
 pub fn health(core: &Core) -> Health {
-    let mut reasons = Vec::new();
+    let mut reasons = core.vitals.reasons(Instant::now());
+    let mut because = |code, message: &str| {
+        let message = message.to_owned();
+        reasons.push(HealthReason { code, message });
+    };
     if core.shutdown.is_cancelled() {
-        reasons.push("the host is shutting down".to_owned());
+        because(HealthCode::ShuttingDown, "the host is shutting down");
+    } else if core.draining.is_cancelled() {
+        because(
+            HealthCode::Draining,
+            "the host takes no more agents and waits for those it has",
+        );
+    }
+    if core.slots.queue_is_full() {
+        because(
+            HealthCode::QueueFull,
+            "as many agents wait for their turn as may",
+        );
     }
     if let Some(trouble) = core.store.trouble() {
-        reasons.push(format!("the store cannot be written to: {trouble}"));
+        let message = format!("the store cannot be written to: {trouble}");
+        because(HealthCode::Storage, &message);
     }
     if core.audit.as_ref().is_some_and(Audit::is_failing) {
-        reasons.push("the audit record cannot be written; the host's log says why".to_owned());
+        because(
+            HealthCode::Storage,
+            "the audit record cannot be written; the host's log says why",
+        );
     }
     Health {
         healthy: reasons.is_empty(),
@@ -67,4 +95,17 @@ pub fn stats(core: &Core) -> Stats {
         compile_hits: core.wasm.compile_hits(),
         compile_misses: core.wasm.compile_misses(),
     }
+}
+
+/// Takes no more agents from now on, whatever the answer, and answers when all have
+/// ended or the time is over.
+pub async fn drain(core: &Core, body: &HostDrain) -> Result<DrainReply, Error> {
+    let timeout = duration("timeout_ms", body.timeout_ms.unwrap_or(DRAIN_MS))?;
+    core.draining.cancel();
+    core.drivers.close();
+    // What remains is counted below.
+    let _ = tokio::time::timeout(timeout, core.drivers.wait()).await;
+    Ok(DrainReply {
+        remaining: core.counts.read().all(),
+    })
 }

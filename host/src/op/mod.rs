@@ -57,7 +57,7 @@ pub enum Error {
     NativeOff,
     #[error(transparent)]
     Program(#[from] ProgramRefused),
-    #[error("the host is shutting down: spawn on another, or later")]
+    #[error("the host takes no more agents, since it is to end: spawn on another, or later")]
     ShuttingDown,
     #[error("the host cannot make a scratch directory for the agent; its log says why")]
     Storage(#[source] std::io::Error),

@@ -95,6 +95,10 @@ pub async fn prepare(core: &Arc<Core>, body: AgentSpawn) -> Result<Prepared, Err
         return Err(Error::ShuttingDown);
     }
     let (admissible, born) = consider_new(core, body.spec).await?;
+    // It may have come to that while a component was looked at.
+    if core.draining.is_cancelled() {
+        return Err(Error::ShuttingDown);
+    }
     let applicant = applicant(&admissible);
     let place = match body.when_full.unwrap_or(WhenFull::Queue) {
         WhenFull::Queue => core.slots.take_or_wait(applicant)?,

@@ -49,7 +49,7 @@ replies! {
 
     /// How a host is.
     Health {
-        /// Whether it takes spawns.
+        /// Whether there is nothing to say against it.
         healthy: bool,
         /// For how long it has been up, in milliseconds.
         uptime_ms: u64,
@@ -58,7 +58,13 @@ replies! {
         /// How many agents are in which state.
         agents: AgentCounts,
         /// Why it is not healthy.
-        reasons: Vec<String>,
+        reasons: Vec<HealthReason>,
+    }
+
+    /// A host takes no more agents.
+    DrainReply {
+        /// How many of its agents have not ended.
+        remaining: u64,
     }
 
     /// What a host has counted since its start.
@@ -207,6 +213,38 @@ replies! {
     }
 }
 
+/// Why a host is not well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthReason {
+    /// For programs.
+    pub code: HealthCode,
+    /// For people.
+    pub message: String,
+}
+
+/// What may be the matter with a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthCode {
+    /// It takes no more agents and waits for those it has.
+    Draining,
+    /// It ends.
+    ShuttingDown,
+    /// As many agents wait for their turn as may.
+    QueueFull,
+    /// The disk of its state directory is almost full.
+    DiskLow,
+    /// It cannot write its state down.
+    Storage,
+    /// It does not get to its work in time.
+    EventLoopLate,
+    /// It dropped events of late.
+    EventsDropped,
+    /// A host of a later version says so.
+    #[serde(other)]
+    Other,
+}
+
 /// Whether a component gets what it imports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -251,6 +289,21 @@ pub struct AgentCounts {
     pub running: u64,
     pub paused: u64,
     pub stopping: u64,
+}
+
+impl AgentCounts {
+    /// How many have not ended.
+    #[must_use]
+    pub const fn all(&self) -> u64 {
+        let Self {
+            queued,
+            starting,
+            running,
+            paused,
+            stopping,
+        } = *self;
+        queued + starting + running + paused + stopping
+    }
 }
 
 /// What went over the sockets.

@@ -6,9 +6,9 @@ use skep_protocol::op::{
     AgentCounts, AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPage, AgentReply,
     AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, CheckReply, ComponentCheck,
     ComponentInfo, ComponentList, ComponentNeeds, ComponentPage, ComponentPut, ComponentRemove,
-    ComponentStat, ComponentSummary, Done, Health, HostHealth, HostHello, HostInfo, HostStats,
-    ImportInfo, ImportStatus, OutputReply, PutReply, SeqRange, Stats, StdinReply, SubscribeReply,
-    TransportCounts, WaitReply,
+    ComponentStat, ComponentSummary, Done, DrainReply, Health, HealthCode, HealthReason, HostDrain,
+    HostHealth, HostHello, HostInfo, HostStats, ImportInfo, ImportStatus, OutputReply, PutReply,
+    SeqRange, Stats, StdinReply, SubscribeReply, TransportCounts, WaitReply,
 };
 use skep_protocol::{AgentInfo, AgentState, ErrorCode, Limits, Outcome, RunnerKind, WireError};
 
@@ -49,7 +49,16 @@ fn host() -> Vec<Sample> {
         uptime_ms: 86_400_000,
         protocol: 1,
         agents: counts(),
-        reasons: vec!["the host is shutting down".to_owned()],
+        reasons: vec![
+            HealthReason {
+                code: HealthCode::ShuttingDown,
+                message: "the host is shutting down".to_owned(),
+            },
+            HealthReason {
+                code: HealthCode::DiskLow,
+                message: "the disk has 1000 bytes left".to_owned(),
+            },
+        ],
     };
     let of = |pairs: &[(&str, u64)]| -> BTreeMap<String, u64> {
         pairs
@@ -90,6 +99,7 @@ fn host() -> Vec<Sample> {
         reply::<HostHello>("-without-events", without_events),
         reply::<HostHealth>("", health),
         reply::<HostStats>("", stats),
+        reply::<HostDrain>("", DrainReply { remaining: 2 }),
     ]
 }
 

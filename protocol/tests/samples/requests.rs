@@ -6,8 +6,8 @@ use skep_protocol::event::Stream;
 use skep_protocol::op::{
     AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPause, AgentRefuel, AgentResume,
     AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, ComponentCheck, ComponentList,
-    ComponentPut, ComponentRemove, ComponentStat, HostHealth, HostHello, HostStats, Request,
-    WhenFull,
+    ComponentPut, ComponentRemove, ComponentStat, HostDrain, HostHealth, HostHello, HostStats,
+    Request, WhenFull,
 };
 
 use super::parts::{agent, digest, full_spec, minimal_spec, native_spec, texts};
@@ -79,6 +79,13 @@ pub(super) fn all() -> Vec<Sample> {
         request("", HostHello {}, Request::HostHello),
         request("", HostHealth {}, Request::HostHealth),
         request("", HostStats {}, Request::HostStats),
+        request(
+            "",
+            HostDrain {
+                timeout_ms: Some(30_000),
+            },
+            Request::HostDrain,
+        ),
         request("", put, Request::ComponentPut),
         request("", ComponentStat { digest }, Request::ComponentStat),
         request("", check, Request::ComponentCheck),
