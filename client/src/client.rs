@@ -171,7 +171,7 @@ impl Client {
     /// Brings one chunk of a component; [`upload`](Self::upload) brings them all.
     ///
     /// # Errors
-    /// Refused with `digest_mismatch`, `invalid_component` or `too_large`.
+    /// Refused with `digest_mismatch`, `too_large` or `compile_limit`.
     pub async fn put_component(&self, chunk: &ComponentPut) -> Result<PutReply> {
         self.call(chunk).await
     }

@@ -32,6 +32,7 @@ mod absence;
 mod agents;
 mod client;
 mod error;
+mod files;
 mod follow;
 mod seek;
 mod upload;

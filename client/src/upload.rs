@@ -1,4 +1,4 @@
-//! Uploads of whole components: in chunks, from where the last one broke off.
+//! Uploads of whole components, and of bytes that are to be inputs: in chunks, from where the last one broke off.
 
 use serde_bytes::ByteBuf;
 use skep_protocol::op::ComponentPut;
@@ -7,11 +7,12 @@ use skep_protocol::{Digest, ErrorCode, MAX_CHUNK};
 use crate::{Client, ClientError, Result};
 
 impl Client {
-    /// Makes sure that the host has a component, and returns its digest. What
-    /// the host has already is not sent again, be it the whole or its beginning.
+    /// Makes sure that the host has a component or an input, and returns its
+    /// digest. What the host has already is not sent again, be it the whole or
+    /// its beginning. Whether a component can run is told by a check or a spawn.
     ///
     /// # Errors
-    /// Refused with `invalid_component` or `too_large`.
+    /// Refused with `too_large`, `compile_limit` or `storage_unavailable`.
     pub async fn upload(&self, component: &[u8]) -> Result<Digest> {
         let digest = Digest::of(component);
         match self.stat_component(digest).await {

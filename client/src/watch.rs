@@ -372,6 +372,7 @@ fn of_info(info: &AgentInfo) -> StatusEvent {
         state: info.state,
         outcome: info.outcome.clone(),
         restart: info.restart.clone(),
+        receipt: info.receipt.clone().map(Box::new),
         usage: info.usage,
         last_seq: info.next_seq.checked_sub(1),
         time_ms: (info.exited_ms.or(info.started_ms)).unwrap_or(info.created_ms),

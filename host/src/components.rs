@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use skep_protocol::{Digest, MAX_CHUNK};
 
-use crate::runner::wasm::Facts;
+use crate::runner::wasm::{Facts, Kind};
 use crate::store::{KeptComponent, KeptUpload};
 
 /// An upload that nobody went on with for this long makes room for others.
@@ -22,7 +22,7 @@ const MAX_UPLOADS: usize = 64;
 /// In how many pieces an upload may lie: 64 MiB in pieces of 16 KiB.
 const MAX_PIECES: usize = 4096;
 
-/// A whole component.
+/// A whole component, or other bytes that were put.
 #[derive(Debug)]
 pub struct Component {
     pub digest: Digest,
@@ -376,6 +376,11 @@ impl Components {
         let used = state.uses;
         if let Some(held) = state.whole.get_mut(&component.digest) {
             held.used = used;
+            // What could run nowhere can, since this host was built or set up
+            // otherwise. The bytes are the same, and there once.
+            if held.component.facts.kind == Kind::Blob && component.facts.kind != Kind::Blob {
+                held.component = Arc::new(component);
+            }
             return Ok(Arc::clone(&held.component));
         }
         let size = component.size as u64;

@@ -90,6 +90,9 @@ pub struct Capacity {
     /// Bytes of the output of all agents, on disk; then the oldest ended agent
     /// is forgotten.
     pub history_bytes: u64,
+    /// Bytes of what ended agents left in their scratch; then what the one that
+    /// ended first left is removed first.
+    pub kept_files_bytes: u64,
     /// Bytes of components that were put.
     pub components_bytes: u64,
     /// Components that are checked, and that are compiled, at a time; half as
@@ -113,6 +116,7 @@ impl Default for Capacity {
             memory_overcommit: 8,
             max_ended: 10_000,
             history_bytes: GIB,
+            kept_files_bytes: GIB,
             components_bytes: GIB,
             compile_workers: std::thread::available_parallelism().map_or(1, usize::from),
             compile_time: Duration::from_secs(15),
@@ -208,6 +212,8 @@ impl Config {
                 max_agents: 16,
                 max_queued: 16,
                 max_ended: 16,
+                // One agent, of a person to whom the disk belongs.
+                kept_files_bytes: MAX_NUMBER,
                 components_bytes: 512 * MIB,
                 ..Capacity::default()
             },
@@ -348,6 +354,11 @@ fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
             })?,
         max_ended: count("max_ended", raw.max_ended, default.max_ended)?,
         history_bytes: bytes("history_bytes", raw.history_bytes, default.history_bytes)?,
+        kept_files_bytes: bytes(
+            "kept_files_bytes",
+            raw.kept_files_bytes,
+            default.kept_files_bytes,
+        )?,
         components_bytes: bytes(
             "components_bytes",
             raw.components_bytes,

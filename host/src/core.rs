@@ -14,6 +14,7 @@ use crate::audit::Audit;
 use crate::components::Components;
 use crate::dispatch::wire_error;
 use crate::health::Vitals;
+use crate::kept::Kept;
 use crate::log::{Logs, RecordCount};
 use crate::op::comeback::come_back;
 use crate::registry::{Registry, StateCounts};
@@ -38,6 +39,9 @@ pub struct Core {
     pub started: Instant,
     pub rules: Rules,
     pub scratch_root: PathBuf,
+    pub inputs_root: PathBuf,
+    /// What agents left in their scratch.
+    pub kept: Arc<Kept>,
     /// How long agents have to end when the host shuts down.
     pub grace: Duration,
     pub slots: Arc<Slots>,

@@ -193,6 +193,8 @@ async fn execute(core: &Arc<Core>, id: RequestId, request: Request, asked: &mut 
         Request::AgentWait(body) => granted(id, &op::control::wait(core, &body).await?),
         Request::AgentStdin(body) => granted(id, &op::control::stdin(core, &body).await?),
         Request::AgentOutput(body) => granted(id, &op::output::output(core, &body).await?),
+        Request::AgentFiles(body) => granted(id, &op::files::files(core, body).await?),
+        Request::AgentFile(body) => granted(id, &op::files::file(core, body).await?),
         Request::AgentSubscribe(body) => granted(id, &op::output::subscribe(core, &body).await?),
         Request::AgentForget(body) => granted(id, &op::agents::forget(core, body.agent).await?),
         Request::Unsupported(op) => Err(Error::Unsupported(op.as_str())),
@@ -239,7 +241,20 @@ pub(crate) fn wire_error(error: &Error) -> WireError {
     };
     let none = ErrorDetails::default;
     match error {
-        Error::NoAgent(_) | Error::NoComponent(_) => of(ErrorCode::NotFound, none()),
+        Error::NoAgent(_) | Error::NoComponent(_) | Error::NoFiles(_) => {
+            of(ErrorCode::NotFound, none())
+        }
+        Error::NoInput { .. } => WireError::of_field(ErrorCode::NotFound, "spec.inputs", message),
+        Error::NoPath { .. } => WireError::of_field(ErrorCode::NotFound, "path", message),
+        Error::InputsTooLarge { needed, limit } => of(
+            ErrorCode::LimitTooSmall,
+            ErrorDetails {
+                limit: Some("disk_bytes".to_owned()),
+                asked: Some(*limit),
+                needed: Some(*needed),
+                ..none()
+            },
+        ),
         Error::WrongState { state, .. } => of(
             ErrorCode::WrongState,
             ErrorDetails {
@@ -308,7 +323,7 @@ pub(crate) fn wire_error(error: &Error) -> WireError {
         Error::NativeOff => WireError::of_field(ErrorCode::Denied, "spec.runner", message),
         Error::Program(refused) => WireError::of_field(refused.code(), refused.field(), message),
         Error::ShuttingDown => of(ErrorCode::ShuttingDown, none()),
-        Error::Storage(_) | Error::Log(_) | Error::Unavailable(_) => {
+        Error::Storage(_) | Error::Log(_) | Error::Files(_) | Error::Unavailable(_) => {
             of(ErrorCode::StorageUnavailable, none())
         }
         Error::Internal(what) => of(

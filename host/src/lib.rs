@@ -9,11 +9,12 @@
 //!
 //! Which module may know which is told in ARCHITECTURE.md.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use skep_protocol::AgentId;
 use skep_protocol::op::AgentCounts;
 use skep_transport::Wire;
 use tokio::task::JoinHandle;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 pub mod agent;
 pub mod audit;
+pub mod below;
 pub mod clock;
 pub mod components;
 pub mod config;
@@ -29,6 +31,8 @@ pub mod core;
 pub mod dispatch;
 pub mod health;
 pub mod helper;
+pub mod inputs;
+pub mod kept;
 pub mod log;
 pub mod op;
 pub mod past;
@@ -157,11 +161,14 @@ impl Host {
         });
         let native = native.transpose()?.map(Arc::new);
         let scratch_root = config.state_dir.join("scratch");
+        let inputs_root = config.state_dir.join("inputs");
+        let kept = kept::Kept::new(capacity.kept_files_bytes);
         let history = log::Budget::new(capacity.history_bytes);
         let State {
             store,
             recovered,
             logs,
+            left,
         } = state(config, purpose, &history)?;
         let past = past::Past::new(store.clone(), logs.clone(), Arc::clone(&history));
         let audit = config.audit.map(|bounds| {
@@ -179,13 +186,21 @@ impl Host {
                 cache_dir: config.cache_dir.clone(),
             },
             scratch_root,
+            inputs_root,
+            kept: Arc::clone(&kept),
             grace: config.grace,
             slots: Slots::new(Bounds {
                 max_agents: capacity.max_agents,
                 max_queued: capacity.max_queued,
                 memory_bytes: capacity.limits_bytes(),
             }),
-            registry: registry::Registry::new(capacity.max_ended, history, past, store.clone()),
+            registry: registry::Registry::new(
+                capacity.max_ended,
+                history,
+                past,
+                store.clone(),
+                Arc::clone(&kept),
+            ),
             counts: Arc::default(),
             components: components::Components::new(capacity.components_bytes),
             logs,
@@ -210,6 +225,10 @@ impl Host {
             async move {
                 // Before any newcomer, and before anybody asks for them.
                 core.take_up(recovered).await;
+                tokio::task::spawn_blocking({
+                    let core = Arc::clone(&core);
+                    move || keep_again(&core, left)
+                });
                 server::serve(core, wire.inbox, end).await;
             }
         });
@@ -267,6 +286,9 @@ struct State {
     store: store::Store,
     recovered: store::Recovered,
     logs: log::Logs,
+    /// What agents of a host before left in their scratch, in the order in which
+    /// they ended.
+    left: Vec<(AgentId, scratch::Scratch)>,
 }
 
 /// Claims the state directory and opens what is in it. A host that runs one
@@ -284,35 +306,70 @@ fn state(
                 store: store::Store::absent(),
                 recovered: store::Recovered::default(),
                 logs: log::Logs::in_memory(budget),
+                left: Vec::new(),
             });
         }
     }
     let dir = &config.state_dir;
     let claim = state_dir::Claim::new(dir)?;
     let (store, recovered) = store::Store::open(dir, claim)?;
-    sweep_scratch(&dir.join("scratch"));
+    let left = sweep(dir, &recovered);
     let logs = logs(&dir.join("logs"), &recovered, budget)?;
     Ok(State {
         store,
         recovered,
         logs,
+        left,
     })
 }
 
-/// Removes in the background what agents of an earlier host left. A host that
-/// cannot still runs agents without a scratch directory.
-fn sweep_scratch(root: &Path) {
-    match scratch::left_behind(root) {
-        Ok(left) if left.is_empty() => {}
-        Ok(left) => {
-            tracing::info!(
-                count = left.len(),
-                "removing what agents of an earlier host left"
-            );
-            tokio::task::spawn_blocking(move || drop(left));
+/// Finds the scratch directories of agents that can still be asked for theirs,
+/// and removes all other directories of agents in the background. A host that
+/// cannot still runs agents without any.
+fn sweep(dir: &Path, recovered: &store::Recovered) -> Vec<(AgentId, scratch::Scratch)> {
+    use store::Comeback::{Ended, Lost, Queued};
+    let ended = recovered.agents.iter().filter_map(|agent| match agent {
+        Ended(ended) => Some(ended.id),
+        Lost(left) => Some(left.id),
+        // It begins anew.
+        Queued(_) => None,
+    });
+    let ended: Vec<AgentId> = ended.collect();
+    let known: HashSet<_> = ended.iter().copied().collect();
+    let none = HashSet::new();
+    let mut there = HashMap::new();
+    for (root, known) in [("scratch", &known), ("inputs", &none)] {
+        let root = dir.join(root);
+        match scratch::left_behind(&root, known) {
+            Ok(found) => {
+                there.extend(found.known);
+                if !found.orphans.is_empty() {
+                    tracing::info!(
+                        count = found.orphans.len(), root = %root.display(),
+                        "removing what agents of an earlier host left"
+                    );
+                    tokio::task::spawn_blocking(move || drop(found.orphans));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, root = %root.display(), "directories of agents cannot be made");
+            }
         }
-        Err(error) => {
-            tracing::warn!(%error, root = %root.display(), "scratch directories cannot be made");
+    }
+    ended
+        .into_iter()
+        .filter_map(|agent| there.remove_entry(&agent))
+        .collect()
+}
+
+/// Keeps what agents of a host before left, as far as there is room. It takes a
+/// walk over all of it, in which requests are answered.
+fn keep_again(core: &Core, left: Vec<(AgentId, scratch::Scratch)>) {
+    for (agent, scratch) in left {
+        core.kept.keep(agent, scratch);
+        // It may have been forgotten meanwhile.
+        if !core.registry.past.has(&agent) {
+            core.kept.forget(&agent);
         }
     }
 }

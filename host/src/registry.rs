@@ -10,6 +10,7 @@ use skep_protocol::op::AgentCounts;
 use skep_protocol::{AgentId, AgentState};
 
 use crate::agent::handle::Handle;
+use crate::kept::Kept;
 use crate::log::Budget;
 use crate::past::Past;
 use crate::store::{Change, EndedBefore, Known, Store, Unavailable};
@@ -29,11 +30,18 @@ pub struct Registry {
     max_ended: usize,
     history: Arc<Budget>,
     store: Store,
+    kept: Arc<Kept>,
 }
 
 impl Registry {
     #[must_use]
-    pub fn new(max_ended: usize, history: Arc<Budget>, past: Past, store: Store) -> Self {
+    pub fn new(
+        max_ended: usize,
+        history: Arc<Budget>,
+        past: Past,
+        store: Store,
+        kept: Arc<Kept>,
+    ) -> Self {
         Self {
             agents: DashMap::new(),
             past,
@@ -41,6 +49,7 @@ impl Registry {
             max_ended,
             history,
             store,
+            kept,
         }
     }
 
@@ -72,6 +81,7 @@ impl Registry {
     }
 
     fn remove(&self, id: &AgentId) {
+        self.kept.forget(id);
         match self.agents.remove(id) {
             Some((_, handle)) => handle.history.forget(),
             None => {

@@ -1,7 +1,8 @@
-//! An agent's private writable directory: made before it starts, removed with
-//! all that is in it when it ends. What a host that was killed left behind is
-//! removed by the next one.
+//! A private directory of an agent: made before it starts, and removed with all
+//! that is in it. What an earlier host left of agents that nobody knows any more
+//! is removed by the next one.
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -9,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use skep_protocol::AgentId;
 
-/// A scratch directory that is removed on drop. Removing costs as much as the
-/// agent put there: drop it where that may block.
+/// A directory that is removed on drop. Removing costs as much as the agent put
+/// there: drop it where that may block.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
+    stays: bool,
 }
 
 impl Scratch {
@@ -25,7 +27,30 @@ impl Scratch {
         make_root(root)?;
         let path = root.join(agent.to_string());
         DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self { path })
+        Ok(Self::found(path))
+    }
+
+    /// One that is there already.
+    #[must_use]
+    pub const fn found(path: PathBuf) -> Self {
+        Self { path, stays: false }
+    }
+
+    /// Gives it another name, under which no agent's is looked for.
+    ///
+    /// # Errors
+    /// Those of the file system; then it is removed.
+    pub fn set_aside(mut self) -> io::Result<Self> {
+        let name = format!("{ASIDE}{}", uuid::Uuid::new_v4());
+        let aside = self.path.with_file_name(name);
+        std::fs::rename(&self.path, &aside)?;
+        self.path = aside;
+        Ok(self)
+    }
+
+    /// Lets it lie there.
+    pub fn leave(mut self) {
+        self.stays = true;
     }
 
     #[must_use]
@@ -34,10 +59,16 @@ impl Scratch {
     }
 }
 
+/// How the names of directories begin that are to be removed.
+const ASIDE: &str = "left-";
+
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         if let Err(error) = remove_tree(&self.path) {
-            tracing::error!(%error, path = %self.path.display(), "a scratch directory was not removed");
+            tracing::error!(%error, path = %self.path.display(), "a directory of an agent was not removed");
         }
     }
 }
@@ -47,30 +78,37 @@ fn make_root(root: &Path) -> io::Result<()> {
     std::fs::set_permissions(root, Permissions::from_mode(0o700))
 }
 
+/// What agents of a host before have left below a root.
+#[derive(Debug, Default)]
+pub struct LeftBehind {
+    /// Of agents that are known.
+    pub known: Vec<(AgentId, Scratch)>,
+    /// Of nobody.
+    pub orphans: Vec<Scratch>,
+}
+
 /// Makes the root, and finds what agents of a host before have left: the caller
 /// is the only one who has it.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn left_behind(root: &Path) -> io::Result<Vec<Scratch>> {
+pub fn left_behind(root: &Path, known: &HashSet<AgentId>) -> io::Result<LeftBehind> {
     make_root(root)?;
-    let mut left = Vec::new();
+    let mut left = LeftBehind::default();
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
         let name = entry.file_name();
-        // What has another name is not ours, and no link is followed.
-        let of_agent = name
-            .to_str()
-            .is_some_and(|name| name.parse::<AgentId>().is_ok());
-        if of_agent && entry.file_type()?.is_dir() {
+        let (Some(name), true) = (name.to_str(), entry.file_type()?.is_dir()) else {
+            // What has another name is not ours, and no link is followed.
+            continue;
+        };
+        let found = Scratch::found(entry.path());
+        match name.parse::<AgentId>() {
+            Ok(agent) if known.contains(&agent) => left.known.push((agent, found)),
             // An agent that waits again makes one of the same name.
-            let moved = root.join(format!("left-{}", uuid::Uuid::new_v4()));
-            std::fs::rename(entry.path(), &moved)?;
-            left.push(Scratch { path: moved });
-        } else if entry.file_type()?.is_dir()
-            && name.to_str().is_some_and(|name| name.starts_with("left-"))
-        {
-            left.push(Scratch { path: entry.path() });
+            Ok(_) => left.orphans.push(found.set_aside()?),
+            Err(_) if name.starts_with(ASIDE) => left.orphans.push(found),
+            Err(_) => found.leave(),
         }
     }
     Ok(left)
@@ -166,8 +204,10 @@ mod tests {
     fn what_a_dead_host_left_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("scratch");
-        assert!(left_behind(&root).unwrap().is_empty());
-        let stale = Scratch::make(&root, AgentId::random()).unwrap();
+        let nobody = HashSet::new();
+        assert!(left_behind(&root, &nobody).unwrap().orphans.is_empty());
+        let agent = AgentId::random();
+        let stale = Scratch::make(&root, agent).unwrap();
         std::fs::write(stale.path().join("file"), "left").unwrap();
         let path = stale.path().to_owned();
         std::mem::forget(stale);
@@ -177,12 +217,18 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), &linked).unwrap();
         std::os::unix::fs::symlink(&path, &others[1]).unwrap();
 
-        let left = left_behind(&root).unwrap();
+        let left = left_behind(&root, &[agent].into()).unwrap();
+        assert!(left.orphans.is_empty());
+        let [(known, scratch)] = <[_; 1]>::try_from(left.known).unwrap();
+        assert_eq!((known, scratch.path()), (agent, &*path));
+        scratch.leave();
+
+        let left = left_behind(&root, &nobody).unwrap().orphans;
         assert_eq!(left.len(), 1);
         assert!(!path.exists(), "its name is free at once");
         // This one dies too, before all is removed.
         std::mem::forget(left);
-        let left = left_behind(&root).unwrap();
+        let left = left_behind(&root, &nobody).unwrap().orphans;
         assert_eq!(left.len(), 1);
         drop(left);
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 3);

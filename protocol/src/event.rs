@@ -7,7 +7,7 @@ use serde_bytes::ByteBuf;
 
 use crate::info::RestartInfo;
 use crate::op::AgentCounts;
-use crate::{AgentId, AgentState, Outcome, Usage};
+use crate::{AgentId, AgentState, Outcome, Receipt, Usage};
 
 /// Which of its two outputs an agent wrote to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -69,6 +69,10 @@ pub struct StatusEvent {
     /// Of one that may run again, once a run has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartInfo>,
+    /// The record of its last run, with the state `exited`; absent where the
+    /// host failed to keep one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Box<Receipt>>,
     /// What it has used so far.
     pub usage: Usage,
     /// The number of its last log record; absent while there is none.

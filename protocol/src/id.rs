@@ -109,7 +109,8 @@ uuid_id! {
     AgentId
 }
 
-/// The SHA-256 of a component, `sha256:<hex>` on the wire.
+/// A SHA-256, `sha256:<hex>` on the wire: of a component, of an input, of what
+/// was written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
@@ -120,6 +121,10 @@ impl Digest {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    pub(crate) const fn from_sha256(hash: [u8; 32]) -> Self {
+        Self(hash)
     }
 }
 

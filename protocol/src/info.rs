@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{Grants, OnFuelExhausted, Restart};
-use crate::{AgentId, AgentName, Digest, Limits, Outcome, RunnerKind};
+use crate::{AgentId, AgentName, Digest, Limits, Outcome, Receipt, RunnerKind};
 
 /// Where an agent stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -169,6 +169,9 @@ pub struct SpecInfo {
     /// Its standard input.
     #[serde(default)]
     pub stdin: StdinKind,
+    /// What it finds below `/inputs`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, Digest>,
     /// What it is given.
     #[serde(default)]
     pub grants: Grants,
@@ -296,6 +299,10 @@ pub struct AgentInfo {
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// The record of its last run, once it has ended; absent where the host
+    /// failed to keep one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
     /// Where it stands, while it is queued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueInfo>,

@@ -9,6 +9,7 @@
 //!   every cap applied before anything is allocated.
 //! - [`op`] has one type per operation, [`event`] one per event.
 //! - [`spec`], [`limits`], [`info`] and [`outcome`] are what they speak about.
+//! - [`receipt`] is the record of a run, [`path`] what its files may be called.
 //! - [`error`] has the codes that a refusal carries.
 #![warn(missing_docs)]
 
@@ -20,6 +21,8 @@ pub mod info;
 pub mod limits;
 pub mod op;
 pub mod outcome;
+pub mod path;
+pub mod receipt;
 pub mod spec;
 
 pub use error::{ErrorCode, ErrorDetails, WireError};
@@ -27,6 +30,7 @@ pub use id::{AgentId, AgentName, Digest, RequestId};
 pub use info::{AgentInfo, AgentState, Enforced, Enforcement, Usage};
 pub use limits::{LimitName, Limits, LimitsAsk};
 pub use outcome::{Outcome, Trap};
+pub use receipt::Receipt;
 pub use spec::{AgentSpec, RunnerKind};
 
 /// The version of the protocol that this crate speaks.
@@ -46,7 +50,8 @@ pub const MAX_VALUES: usize = 65_536;
 /// log records has 1.5 million; what has more is not of a host.
 pub const MAX_REPLY_VALUES: usize = 2 * 1024 * 1024;
 
-/// The largest chunk that `component.put` takes, in bytes (1 MiB).
+/// The largest chunk that `component.put` takes and `agent.file` gives, in bytes
+/// (1 MiB).
 pub const MAX_CHUNK: usize = 1024 * 1024;
 
 /// The longest piece of a line that one log record carries, in bytes (16 KiB).

@@ -136,6 +136,8 @@ operations! {
     AgentWait "agent.wait" Reads AgentWait => WaitReply;
     AgentStdin "agent.stdin" Changes AgentStdin => StdinReply;
     AgentOutput "agent.output" Reads AgentOutput => OutputReply;
+    AgentFiles "agent.files" Reads AgentFiles => FilesPage;
+    AgentFile "agent.file" Reads AgentFile => FileChunk;
     AgentSubscribe "agent.subscribe" Reads AgentSubscribe => SubscribeReply;
     AgentForget "agent.forget" Changes AgentForget => Done;
     }
@@ -176,7 +178,8 @@ bodies! {
         timeout_ms: Option<u64>,
     }
 
-    /// Brings a chunk of a component, at most 1 MiB; chunks may come in any
+    /// Brings a chunk of a component, or of any bytes that are to be an input, at
+    /// most 1 MiB; chunks may come in any
     /// order, more than once, and over several connections.
     ComponentPut {
         /// The digest of the whole.
@@ -327,6 +330,35 @@ bodies! {
         from_seq: Option<u64>,
         /// How many bytes of records (256 KiB; at most 1 MiB). One record is
         /// given however small this is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_bytes: Option<u64>,
+    }
+
+    /// Lists what lies in a directory of an agent's scratch. While the agent runs
+    /// it is a look at what changes; once it has ended, it is what it left.
+    AgentFiles {
+        /// Whose.
+        agent: AgentId,
+        /// Which directory; by default the scratch directory itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        /// Only what comes after this path: the `next` of the page before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+        /// How many at most (100; at most 1,000).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u64>,
+    }
+
+    /// Reads a piece of a file in an agent's scratch.
+    AgentFile {
+        /// Whose.
+        agent: AgentId,
+        /// Which.
+        path: String,
+        /// Where the piece begins.
+        offset: u64,
+        /// How many bytes (256 KiB; at most 1 MiB).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_bytes: Option<u64>,
     }

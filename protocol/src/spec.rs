@@ -81,7 +81,8 @@ pub struct Grants {
     /// Directories of the host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dirs: Vec<DirGrant>,
-    /// A private writable directory at `/`.
+    /// A private writable directory at `/`. What the agent leaves there can be
+    /// read until it is forgotten.
     pub scratch: bool,
     /// Origins that may be asked over HTTP. Not supported yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -175,6 +176,10 @@ pub struct AgentSpec {
     /// Its standard input.
     #[serde(default)]
     pub stdin: Stdin,
+    /// What it finds, read-only, below `/inputs` before it starts: by path, the
+    /// digests of bytes that were put as components are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, Digest>,
     /// Its limits.
     #[serde(default)]
     pub limits: LimitsAsk,
@@ -206,6 +211,7 @@ impl AgentSpec {
             model: String::new(),
             labels: BTreeMap::new(),
             stdin: Stdin::default(),
+            inputs: BTreeMap::new(),
             limits: LimitsAsk::default(),
             grants: Grants::default(),
             on_fuel_exhausted: OnFuelExhausted::default(),

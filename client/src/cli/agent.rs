@@ -6,9 +6,9 @@ use std::time::Duration;
 use skep_client::protocol::{AgentId, AgentInfo, AgentName, Enforcement, ErrorCode, LimitName};
 use skep_client::{AgentFilter, Client};
 
-use super::args::{AgentArgs, AgentsArgs, RefuelArgs, StopArgs};
+use super::args::{AgentsArgs, InspectArgs, RefuelArgs, StopArgs};
 use super::failure::Failure;
-use super::{Context, Outcome, ending, print, queue, restarts, text};
+use super::{Context, Outcome, ending, print, queue, restarts, text, verify};
 
 /// The agent of that id, of an id with that beginning, or of that name.
 pub(super) async fn find(client: &Client, text: &str) -> Result<AgentId, Failure> {
@@ -110,10 +110,13 @@ fn tell(context: &Context, agent: &AgentInfo) -> Outcome {
 }
 
 /// `skep inspect AGENT`
-pub(super) async fn inspect(context: &Context, args: &AgentArgs) -> Outcome {
+pub(super) async fn inspect(context: &Context, args: &InspectArgs) -> Outcome {
     let client = context.client().await?;
-    let agent = find(&client, &args.agent).await?;
+    let agent = find(&client, &args.agent.agent).await?;
     let agent = client.get(agent).await?;
+    if args.receipt {
+        return print::json(&verify::receipt_of(agent)?);
+    }
     if context.json {
         return print::json(&agent);
     }
@@ -196,6 +199,10 @@ fn describe(agent: &AgentInfo) -> Vec<(&'static str, String)> {
         "dirs",
         dirs.chain(spec.grants.scratch.then(|| "scratch at /".to_owned())),
     );
+
+    let inputs =
+        (spec.inputs.iter()).map(|(path, digest)| format!("{} is {digest}", text::clean(path)));
+    list(&mut lines, "inputs", inputs);
 
     let fuel_left = usage
         .fuel_left

@@ -47,7 +47,13 @@ pub(super) enum Command {
     /// List agents
     Ps(PsArgs),
     /// Tell everything about one agent
-    Inspect(AgentArgs),
+    Inspect(InspectArgs),
+    /// Check the receipt of an agent's run; exits with 1 if something differs, 2 if it is gone
+    Verify(VerifyArgs),
+    /// List what an agent has in its scratch directory
+    Files(FilesArgs),
+    /// Copy files from an agent's scratch directory to here
+    Cp(CopyArgs),
     /// Print the output of agents
     Logs(LogsArgs),
     /// Print an agent's output and send it what is typed
@@ -103,6 +109,10 @@ pub(super) struct RunArgs {
         hide_default_value = true
     )]
     pub(super) stdin: StdinSource,
+    /// Copy PATH of its scratch directory to FILE once it has ended, however it did; implies
+    /// --scratch
+    #[arg(long, value_name = "PATH:FILE", value_parser = spec::parse_output)]
+    pub(super) output: Vec<(String, PathBuf)>,
     /// How long it has to end after Ctrl-C, such as 5s
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(super) grace: Option<Duration>,
@@ -174,6 +184,9 @@ pub(super) struct SpecArgs {
     /// Grant it a private writable directory at /
     #[arg(long)]
     pub(super) scratch: bool,
+    /// Give it FILE, read-only, as /inputs/PATH; a native agent finds the directory in SKEP_INPUTS
+    #[arg(long, value_name = "FILE:PATH", value_parser = spec::parse_input)]
+    pub(super) input: Vec<(PathBuf, String)>,
     /// How many instructions it may run, such as 10G
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub(super) fuel: Option<u64>,
@@ -282,6 +295,53 @@ pub(super) struct DrainArgs {
 pub(super) struct AgentArgs {
     /// Its id, the beginning of one, or a name that only one agent bears
     pub(super) agent: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// Print the receipt of its last run, as JSON
+    #[arg(long)]
+    pub(super) receipt: bool,
+    #[command(flatten)]
+    pub(super) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// The file of a receipt, as `skep inspect --receipt` prints it, or an agent
+    #[arg(value_name = "RECEIPT.json|AGENT")]
+    pub(super) what: String,
+    /// Compare the component with this file
+    #[arg(long, value_name = "FILE")]
+    pub(super) component: Option<PathBuf>,
+    /// Compare the spec with this one, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) spec: Option<PathBuf>,
+    /// Compare stdout with this file, not with what the host has
+    #[arg(long, value_name = "FILE")]
+    pub(super) stdout: Option<PathBuf>,
+    /// Compare stderr with this file, not with what the host has
+    #[arg(long, value_name = "FILE")]
+    pub(super) stderr: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FilesArgs {
+    /// The agent, and which directory of its scratch
+    #[arg(value_name = "AGENT[:PATH]")]
+    pub(super) what: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CopyArgs {
+    /// Copy what lies in the directory PATH into the directory TO
+    #[arg(short, long)]
+    pub(super) recursive: bool,
+    /// The agent, and which file of its scratch
+    #[arg(value_name = "AGENT:PATH")]
+    pub(super) from: String,
+    /// A file, a directory to put it in, or - for stdout
+    pub(super) to: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -54,7 +54,12 @@ async fn check_on(client: &Client, context: &Context, args: CheckArgs) -> Outcom
             ..limits
         }),
     };
-    tell(context, &client.check_component(&asked).await?)
+    let reply = client.check_component(&asked).await?;
+    match reply.refusal {
+        // It was taken as any bytes are, and is no component of any kind.
+        Some(refusal) if reply.kind == "blob" => tell_refused(context, refusal),
+        _ => tell(context, &reply),
+    }
 }
 
 /// The component on the host; the inner error is why the host does not take it.

@@ -13,10 +13,14 @@ pub(super) async fn push(context: &Context, args: &PushArgs) -> Outcome {
     let digest = client.upload(&bytes).await?;
     if context.json {
         let info = client.stat_component(digest).await?;
-        print::json(&info)
-    } else {
-        print::line(&digest.to_string())
+        return print::json(&info);
     }
+    if client.stat_component(digest).await?.kind == "blob" {
+        eprintln!(
+            "skep: it is no component that runs here, and can be an input alone: `skep check` says why"
+        );
+    }
+    print::line(&digest.to_string())
 }
 
 /// `skep components`

@@ -22,9 +22,11 @@ mod ending;
 mod events;
 mod exit;
 mod failure;
+mod files;
 mod host;
 mod keys;
 mod lines;
+mod local;
 mod logging;
 mod logs;
 mod place;
@@ -45,6 +47,7 @@ mod spec;
 mod stdin;
 mod terminal;
 mod text;
+mod verify;
 mod wait;
 
 use args::{Cli, Command};
@@ -133,6 +136,9 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Spawn(args) => alone(spawn::spawn(context, *args)),
         Command::Ps(args) => alone(ps::ps(context, &args)),
         Command::Inspect(args) => alone(agent::inspect(context, &args)),
+        Command::Verify(args) => alone(verify::verify(context, &args)),
+        Command::Files(args) => alone(files::list(context, &args)),
+        Command::Cp(args) => alone(files::copy(context, &args)),
         Command::Logs(args) => alone(logs::logs(context, &args)),
         Command::Attach(args) => alone(attach::attach(context, &args)),
         Command::Events(args) => alone(events::events(context, &args)),

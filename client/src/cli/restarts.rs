@@ -131,6 +131,7 @@ mod tests {
             generation: 0,
             state: AgentState::Starting,
             outcome,
+            receipt: None,
             restart: Some(RestartInfo {
                 last_outcome: Outcome::Exited { code: 1 },
                 failures: 1,

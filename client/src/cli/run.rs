@@ -11,12 +11,13 @@ use tokio::sync::mpsc;
 use super::args::RunArgs;
 use super::embedded::Embedded;
 use super::failure::Failure;
+use super::files::{self, Target};
 use super::previews::Previews;
 use super::show::{Beside, STOPPING, View, conclude};
 use super::signals::Signals;
 use super::sink::{Form, Sink};
 use super::spec::StdinSource;
-use super::{Context, Outcome, connect, ending, exit, logging, queue, restarts, spec, stdin};
+use super::{Context, Outcome, connect, ending, exit, logging, queue, restarts, spec, stdin, text};
 
 /// How long a kill may take when this command fails.
 const LAST_BLOW: Duration = Duration::from_secs(1);
@@ -75,6 +76,8 @@ async fn run_on(
     let notes = (again && !args.quiet && form == Form::Raw).then(restarts::Notes::default);
     let told = hints || notes.is_some();
     let wants_events = Beside::wants_events(&view, previews.as_ref(), told);
+    let outputs = outputs(&args)?;
+    args.spec.scratch |= !outputs.is_empty();
     let source = match &args.stdin {
         StdinSource::Closed | StdinSource::Open => None,
         StdinSource::Own => stdin::own_if_readable()?,
@@ -144,7 +147,19 @@ async fn run_on(
         let _ = tokio::time::timeout(LAST_BLOW, client.kill(agent.id)).await;
         return Err(failure);
     }
-    let (ended, code) = conclude(client, agent.id, &mut sink).await?;
+    let (ended, mut code) = conclude(client, agent.id, &mut sink).await?;
+    // Whoever is tired of waiting for them can still end this.
+    for (path, target) in &outputs {
+        if let Err(failure) = files::fetch(client, ended.id, path, &target.dir, &target.name).await
+        {
+            sink.note(&format!("the output `{}` is not there", text::clean(path)))?;
+            // What the agent itself says of its failure counts for more.
+            let told = failure.tell();
+            if code == 0 {
+                code = told;
+            }
+        }
+    }
     interrupts.abort();
     // It has enough now, and has no cause to complain that the host goes.
     if let Some(pump) = pump {
@@ -154,6 +169,13 @@ async fn run_on(
         sink.note(&ending::stats(&ended))?;
     }
     Ok(code)
+}
+
+/// Where outputs are to be written, looked at before anything runs.
+fn outputs(args: &RunArgs) -> Result<Vec<(String, Target)>, Failure> {
+    (args.output.iter())
+        .map(|(path, file)| Ok((path.clone(), Target::of(file, path)?)))
+        .collect()
 }
 
 /// The first signal asks the agent to stop, the second kills it, the third ends

@@ -1,11 +1,13 @@
 //! From flags to the spec of an agent.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde_bytes::ByteBuf;
 use skep_client::Client;
 use skep_client::protocol::op::WhenFull;
+use skep_client::protocol::path::is_plain;
 use skep_client::protocol::spec::{
     ComponentRef, DirGrant, DirMode, OnFuelExhausted, Restart, RestartPolicy, Stdin,
 };
@@ -76,6 +78,7 @@ pub(super) async fn build(
     spec.model = args.model;
     spec.labels = args.label.into_iter().collect();
     spec.stdin = stdin;
+    spec.inputs = inputs(&args.input, client).await?;
     spec.limits = limits;
     spec.grants.dirs = args.dir;
     spec.grants.scratch = args.scratch;
@@ -130,6 +133,24 @@ async fn component(program: &str, client: &Client) -> Result<ComponentRef, Failu
     } else {
         Ok(ComponentRef::Data(ByteBuf::from(bytes)))
     }
+}
+
+/// The inputs, which are on the host when it returns.
+async fn inputs(
+    files: &[(PathBuf, String)],
+    client: &Client,
+) -> Result<BTreeMap<String, Digest>, Failure> {
+    let mut inputs = BTreeMap::new();
+    for (file, path) in files {
+        let bytes = std::fs::read(file).map_err(|error| Failure::of_file(file, &error))?;
+        let digest = client.upload(&bytes).await?;
+        if inputs.insert(path.clone(), digest).is_some() {
+            return Err(Failure::of_skep(format!(
+                "--input: `{path}` is given twice"
+            )));
+        }
+    }
+    Ok(inputs)
 }
 
 /// Every limit's flag; those with a flag of their own win. Limits of later
@@ -205,6 +226,32 @@ pub(super) fn parse_dir(text: &str) -> Result<DirGrant, String> {
     })
 }
 
+/// `FILE:PATH`. The part of here may have colons, the guest's not.
+pub(super) fn parse_input(text: &str) -> Result<(PathBuf, String), String> {
+    let (file, path) = text
+        .rsplit_once(':')
+        .filter(|(file, _)| !file.is_empty())
+        .ok_or("write FILE:PATH")?;
+    Ok((PathBuf::from(file), guest_file(path)?))
+}
+
+/// `PATH:FILE`, as [`parse_input`].
+pub(super) fn parse_output(text: &str) -> Result<(String, PathBuf), String> {
+    let (path, file) = text
+        .split_once(':')
+        .filter(|(_, file)| !file.is_empty())
+        .ok_or("write PATH:FILE")?;
+    let path = path.strip_prefix('/').unwrap_or(path);
+    Ok((guest_file(path)?, PathBuf::from(file)))
+}
+
+fn guest_file(path: &str) -> Result<String, String> {
+    if is_plain(path) {
+        return Ok(path.to_owned());
+    }
+    Err(format!("`{path}` is no relative path without `.` and `..`"))
+}
+
 /// `never`, `on-failure[:MAX]`, `always[:MAX]`.
 pub(super) fn parse_restart(text: &str) -> Result<Restart, String> {
     let wrong = || "write never, on-failure[:MAX] or always[:MAX]".to_owned();
@@ -256,6 +303,20 @@ mod tests {
         );
         for wrong in ["", "/a", "/a:", ":/b", "/a:ro", "/a:b", "/a:b:ro"] {
             assert!(grant(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn files_in_and_out() {
+        let of = |file: &str, path: &str| Ok((PathBuf::from(file), path.to_owned()));
+        assert_eq!(parse_input("a:b:c/d"), of("a:b", "c/d"));
+        for wrong in ["", "a", ":b", "a:", "a:/b", "a:../b"] {
+            assert!(parse_input(wrong).is_err(), "{wrong}");
+        }
+        let of = |path: &str, file: &str| Ok((path.to_owned(), PathBuf::from(file)));
+        assert_eq!(parse_output("/a/b:c:d"), of("a/b", "c:d"));
+        for wrong in ["", "a", ":b", "a:", "/:b", "../a:b", "//a:b"] {
+            assert!(parse_output(wrong).is_err(), "{wrong}");
         }
     }
 

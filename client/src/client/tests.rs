@@ -75,6 +75,7 @@ fn info(id: AgentId, outcome: Option<Outcome>) -> AgentInfo {
             network: none,
             pause: none,
         },
+        receipt: None,
         outcome,
         queue: None,
         restart: None,

@@ -142,6 +142,7 @@ impl Script {
             state: AgentState::Exited,
             outcome: None,
             restart: None,
+            receipt: None,
             usage: Usage::default(),
             last_seq,
             time_ms: 0,

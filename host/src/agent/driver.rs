@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use skep_protocol::event::{ProgressEvent, StatusEvent, Topic};
 use skep_protocol::info::{GaveUp, PausedReason, RestartInfo};
-use skep_protocol::{AgentState, Limits, Outcome, codec};
+use skep_protocol::{AgentState, Digest, Limits, Outcome, Receipt, codec};
 use skep_transport::Publisher;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -19,6 +19,7 @@ use super::clocks::{Clocks, Runs};
 use super::handle::{Agent, Answer, Command, Declined, Status};
 use super::outcome::{Intent, decide};
 use crate::clock;
+use crate::log::Written;
 use crate::registry::StateCounts;
 use crate::runner::{Able, Asked, End, Guest, GuestEvent, Launch, Pipes, Progress, Runner, Stand};
 
@@ -38,9 +39,39 @@ const KILL_PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Publication {
     pub agent: Arc<Agent>,
+    /// Of all that was asked for, what is never shown included.
+    pub spec_digest: Digest,
     pub status: watch::Sender<Status>,
     pub publisher: Publisher,
     pub counts: Arc<StateCounts>,
+}
+
+/// How an agent ended, and what its last run wrote.
+#[derive(Debug)]
+pub struct Ending {
+    pub outcome: Outcome,
+    /// Absent where nobody knows, and then there is no receipt.
+    pub written: Option<Written>,
+}
+
+impl Ending {
+    /// Of an agent that never ran.
+    #[must_use]
+    pub fn before_start(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            written: Some(Written::default()),
+        }
+    }
+
+    /// Of an agent whose output was lost from sight with its driver.
+    #[must_use]
+    pub const fn unrecorded(incident: String) -> Self {
+        Self {
+            outcome: Outcome::HostFault { incident },
+            written: None,
+        }
+    }
 }
 
 /// Everything that a driver owns.
@@ -65,7 +96,7 @@ impl std::fmt::Debug for Driver {
 #[derive(Debug)]
 pub struct Recording {
     /// The task that records the output; it ends once the guest has.
-    pub recorder: JoinHandle<()>,
+    pub recorder: JoinHandle<Written>,
     /// Tells the recorder that the guest has ended or is being killed, so that
     /// its rate counts no longer.
     pub unthrottle: CancellationToken,
@@ -74,7 +105,7 @@ pub struct Recording {
 /// How a run went.
 #[derive(Debug)]
 pub struct RunEnd {
-    pub outcome: Outcome,
+    pub ending: Ending,
     /// Whether a client or the host had asked it to end.
     pub asked: bool,
 }
@@ -141,17 +172,18 @@ impl Driver {
 
         let end = self.attend(guest, &mut wish).await;
         wish.unthrottle.cancel();
-        let outcome = match recorder.await {
-            Ok(()) => decide(wish.intent, end, &publication.limits()),
+        let ending = match recorder.await {
+            Ok(written) => Ending {
+                outcome: decide(wish.intent, end, &publication.limits()),
+                written: Some(written),
+            },
             Err(error) => {
                 tracing::error!(agent = %agent.id, %error, "the recorder of an agent ended early");
-                Outcome::HostFault {
-                    incident: crate::incident("a recorder panicked"),
-                }
+                Ending::unrecorded(crate::incident("a recorder panicked"))
             }
         };
         RunEnd {
-            outcome,
+            ending,
             asked: wish.asked,
         }
     }
@@ -384,11 +416,12 @@ const fn ending(state: AgentState) -> Declined {
 impl Publication {
     /// The end as it will be told: nothing moves the agent before.
     #[must_use]
-    pub fn last(&self, outcome: Outcome) -> Status {
+    pub fn last(&self, ending: Ending) -> Status {
         self.agent.meter.end();
         let mut status = self.status.borrow().clone();
         status.advance(Step::End);
-        status.outcome = Some(outcome);
+        status.receipt = self.receipt(&status, &ending);
+        status.outcome = Some(ending.outcome);
         status
     }
 
@@ -434,6 +467,31 @@ impl Publication {
             }
         });
         self.step(Step::Start);
+    }
+
+    /// The record of the last run.
+    fn receipt(&self, status: &Status, ending: &Ending) -> Option<Arc<Receipt>> {
+        let (agent, written) = (&self.agent, ending.written?);
+        let usage = agent.meter.last_run();
+        Some(Arc::new(Receipt {
+            agent: agent.id,
+            run: written.run,
+            component: agent.spec.component,
+            command: agent.spec.command.clone(),
+            spec_digest: self.spec_digest,
+            limits: Limits {
+                fuel: status.fuel,
+                ..agent.limits
+            },
+            fuel_used: usage.fuel_used,
+            memory_peak_bytes: usage.memory_peak_bytes,
+            created_ms: agent.created_ms,
+            started_ms: status.started_ms,
+            exited_ms: status.exited_ms.unwrap_or_default(),
+            outcome: ending.outcome.clone(),
+            stdout: written.stdout,
+            stderr: written.stderr,
+        }))
     }
 
     pub(super) fn state(&self) -> AgentState {
@@ -489,6 +547,7 @@ impl Publication {
             state: status.state,
             outcome: status.outcome,
             restart: status.restart,
+            receipt: status.receipt.as_deref().cloned().map(Box::new),
             usage: self.agent.usage(),
             last_seq: self.agent.history.next_seq().checked_sub(1),
             time_ms: clock::now_ms(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use skep_protocol::info::{PausedReason, RestartInfo, SpecInfo};
 use skep_protocol::{
-    AgentId, AgentInfo, AgentName, AgentState, Enforced, Limits, Outcome, RunnerKind, Usage,
+    AgentId, AgentInfo, AgentName, AgentState, Enforced, Limits, Outcome, Receipt, RunnerKind,
+    Usage,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -34,6 +35,7 @@ pub struct Status {
     pub exited_ms: Option<u64>,
     pub outcome: Option<Outcome>,
     pub restart: Option<RestartInfo>,
+    pub receipt: Option<Arc<Receipt>>,
 }
 
 impl Status {
@@ -169,6 +171,7 @@ impl Handle {
             exited_ms: known.exited_ms,
             outcome: known.outcome,
             restart: known.restart,
+            receipt: known.receipt.map(Arc::from),
         };
         let agent = Agent {
             id,
@@ -269,6 +272,7 @@ impl Handle {
             usage: agent.usage(),
             enforced: agent.enforced,
             outcome: status.outcome,
+            receipt: status.receipt.as_deref().cloned(),
             queue: queue.flatten(),
             restart: status.restart,
             next_seq: agent.history.next_seq(),
@@ -286,6 +290,7 @@ impl Agent {
             started_ms: status.started_ms,
             exited_ms: status.exited_ms,
             outcome: status.outcome.clone(),
+            receipt: status.receipt.as_deref().cloned().map(Box::new),
             usage: self.usage(),
             next_seq: self.history.next_seq(),
             restart: status.restart.clone(),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use skep_protocol::Usage;
 
-use crate::runner::GuestControl;
+use crate::runner::{GuestControl, GuestUsage};
 use crate::stdio::OutputCounter;
 
 /// The meter of one agent. Each guest brings its counters; when it has ended,
@@ -16,6 +16,8 @@ struct State {
     /// Of the runs that are over.
     past: Usage,
     run: Option<Run>,
+    /// Of the last run that is over.
+    last: GuestUsage,
     restarts: u64,
 }
 
@@ -42,6 +44,7 @@ impl UsageMeter {
         Self(Mutex::new(State {
             past: Usage::default(),
             run: None,
+            last: GuestUsage::default(),
             restarts,
         }))
     }
@@ -52,6 +55,7 @@ impl UsageMeter {
         Self(Mutex::new(State {
             past: usage,
             run: None,
+            last: GuestUsage::default(),
             restarts: usage.restarts,
         }))
     }
@@ -85,7 +89,15 @@ impl UsageMeter {
             memory_bytes: 0,
             ..usage
         };
-        state.run = None;
+        if let Some(Run { control, .. }) = state.run.take() {
+            state.last = control.map(|control| control.usage()).unwrap_or_default();
+        }
+    }
+
+    /// What the last run that is over used, without those before it.
+    #[must_use]
+    pub(super) fn last_run(&self) -> GuestUsage {
+        self.state().last
     }
 
     /// Ends the guest where no driver is left to do it.
@@ -113,6 +125,7 @@ impl State {
             past,
             run,
             restarts,
+            ..
         } = self;
         let mut usage = Usage {
             restarts: *restarts,
@@ -143,7 +156,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::{Able, Asked, GuestUsage};
+    use crate::runner::{Able, Asked};
     use crate::stdio::output;
 
     struct Counts(u64);
@@ -188,6 +201,7 @@ mod tests {
                 // Twice is once.
                 meter.end();
                 assert_eq!((meter.read().memory_bytes, meter.read().fuel_used), (0, 7));
+                assert_eq!(meter.last_run().fuel_used, 7);
             }
         }
         let expected = Usage {

@@ -5,13 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_protocol::Outcome;
 use skep_protocol::info::{GaveUp, RestartInfo};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::between::{Between, between};
-use super::driver::{Driver, Recording, RunEnd};
+use super::driver::{Driver, Ending, Recording, RunEnd};
 use super::restart::{Ended, Next, Restarts};
 use crate::clock;
 use crate::log::Recorder;
@@ -42,15 +41,15 @@ pub struct Runs {
 impl Runs {
     /// Runs the agent until its last run is over, and tells how that ended; or how
     /// it ended while it waited for the next.
-    pub async fn run(mut self, runner: Arc<dyn Runner>, launch: Launch) -> Outcome {
+    pub async fn run(mut self, runner: Arc<dyn Runner>, launch: Launch) -> Ending {
         loop {
             let begun = Instant::now();
-            let RunEnd { outcome, asked } = self.run_once(&*runner, launch.clone()).await;
+            let RunEnd { ending, asked } = self.run_once(&*runner, launch.clone()).await;
             if !self.restarts.rule().allows_any() {
-                return outcome;
+                return ending;
             }
             let ended = Ended {
-                outcome: &outcome,
+                outcome: &ending.outcome,
                 asked,
                 lasted: begun.elapsed(),
             };
@@ -61,7 +60,7 @@ impl Runs {
                 next => next,
             };
             let mut told = RestartInfo {
-                last_outcome: outcome.clone(),
+                last_outcome: ending.outcome.clone(),
                 failures: self.restarts.failures(),
                 next_run_ms: None,
                 gave_up: None,
@@ -75,7 +74,7 @@ impl Runs {
                         Next::End | Next::After(_) => None,
                     };
                     publication.run_ended(told);
-                    return outcome;
+                    return ending;
                 }
             };
             told.next_run_ms = Some(clock::now_ms().saturating_add(milliseconds(wait)));
@@ -86,9 +85,12 @@ impl Runs {
                 Between::Run => publication.next_run(),
                 Between::NoMore => {
                     publication.gives_up(GaveUp::Draining);
-                    return outcome;
+                    return ending;
                 }
-                Between::Ended(outcome) => return outcome,
+                Between::Ended(outcome) => {
+                    let written = ending.written;
+                    return Ending { outcome, written };
+                }
             }
         }
     }

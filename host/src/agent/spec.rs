@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Component as PathPart, Path, PathBuf};
 
 use skep_protocol::info::{SpecInfo, StdinKind};
+use skep_protocol::path::is_plain;
 use skep_protocol::spec::{ComponentRef, DirGrant, DirMode, OnFuelExhausted, Stdin};
 use skep_protocol::{AgentSpec, Digest, LimitName, Limits, RunnerKind};
 
 use super::restart;
+use crate::inputs::GUEST_DIR;
 use crate::runner::{Access, GrantedDir, Task};
 
 /// The operator's rules that a spec must keep to.
@@ -80,6 +82,8 @@ pub struct Spec {
     pub env: BTreeMap<String, String>,
     pub task: Task,
     pub stdin: Stdin,
+    /// By path; which of them are here is not checked yet.
+    pub inputs: BTreeMap<String, Digest>,
     pub limits: Limits,
     pub dirs: Vec<GrantedDir>,
     pub scratch: bool,
@@ -93,6 +97,9 @@ const MAX_TEXTS: usize = 4 * 1024 * 1024;
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_BYTES: usize = 256;
 const MAX_DIRS: usize = 32;
+const MAX_INPUTS: usize = 256;
+/// With the host's own directory before it, it is still a path.
+const MAX_INPUT_PATH: usize = 1024;
 const MAX_PATH_BYTES: usize = 4096;
 
 /// A text of the task that is longer is read through the SDK alone: the kernel
@@ -123,6 +130,7 @@ pub fn validate(spec: AgentSpec, rules: &Rules) -> Result<Spec, Denied> {
     let restart = restart::Rule::of(&spec.restart)
         .map_err(|restart::Nonsense { field, message }| invalid(field, message))?;
     let dirs = check_dirs(&spec, rules)?;
+    check_inputs(&spec)?;
 
     let info = shown(&spec);
     let task = Task {
@@ -154,6 +162,7 @@ pub fn validate(spec: AgentSpec, rules: &Rules) -> Result<Spec, Denied> {
         env,
         task,
         stdin: spec.stdin,
+        inputs: spec.inputs,
         limits,
         dirs,
         scratch: spec.grants.scratch,
@@ -182,6 +191,7 @@ pub fn shown(spec: &AgentSpec) -> SpecInfo {
             Stdin::Open => StdinKind::Open,
             Stdin::Data(_) => StdinKind::Data,
         },
+        inputs: spec.inputs.clone(),
         grants: spec.grants.clone(),
         on_fuel_exhausted: spec.on_fuel_exhausted,
         restart: spec.restart,
@@ -371,7 +381,9 @@ fn check_dirs(spec: &AgentSpec, rules: &Rules) -> Result<Vec<GrantedDir>, Denied
                 "must be an absolute path without `.`, `..` or a double slash",
             )
         })?;
-        if (guest == "/" && spec.grants.scratch) || granted.iter().any(|other| other.guest == guest)
+        if (guest == "/" && spec.grants.scratch)
+            || (guest == GUEST_DIR && !spec.inputs.is_empty())
+            || granted.iter().any(|other| other.guest == guest)
         {
             return Err(invalid(field("guest"), format!("`{guest}` is given twice")));
         }
@@ -412,6 +424,29 @@ fn check_dirs(spec: &AgentSpec, rules: &Rules) -> Result<Vec<GrantedDir>, Denied
         });
     }
     Ok(granted)
+}
+
+/// Whether they can lie below one directory.
+fn check_inputs(spec: &AgentSpec) -> Result<(), Denied> {
+    let wrong = |message: String| Err(invalid("spec.inputs", message));
+    if spec.inputs.len() > MAX_INPUTS {
+        return wrong(format!("at most {MAX_INPUTS} files"));
+    }
+    for path in spec.inputs.keys() {
+        // What is refused is not repeated at its full length.
+        let shown: String = path.chars().take(80).collect();
+        if path.len() > MAX_INPUT_PATH || !is_plain(path) {
+            return wrong(format!(
+                "`{shown}` is no relative path without `.`, `..` or a double slash, of at most \
+                 {MAX_INPUT_PATH} bytes in parts of at most 255"
+            ));
+        }
+        let mut above = path.match_indices('/').filter_map(|(at, _)| path.get(..at));
+        if above.any(|above| spec.inputs.contains_key(above)) {
+            return wrong(format!("`{shown}` lies below another file"));
+        }
+    }
+    Ok(())
 }
 
 /// The path without a trailing slash, if it is absolute and plain.

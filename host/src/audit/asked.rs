@@ -187,6 +187,8 @@ impl About {
             Request::AgentKill(body) => of_agent(body.agent),
             Request::AgentWait(body) => of_agent(body.agent),
             Request::AgentOutput(body) => of_agent(body.agent),
+            Request::AgentFiles(body) => of_agent(body.agent),
+            Request::AgentFile(body) => of_agent(body.agent),
             Request::AgentSubscribe(body) => of_agent(body.agent),
             Request::AgentForget(body) => of_agent(body.agent),
             Request::AgentRefuel(body) => Self::Refuel {

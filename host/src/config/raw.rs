@@ -85,6 +85,8 @@ sections! {
         max_ended: u64,
         /// Bytes of the output of all agents.
         history_bytes: RawSize,
+        /// Bytes of what ended agents left in their scratch.
+        kept_files_bytes: RawSize,
         /// Bytes of components.
         components_bytes: RawSize,
         /// Components that are checked, and that are compiled, at a time.
@@ -287,6 +289,7 @@ impl From<&Config> for RawConfig {
                 memory_overcommit: Some(capacity.memory_overcommit),
                 max_ended: Some(capacity.max_ended as u64),
                 history_bytes: Some(RawSize(capacity.history_bytes)),
+                kept_files_bytes: Some(RawSize(capacity.kept_files_bytes)),
                 components_bytes: Some(RawSize(capacity.components_bytes)),
                 compile_workers: Some(capacity.compile_workers as u64),
                 compile_ms: u64::try_from(capacity.compile_time.as_millis()).ok(),

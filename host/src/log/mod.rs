@@ -18,4 +18,4 @@ pub use budget::Budget;
 pub use history::History;
 pub use logs::{Logs, OpenError};
 pub use page::Window;
-pub use recorder::{RecordCount, Recorder};
+pub use recorder::{RecordCount, Recorder, Written};

@@ -131,6 +131,8 @@ async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
         state: AgentState::Exited,
         outcome: known.outcome.clone(),
         restart: known.restart.clone(),
+        // What it wrote last, only the host before could have told.
+        receipt: None,
         usage: known.usage,
         last_seq: known.next_seq.checked_sub(1),
         time_ms: now,

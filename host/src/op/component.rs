@@ -3,17 +3,26 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use skep_protocol::Digest;
 use skep_protocol::op::{
     ComponentInfo, ComponentList, ComponentPage, ComponentPut, ComponentSummary, Done, PutReply,
 };
+use skep_protocol::{Digest, ErrorCode};
 
 use super::Error;
 use super::agents::page_size;
 use crate::components::{Component, Gone, Put, StoreError};
 use crate::core::Core;
-use crate::runner::wasm::Failure;
+use crate::runner::wasm::{Facts, Failure, Kind};
 use crate::store::{Change, KeptComponent};
+
+/// What to do with bytes that could not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lifeless {
+    /// Say why.
+    Refuse,
+    /// Take them: they can be an input.
+    Take,
+}
 
 /// Takes bytes into the store, once it is clear what they are. Hashing them
 /// takes milliseconds a megabyte, so it is done aside; reading them is done in
@@ -23,6 +32,7 @@ pub(super) async fn admit(
     core: &Core,
     bytes: Bytes,
     expected: Option<Digest>,
+    lifeless: Lifeless,
 ) -> Result<Arc<Component>, Error> {
     let hashed = bytes.clone();
     let digest = tokio::task::spawn_blocking(move || Digest::of(&hashed))
@@ -31,20 +41,26 @@ pub(super) async fn admit(
     if let Some(expected) = expected.filter(|expected| *expected != digest) {
         return Err(Error::Store(StoreError::DigestMismatch(expected)));
     }
-    if let Some(known) = core.components.get(&digest) {
+    if let Some(known) = core.components.get(&digest)
+        && (known.facts.kind != Kind::Blob || lifeless == Lifeless::Take)
+    {
         return Ok(known);
     }
-    let facts = core
-        .wasm
-        .check(digest, bytes.clone())
-        .await
-        .map_err(|failure| match failure {
-            Failure::Refused(refusal) => Error::from(refusal),
-            Failure::Fault { .. } => {
-                Error::Internal("a component could not be checked; the host's log says why")
-            }
-            Failure::Unwanted => Error::ShuttingDown,
-        })?;
+    let facts = match core.wasm.check(digest, bytes.clone()).await {
+        Ok(facts) => facts,
+        Err(Failure::Refused(refusal))
+            if lifeless == Lifeless::Take && could_never_run(refusal.code) =>
+        {
+            Facts::of_blob()
+        }
+        Err(Failure::Refused(refusal)) => return Err(refusal.into()),
+        Err(Failure::Fault { .. }) => {
+            return Err(Error::Internal(
+                "a component could not be checked; the host's log says why",
+            ));
+        }
+        Err(Failure::Unwanted) => return Err(Error::ShuttingDown),
+    };
     let kept = KeptComponent {
         digest,
         size: bytes.len() as u64,
@@ -93,6 +109,18 @@ pub(super) async fn settle(core: &Core) {
     }
 }
 
+/// Whether it is the bytes that are at fault: not that the host had no room or
+/// time to look at them, which may be otherwise the next time.
+fn could_never_run(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::InvalidComponent
+            | ErrorCode::UnsupportedWorld
+            | ErrorCode::MissingImport
+            | ErrorCode::UnsupportedFeature
+    )
+}
+
 pub async fn put(core: &Core, body: ComponentPut) -> Result<PutReply, Error> {
     let ceiling = core.rules.ceilings.component_bytes;
     if body.size > ceiling {
@@ -120,7 +148,7 @@ pub async fn put(core: &Core, body: ComponentPut) -> Result<PutReply, Error> {
             })
         }
         Put::Assembled(data) => {
-            let admitted = admit(core, Bytes::from(data), Some(body.digest)).await;
+            let admitted = admit(core, Bytes::from(data), Some(body.digest), Lifeless::Take).await;
             if admitted.is_err() {
                 core.store.forget_upload(body.digest).await;
             }

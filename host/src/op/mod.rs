@@ -6,6 +6,7 @@ pub mod check;
 pub(crate) mod comeback;
 pub mod component;
 pub mod control;
+pub mod files;
 pub mod host;
 pub mod output;
 mod pages;
@@ -31,6 +32,16 @@ pub enum Error {
         "there is no component {0} here: upload it with component.put, or spawn it with its data"
     )]
     NoComponent(Digest),
+    #[error("the input `{path}` is {digest}, and that is not here: upload it with component.put")]
+    NoInput { path: String, digest: Digest },
+    #[error(
+        "the inputs have {needed} bytes in all, and the limit disk_bytes is {limit}: ask for more"
+    )]
+    InputsTooLarge { needed: u64, limit: u64 },
+    #[error("the agent keeps no files here: {0}")]
+    NoFiles(&'static str),
+    #[error("`path`: {message}")]
+    NoPath { message: String },
     #[error("the agent is {state}: {message}")]
     WrongState {
         state: AgentState,
@@ -65,6 +76,8 @@ pub enum Error {
     Log(#[source] std::io::Error),
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    #[error("the host cannot look into the agent's files; its log says why")]
+    Files(#[source] std::io::Error),
     #[error("a part of the host failed: {0}")]
     Internal(&'static str),
 }

@@ -12,29 +12,33 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use skep_protocol::op::{AgentReply, AgentSpawn, WhenFull};
+use skep_protocol::receipt::CanonicalSpec;
 use skep_protocol::spec::{ComponentRef, Stdin};
-use skep_protocol::{AgentId, AgentSpec, AgentState, Enforcement, Limits, Outcome, RunnerKind};
+use skep_protocol::{AgentId, AgentSpec, AgentState, Digest, Enforcement, Limits, RunnerKind};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::agents::shown_bytes;
-use super::component::{admit, bytes_of};
+use super::component::{Lifeless, admit, bytes_of};
 use crate::agent::Step;
 use crate::agent::admission::Need;
-use crate::agent::driver::{Driver, Publication};
+use crate::agent::driver::{Driver, Ending, Publication};
 use crate::agent::handle::{Agent, COMMANDS, Handle, Status};
 use crate::agent::meter::UsageMeter;
 use crate::agent::restart::{Before, Restarts};
 use crate::agent::runs::{Runs, StdinSource};
 use crate::agent::slots::{Applicant, Place, Standing};
 use crate::agent::spec::{Spec, validate};
-use crate::agent::turn::turn;
+use crate::agent::turn::{lay_inputs, turn};
 use crate::clock;
 use crate::components::Component;
 use crate::core::Core;
+use crate::inputs::{GUEST_DIR, Input, VARIABLE};
 use crate::log::Recorder;
+use crate::runner::native::Wanted;
+use crate::runner::wasm::Kind;
 use crate::runner::{Access, DiskUse, GrantedDir, Launch, Program, Runner};
 use crate::scratch::Scratch;
 use crate::stdio::stdin;
@@ -47,6 +51,8 @@ pub(super) struct Admissible {
     runner: Arc<dyn Runner>,
     /// Of a wasm agent.
     component: Option<Arc<Component>>,
+    inputs: Vec<Input>,
+    spec_digest: Digest,
 }
 
 impl Admissible {
@@ -165,7 +171,12 @@ pub(super) fn launch(core: &Core, handle: Handle, life: BoxFuture<'static, ()>) 
 /// Decides what is decided before anything is taken or run.
 pub(super) async fn consider(core: &Core, spec: AgentSpec) -> Result<Admissible, Error> {
     let asks_processes = spec.limits.processes.is_some();
+    let canonical = CanonicalSpec::without_component(&spec).map_err(|error| {
+        tracing::error!(%error, "a spec has no canonical form");
+        Error::Internal("a spec has no canonical form")
+    })?;
     let mut spec = validate(spec, &core.rules)?;
+    let inputs = inputs_of(core, &mut spec).await?;
     match spec.runner {
         RunnerKind::Wasm => {
             let component = component_of(core, &mut spec).await?;
@@ -178,12 +189,19 @@ pub(super) async fn consider(core: &Core, spec: AgentSpec) -> Result<Admissible,
                 spec,
                 program,
                 runner: core.wasm.clone(),
+                spec_digest: canonical.made_of(component.digest).digest(),
                 component: Some(component),
+                inputs,
             })
         }
         RunnerKind::Native => {
             let native = core.native.as_ref().ok_or(Error::NativeOff)?;
-            native.check(asks_processes, !spec.dirs.is_empty()).await?;
+            let asked = Wanted {
+                processes: asks_processes,
+                dirs: !spec.dirs.is_empty(),
+                inputs: !inputs.is_empty(),
+            };
+            native.check(asked).await?;
             let mut command = std::mem::take(&mut spec.command);
             if let Some(program) = command.first_mut() {
                 *program = native
@@ -196,6 +214,8 @@ pub(super) async fn consider(core: &Core, spec: AgentSpec) -> Result<Admissible,
                 program: Program::Command(command),
                 runner: native.clone(),
                 component: None,
+                inputs,
+                spec_digest: canonical.digest(),
             })
         }
     }
@@ -227,13 +247,22 @@ fn need(Admissible { spec, runner, .. }: &Admissible) -> Need {
 
 async fn component_of(core: &Core, spec: &mut Spec) -> Result<Arc<Component>, Error> {
     let component = match spec.component.take() {
-        Some(ComponentRef::Digest(digest)) => core
-            .components
-            .get(&digest)
-            .ok_or(Error::NoComponent(digest))?,
+        Some(ComponentRef::Digest(digest)) => {
+            let held = core.components.get(&digest);
+            let held = held.ok_or(Error::NoComponent(digest))?;
+            match held.facts.kind {
+                Kind::Command | Kind::CoreModule => held,
+                // It was put as any bytes are, and nobody was told why not.
+                Kind::Blob => {
+                    let bytes = bytes_of(core, &held).await?;
+                    admit(core, bytes, Some(digest), Lifeless::Refuse).await?
+                }
+            }
+        }
         Some(ComponentRef::Data(data)) => {
             check_size(spec, data.len())?;
-            admit(core, Bytes::from(data.into_vec()), None).await?
+            let bytes = Bytes::from(data.into_vec());
+            admit(core, bytes, None, Lifeless::Refuse).await?
         }
         None => return Err(Error::Internal("a validated spec without its component")),
     };
@@ -241,6 +270,31 @@ async fn component_of(core: &Core, spec: &mut Spec) -> Result<Arc<Component>, Er
     component.facts.admits(&spec.limits)?;
     spec.made_of(component.digest);
     Ok(component)
+}
+
+/// The bytes of the inputs, all of which have to be here. Their copies take of
+/// the disk what the agent may put there.
+async fn inputs_of(core: &Core, spec: &mut Spec) -> Result<Vec<Input>, Error> {
+    let mut inputs = Vec::with_capacity(spec.inputs.len());
+    for (path, digest) in std::mem::take(&mut spec.inputs) {
+        match core.components.get(&digest) {
+            Some(content) => {
+                let bytes = bytes_of(core, &content).await?;
+                inputs.push(Input {
+                    path,
+                    bytes,
+                    content,
+                });
+            }
+            None => return Err(Error::NoInput { path, digest }),
+        }
+    }
+    let needed = (inputs.iter()).map(|input| input.bytes.len() as u64).sum();
+    let limit = spec.limits.disk_bytes;
+    if needed > limit {
+        return Err(Error::InputsTooLarge { needed, limit });
+    }
+    Ok(inputs)
 }
 
 fn check_size(spec: &Spec, bytes: usize) -> Result<(), Error> {
@@ -268,9 +322,26 @@ pub(super) fn assemble(
         program,
         runner,
         component,
+        inputs,
+        spec_digest,
     } = admissible;
     let rule = spec.restart;
     let mut dirs = spec.dirs;
+    let mut env = spec.env;
+    if !inputs.is_empty() {
+        let host = core.inputs_root.join(id.to_string());
+        let guest = match spec.runner {
+            RunnerKind::Wasm => GUEST_DIR.to_owned(),
+            // Where the host has it, as with all that a native agent is granted.
+            RunnerKind::Native => host.to_string_lossy().into_owned(),
+        };
+        env.insert(VARIABLE.to_owned(), guest.clone());
+        dirs.push(GrantedDir {
+            host,
+            guest,
+            access: Access::Read,
+        });
+    }
     let scratch = if spec.scratch {
         let scratch = Scratch::make(&core.scratch_root, id).map_err(|error| {
             tracing::error!(%error, root = %core.scratch_root.display(), "no scratch directory");
@@ -333,6 +404,7 @@ pub(super) fn assemble(
         exited_ms: None,
         outcome: None,
         restart: None,
+        receipt: None,
     };
     let (status, status_reader) = watch::channel(status);
     let (commands, mut command_reader) = mpsc::channel(COMMANDS);
@@ -349,6 +421,7 @@ pub(super) fn assemble(
     };
     let publication = Arc::new(Publication {
         agent,
+        spec_digest,
         status,
         publisher: core.publisher.clone(),
         counts: Arc::clone(&core.counts),
@@ -358,7 +431,7 @@ pub(super) fn assemble(
         name: spec.name.to_string(),
         program,
         args: spec.args,
-        env: spec.env,
+        env,
         task: Arc::new(spec.task),
         limits: spec.limits,
         on_fuel_exhausted,
@@ -366,6 +439,7 @@ pub(super) fn assemble(
         disk: DiskUse::default(),
     };
     let (host, published) = (Arc::clone(core), Arc::clone(&publication));
+    let to_lay = inputs.clone();
     let life = async move {
         published.publish_status();
         let slot = match place {
@@ -378,6 +452,8 @@ pub(super) fn assemble(
                 slot
             }
         };
+        let root = host.inputs_root.clone();
+        let laid = lay_inputs(root, id, to_lay, &mut command_reader, &host.shutdown).await?;
         let runs = Runs {
             driver: Driver {
                 publication: published,
@@ -390,29 +466,37 @@ pub(super) fn assemble(
             stdin,
             recorder,
         };
-        Ok((runs.run(runner, launch).await, slot))
+        Ok((runs.run(runner, launch).await, slot, laid))
     };
     let host = Arc::clone(core);
     let life = async move {
         let life = AssertUnwindSafe(life).catch_unwind().await;
-        let (outcome, slot) = match life {
-            Ok(Ok((outcome, slot))) => (outcome, Some(slot)),
-            Ok(Err(outcome)) => (outcome, None),
+        let (ending, slot, laid) = match life {
+            Ok(Ok((ending, slot, laid))) => (ending, Some(slot), laid),
+            Ok(Err(outcome)) => (Ending::before_start(outcome), None, None),
             Err(_) => {
                 publication.agent.meter.kill_guest();
                 let incident = crate::incident("a driver panicked");
-                (Outcome::HostFault { incident }, None)
+                (Ending::unrecorded(incident), None, None)
             }
         };
         // All that the agent held is given back before its end is told: who
-        // sees the end finds the slot free and the directory gone.
-        if scratch.is_some() {
-            let _ = tokio::task::spawn_blocking(move || drop(scratch)).await;
+        // sees the end finds the slot free, the directories gone, and what it
+        // left kept.
+        if scratch.is_some() || laid.is_some() {
+            let kept = Arc::clone(&host.kept);
+            let tidy = move || {
+                drop(laid);
+                if let Some(scratch) = scratch {
+                    kept.keep(id, scratch);
+                }
+            };
+            let _ = tokio::task::spawn_blocking(tidy).await;
         }
-        drop(component);
+        drop((component, inputs));
         drop(slot);
-        host.tally.ended(&outcome);
-        let last = publication.last(outcome);
+        host.tally.ended(&ending.outcome);
+        let last = publication.last(ending);
         let ended = Ended {
             id,
             bytes: publication.agent.history.bytes(),

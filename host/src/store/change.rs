@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use skep_protocol::info::RestartInfo;
 use skep_protocol::{
-    AgentId, AgentName, AgentSpec, Digest, Enforced, Limits, Outcome, RequestId, Usage,
+    AgentId, AgentName, AgentSpec, Digest, Enforced, Limits, Outcome, Receipt, RequestId, Usage,
 };
 
 use crate::runner::wasm::Facts;
@@ -30,6 +30,8 @@ pub struct Known {
     pub started_ms: Option<u64>,
     pub exited_ms: Option<u64>,
     pub outcome: Option<Outcome>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Box<Receipt>>,
     pub usage: Usage,
     pub next_seq: u64,
     #[serde(default)]

@@ -79,6 +79,7 @@ fn known(outcome: Option<Outcome>, ended_ms: u64) -> Known {
         started_ms: Some(2),
         exited_ms: outcome.as_ref().map(|_| ended_ms),
         outcome,
+        receipt: None,
         usage: Usage::default(),
         next_seq: 3,
         restart: None,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::event::LogRecord;
 use crate::{AgentId, AgentInfo, Digest, Limits, RunnerKind, WireError};
@@ -103,7 +104,8 @@ replies! {
         size: u64,
         /// Whether it is compiled, so that a spawn does not wait for that.
         compiled: bool,
-        /// `command`, a component with a `run`, or `core-module`.
+        /// `command`, a component with a `run`, or `core-module`; `blob` for what is
+        /// neither, or could run nowhere: it can be an input.
         kind: String,
         /// The names that it imports.
         imports: Vec<String>,
@@ -113,7 +115,7 @@ replies! {
 
     /// Whether a component can run, and what it takes.
     CheckReply {
-        /// `command`, a component with a `run`, or `core-module`.
+        /// `command`, a component with a `run`, `core-module` or `blob`.
         kind: String,
         /// What it imports: at most 1,000, and first what it lacks.
         imports: Vec<ImportInfo>,
@@ -200,6 +202,37 @@ replies! {
         expired: Option<SeqRange>,
     }
 
+    /// What lies in a directory of an agent's scratch.
+    FilesPage {
+        /// The entries, by name.
+        files: Vec<FileInfo>,
+        /// Where the next page begins, if there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<String>,
+    }
+
+    /// One entry of a directory.
+    FileInfo {
+        /// Its path below the scratch directory.
+        path: String,
+        /// Its size, in bytes.
+        size: u64,
+        /// What it is.
+        kind: FileKind,
+        /// When it was last written to, in milliseconds since the epoch.
+        modified_ms: u64,
+    }
+
+    /// A piece of a file.
+    FileChunk {
+        /// The bytes.
+        data: ByteBuf,
+        /// The size of the whole now.
+        size: u64,
+        /// Whether nothing comes after.
+        eof: bool,
+    }
+
     /// Where an agent's events are published.
     SubscribeReply {
         /// The events endpoint; absent where events are off: read the history.
@@ -242,6 +275,21 @@ pub enum HealthCode {
     EventsDropped,
     /// A host of a later version says so.
     #[serde(other)]
+    Other,
+}
+
+/// What an entry of a directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    /// A file, which can be read.
+    File,
+    /// A directory, which can be listed.
+    Dir,
+    /// A symbolic link. It is never followed.
+    Link,
+    /// What is neither, or cannot be named: a pipe, a socket, or something whose
+    /// name is no UTF-8, shown with U+FFFD in place of what is not.
     Other,
 }
 

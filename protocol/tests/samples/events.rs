@@ -4,7 +4,7 @@ use serde_bytes::ByteBuf;
 use skep_protocol::event::{HostEvent, Preview, ProgressEvent, StatusEvent};
 use skep_protocol::{AgentState, Usage};
 
-use super::parts::{agent, line, outcomes, piece, usage, waits_for_next_run};
+use super::parts::{agent, line, outcomes, piece, receipt, usage, waits_for_next_run};
 use super::{Sample, dashed, event, replies};
 
 pub(super) fn all() -> Vec<Sample> {
@@ -16,6 +16,7 @@ pub(super) fn all() -> Vec<Sample> {
         state: AgentState::Running,
         outcome: None,
         restart: None,
+        receipt: None,
         usage: Usage::default(),
         last_seq: None,
         time_ms,
@@ -74,6 +75,7 @@ pub(super) fn all() -> Vec<Sample> {
         let status = StatusEvent {
             generation: 2,
             state: AgentState::Exited,
+            receipt: Some(Box::new(receipt(outcome.clone()))),
             outcome: Some(outcome),
             usage: usage(),
             last_seq: Some(300),

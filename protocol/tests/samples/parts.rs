@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_bytes::ByteBuf;
 use skep_protocol::event::{LogRecord, Stream};
 use skep_protocol::info::{GaveUp, QueueInfo, RestartInfo, SpecInfo, StdinKind};
+use skep_protocol::receipt::{CanonicalSpec, Receipt, StreamHash};
 use skep_protocol::spec::{
     ComponentRef, DirGrant, DirMode, Grants, OnFuelExhausted, Restart, RestartPolicy, Stdin,
 };
@@ -53,6 +54,7 @@ pub(super) fn full_spec() -> AgentSpec {
         model: "small".to_owned(),
         labels: texts([("team", "night")]),
         stdin: Stdin::Data(ByteBuf::from(vec![0x00, 0xff, 0x0a])),
+        inputs: [("data/in.csv".to_owned(), Digest::of(b"a,b\n"))].into(),
         limits: LimitsAsk {
             fuel: Some(5_000_000_000),
             wall_ms: Some(60_000),
@@ -139,6 +141,7 @@ pub(super) fn starting() -> AgentInfo {
             model: String::new(),
             labels: BTreeMap::new(),
             stdin: StdinKind::Closed,
+            inputs: BTreeMap::new(),
             grants: Grants::default(),
             on_fuel_exhausted: OnFuelExhausted::Exit,
             restart: Restart::default(),
@@ -154,6 +157,7 @@ pub(super) fn starting() -> AgentInfo {
             pause: Enforcement::Enforced,
         },
         outcome: None,
+        receipt: None,
         queue: None,
         restart: None,
         next_seq: 0,
@@ -208,6 +212,7 @@ pub(super) fn exited() -> AgentInfo {
             model: spec.model,
             labels: spec.labels,
             stdin: StdinKind::Data,
+            inputs: spec.inputs,
             grants: Grants {
                 http: Vec::new(),
                 messages: Vec::new(),
@@ -218,8 +223,34 @@ pub(super) fn exited() -> AgentInfo {
         },
         usage: usage(),
         outcome: Some(Outcome::Exited { code: 7 }),
+        receipt: Some(receipt(Outcome::Exited { code: 7 })),
         next_seq: 3,
         ..starting()
+    }
+}
+
+/// The record of a run that ended so.
+pub(super) fn receipt(outcome: Outcome) -> Receipt {
+    let stream = |bytes: &[u8]| {
+        let mut hash = StreamHash::default();
+        hash.update(bytes);
+        hash.finish()
+    };
+    Receipt {
+        agent: agent(),
+        run: 0,
+        component: Some(digest()),
+        command: Vec::new(),
+        spec_digest: CanonicalSpec::of(&full_spec()).unwrap().digest(),
+        limits: Limits::default(),
+        fuel_used: 123_456_789,
+        memory_peak_bytes: 2_097_152,
+        created_ms: 1_760_000_000_000,
+        started_ms: Some(1_760_000_000_012),
+        exited_ms: 1_760_000_001_234,
+        outcome,
+        stdout: stream(b"hello\n"),
+        stderr: stream(b""),
     }
 }
 

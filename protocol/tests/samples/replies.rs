@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde_bytes::ByteBuf;
 use skep_protocol::op::{
-    AgentCounts, AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPage, AgentReply,
-    AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, CheckReply, ComponentCheck,
-    ComponentInfo, ComponentList, ComponentNeeds, ComponentPage, ComponentPut, ComponentRemove,
-    ComponentStat, ComponentSummary, Done, DrainReply, Health, HealthCode, HealthReason, HostDrain,
-    HostHealth, HostHello, HostInfo, HostStats, ImportInfo, ImportStatus, OutputReply, PutReply,
-    SeqRange, Stats, StdinReply, SubscribeReply, TransportCounts, WaitReply,
+    AgentCounts, AgentFile, AgentFiles, AgentForget, AgentGet, AgentKill, AgentList, AgentOutput,
+    AgentPage, AgentReply, AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait,
+    CheckReply, ComponentCheck, ComponentInfo, ComponentList, ComponentNeeds, ComponentPage,
+    ComponentPut, ComponentRemove, ComponentStat, ComponentSummary, Done, DrainReply, FileChunk,
+    FileInfo, FileKind, FilesPage, Health, HealthCode, HealthReason, HostDrain, HostHealth,
+    HostHello, HostInfo, HostStats, ImportInfo, ImportStatus, OutputReply, PutReply, SeqRange,
+    Stats, StdinReply, SubscribeReply, TransportCounts, WaitReply,
 };
 use skep_protocol::{AgentInfo, AgentState, ErrorCode, Limits, Outcome, RunnerKind, WireError};
 
@@ -200,6 +202,26 @@ fn agents() -> Vec<Sample> {
         end: false,
         expired: None,
     };
+    let entry = |path: &str, size, kind| FileInfo {
+        path: path.to_owned(),
+        size,
+        kind,
+        modified_ms: 1_760_000_000_500,
+    };
+    let files = FilesPage {
+        files: vec![
+            entry("out/a.txt", 7, FileKind::File),
+            entry("out/b", 4_096, FileKind::Dir),
+            entry("out/c", 11, FileKind::Link),
+            entry("out/\u{fffd}", 0, FileKind::Other),
+        ],
+        next: Some("out/\u{fffd}".to_owned()),
+    };
+    let chunk = FileChunk {
+        data: ByteBuf::from(vec![0, 0xff]),
+        size: 262_146,
+        eof: true,
+    };
     let agent = agent();
     let topics = SubscribeReply {
         events: Some("tcp://127.0.0.1:5556".to_owned()),
@@ -236,6 +258,8 @@ fn agents() -> Vec<Sample> {
         reply::<AgentStdin>("", StdinReply { accepted: 7 }),
         reply::<AgentOutput>("", output),
         reply::<AgentOutput>("-empty", nothing),
+        reply::<AgentFiles>("", files),
+        reply::<AgentFile>("", chunk),
         reply::<AgentSubscribe>("", topics),
         reply::<AgentForget>("", Done {}),
     ]

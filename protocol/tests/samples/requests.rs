@@ -4,10 +4,10 @@ use serde_bytes::ByteBuf;
 use skep_protocol::AgentState;
 use skep_protocol::event::Stream;
 use skep_protocol::op::{
-    AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPause, AgentRefuel, AgentResume,
-    AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, ComponentCheck, ComponentList,
-    ComponentPut, ComponentRemove, ComponentStat, HostDrain, HostHealth, HostHello, HostStats,
-    Request, WhenFull,
+    AgentFile, AgentFiles, AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPause,
+    AgentRefuel, AgentResume, AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait,
+    ComponentCheck, ComponentList, ComponentPut, ComponentRemove, ComponentStat, HostDrain,
+    HostHealth, HostHello, HostStats, Request, WhenFull,
 };
 
 use super::parts::{agent, digest, full_spec, minimal_spec, native_spec, texts};
@@ -54,6 +54,24 @@ pub(super) fn all() -> Vec<Sample> {
         agent,
         data: None,
         close: true,
+    };
+    let files = AgentFiles {
+        agent,
+        path: None,
+        after: None,
+        limit: None,
+    };
+    let more_files = AgentFiles {
+        agent,
+        path: Some("out".to_owned()),
+        after: Some("out/a.txt".to_owned()),
+        limit: Some(1_000),
+    };
+    let file = AgentFile {
+        agent,
+        path: "out/b.bin".to_owned(),
+        offset: 262_144,
+        max_bytes: Some(1_048_576),
     };
     let put = ComponentPut {
         digest,
@@ -137,6 +155,9 @@ pub(super) fn all() -> Vec<Sample> {
         request("-close", close, Request::AgentStdin),
         request("", whole_output, Request::AgentOutput),
         request("-full", output, Request::AgentOutput),
+        request("", files, Request::AgentFiles),
+        request("-full", more_files, Request::AgentFiles),
+        request("", file, Request::AgentFile),
         request(
             "",
             AgentSubscribe {

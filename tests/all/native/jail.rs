@@ -98,7 +98,7 @@ async fn host_with_dirs() -> TestHost {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scratch_directory_is_its_own_and_goes_with_it() {
+async fn a_scratch_directory_is_its_own() {
     let host = host().await;
     let client = host.client().await;
     let mut spec = sh("echo x > made && cat made && pwd && echo $TMPDIR && mkdir -m 0 d");
@@ -108,7 +108,14 @@ async fn a_scratch_directory_is_its_own_and_goes_with_it() {
     let stdout = ended.output.stdout();
     let lines: Vec<_> = stdout.lines().collect();
     assert_eq!((lines[0], lines[1]), ("x", lines[2]));
-    assert!(!std::path::Path::new(lines[1]).exists());
+    // What it left is kept, and goes when it is forgotten.
+    let scratch = std::path::Path::new(lines[1]);
+    assert!(scratch.exists());
+    client.forget(ended.info.id).await.unwrap();
+    eventually("a scratch directory that is gone", || async {
+        (!scratch.exists()).then_some(())
+    })
+    .await;
     host.end().await;
 }
 

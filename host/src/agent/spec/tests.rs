@@ -324,3 +324,55 @@ fn nobody_writes_to_the_cache_of_compiled_code() {
     }
     assert!(asks("home/cache/skep", "home/cache/skep/entries", DirMode::Rw).is_err());
 }
+
+#[test]
+fn inputs_lie_below_one_directory_and_nowhere_else() {
+    let with = |paths: &[&str]| AgentSpec {
+        inputs: (paths.iter())
+            .map(|&path| (path.to_owned(), Digest::of(b"")))
+            .collect(),
+        ..spec()
+    };
+    let inputs = validate(with(&["a", "a-b", "b/a", "b/c/d"]), &rules())
+        .unwrap()
+        .inputs;
+    assert_eq!(inputs.len(), 4);
+    let long = format!("{}/x", "d/".repeat(600));
+    for wrong in [
+        &["../x"][..],
+        &["/etc/passwd"],
+        &[""],
+        &["a\0b"],
+        &["a/./b"],
+        &["a", "a-b", "a/b"],
+        &["a/b/c", "a"],
+        &[&long],
+    ] {
+        assert_eq!(refused(with(wrong), &rules()), "spec.inputs", "{wrong:?}");
+    }
+    let many = |count: usize| AgentSpec {
+        inputs: (0..count)
+            .map(|number| (number.to_string(), Digest::of(b"")))
+            .collect(),
+        ..spec()
+    };
+    assert!(validate(many(MAX_INPUTS), &rules()).is_ok());
+    assert_eq!(refused(many(MAX_INPUTS + 1), &rules()), "spec.inputs");
+
+    let dir = tempfile::tempdir().unwrap().keep();
+    let dir = dir.canonicalize().unwrap();
+    let rules = Rules {
+        dir_roots: vec![dir.clone()],
+        ..rules()
+    };
+    let mut taken = with(&["a"]);
+    taken.grants.dirs = vec![DirGrant {
+        host: dir.to_str().unwrap().to_owned(),
+        guest: "/inputs".to_owned(),
+        mode: DirMode::Ro,
+    }];
+    assert_eq!(refused(taken.clone(), &rules), "spec.grants.dirs[0].guest");
+    taken.inputs.clear();
+    assert!(validate(taken, &rules).is_ok());
+    std::fs::remove_dir(dir).unwrap();
+}

@@ -105,3 +105,30 @@ async fn a_fast_writer_waits_for_its_rate_and_its_end_does_not() {
     running.await.unwrap();
     assert!(start.elapsed() - took < Duration::from_secs(1));
 }
+
+#[tokio::test]
+async fn what_was_written_is_hashed_whatever_its_lines() {
+    let (recorder, history, _ended) = recorder(u64::MAX);
+    let (stdout, stderr, reader) = output();
+    let recording = tokio::spawn(recorder.run(reader));
+    for piece in [&b"one\ntw"[..], b"o\n", b"\n", &[0xff; 40_000], b"tail"] {
+        stdout.write_all(piece).await;
+    }
+    stderr.write_all(b"\xff\n").await;
+    drop((stdout, stderr));
+    let written = recording.await.unwrap();
+    for (stream, receipt) in [
+        (Stream::Stdout, written.stdout),
+        (Stream::Stderr, written.stderr),
+    ] {
+        let mut hash = StreamHash::default();
+        for (_, data, partial) in
+            (read(&history).await.into_iter()).filter(|(of, ..)| *of == stream)
+        {
+            hash.update(&data);
+            hash.update(if partial { b"" } else { b"\n" });
+        }
+        assert_eq!(hash.finish(), receipt);
+    }
+    assert_eq!(written.stdout.bytes, 40_000 + 13);
+}

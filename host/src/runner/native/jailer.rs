@@ -93,6 +93,12 @@ impl Jailer {
         self.layers.landlock
     }
 
+    /// Whether inputs can be read and not written. The way to them is the host's
+    /// alone, but where they are mounted.
+    pub(super) fn shows_inputs(&self) -> bool {
+        self.grants_dirs() && (self.layers.view || self.account.is_none())
+    }
+
     /// Whether somebody has to look at the sum of an agent's memory.
     pub(super) fn watches_memory(&self) -> bool {
         !self.controllers().is_some_and(|cgroup| cgroup.memory)

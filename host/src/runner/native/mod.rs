@@ -102,6 +102,12 @@ pub enum Refused {
          leave it out"
     )]
     DirsOpen,
+    /// Its inputs would lie where it may not look, or where it may write.
+    #[error(
+        "this host has no Landlock, or runs agents as another user without a root directory of \
+         their own, without which a native agent has no inputs: leave them out"
+    )]
+    InputsHidden,
 }
 
 impl Refused {
@@ -111,7 +117,9 @@ impl Refused {
         match self {
             Self::Invalid => ErrorCode::InvalidArgument,
             Self::NotAllowed => ErrorCode::Denied,
-            Self::ProcessesUncounted | Self::DirsOpen => ErrorCode::UnsupportedFeature,
+            Self::ProcessesUncounted | Self::DirsOpen | Self::InputsHidden => {
+                ErrorCode::UnsupportedFeature
+            }
         }
     }
 
@@ -122,8 +130,20 @@ impl Refused {
             Self::Invalid | Self::NotAllowed => "spec.command",
             Self::ProcessesUncounted => "spec.limits.processes",
             Self::DirsOpen => "spec.grants.dirs",
+            Self::InputsHidden => "spec.inputs",
         }
     }
+}
+
+/// What an agent asks for that not every machine has.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// A limit on its processes.
+    pub processes: bool,
+    /// Directories.
+    pub dirs: bool,
+    /// Inputs.
+    pub inputs: bool,
 }
 
 /// Runs programs. `start` is to be called within a Tokio runtime.
@@ -178,16 +198,19 @@ impl NativeRunner {
     ///
     /// # Errors
     /// [`Refused`]
-    pub async fn check(&self, asks_processes: bool, asks_dirs: bool) -> Result<(), Refused> {
+    pub async fn check(&self, asked: Wanted) -> Result<(), Refused> {
         // Where nothing can be run, its start says why.
         let Ok(jailer) = self.setup.jailer().await else {
             return Ok(());
         };
-        if asks_processes && !jailer.counts_processes() {
+        if asked.processes && !jailer.counts_processes() {
             return Err(Refused::ProcessesUncounted);
         }
-        if asks_dirs && !jailer.grants_dirs() {
+        if asked.dirs && !jailer.grants_dirs() {
             return Err(Refused::DirsOpen);
+        }
+        if asked.inputs && !jailer.shows_inputs() {
+            return Err(Refused::InputsHidden);
         }
         Ok(())
     }

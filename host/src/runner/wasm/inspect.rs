@@ -22,6 +22,8 @@ pub enum Kind {
     #[default]
     Command,
     CoreModule,
+    /// Bytes that are neither, or could run nowhere.
+    Blob,
 }
 
 impl Kind {
@@ -31,6 +33,7 @@ impl Kind {
         match self {
             Self::Command => "command",
             Self::CoreModule => "core-module",
+            Self::Blob => "blob",
         }
     }
 }
@@ -51,6 +54,15 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Of what is no component.
+    #[must_use]
+    pub fn of_blob() -> Self {
+        Self {
+            kind: Kind::Blob,
+            ..Self::default()
+        }
+    }
+
     /// Refuses what could not even start: for want of an import, or with these
     /// limits.
     ///

@@ -266,7 +266,14 @@ async fn calls_that_no_agent_needs() {
 #[tokio::test]
 async fn processes_up_to_the_limit() {
     let runner = runner();
-    if runner.check(true, false).await.is_err() {
+    if runner
+        .check(Wanted {
+            processes: true,
+            ..Wanted::default()
+        })
+        .await
+        .is_err()
+    {
         println!("nobody counts processes here, and who asks for that is refused");
         return;
     }
@@ -304,7 +311,14 @@ async fn processes_up_to_the_limit() {
 
 #[tokio::test]
 async fn a_bomb_is_held_and_gone_after_a_kill() {
-    if runner().check(true, false).await.is_err() {
+    if runner()
+        .check(Wanted {
+            processes: true,
+            ..Wanted::default()
+        })
+        .await
+        .is_err()
+    {
         return;
     }
     let mut agent = perl("$| = 1; print qq(ready\\n); fork while 1", |launch| {

@@ -19,7 +19,7 @@ use skep_protocol::event::Stream;
 use skep_protocol::{AgentId, Enforced, Limits};
 use tokio::time::timeout;
 
-use super::{NativeConfig, NativeRunner};
+use super::{NativeConfig, NativeRunner, Wanted};
 use crate::helper::tests::binary;
 use crate::runner::{DiskUse, End, Guest, GuestEvent, Launch, Pipes, Program, Runner};
 use crate::stdio::{OutputReader, StdinWriter, output, stdin};
@@ -208,7 +208,7 @@ fn parent(pid: i32) -> i32 {
 /// What holds on this machine.
 async fn holds() -> Enforced {
     let runner = runner();
-    runner.check(false, false).await.unwrap();
+    runner.check(Wanted::default()).await.unwrap();
     runner.enforced()
 }
 

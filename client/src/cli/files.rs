@@ -1,0 +1,312 @@
+//! `skep files` and `skep cp`: what lies in an agent's scratch.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use skep_client::protocol::op::{FileInfo, FileKind};
+use skep_client::protocol::{AgentId, ErrorCode};
+use skep_client::{Client, ClientError};
+
+use super::args::{CopyArgs, FilesArgs};
+use super::failure::Failure;
+use super::local::LocalDir;
+use super::{Context, Outcome, agent, print, text};
+
+/// How deep a tree is copied. Each level holds a descriptor.
+const MAX_DEPTH: usize = 256;
+
+/// `AGENT[:PATH]`. An agent sees its scratch at `/`, and a path may begin so.
+fn parse(what: &str) -> (&str, Option<&str>) {
+    match what.split_once(':') {
+        Some((agent, path)) => {
+            let path = path.trim_matches('/');
+            (agent, (!path.is_empty()).then_some(path))
+        }
+        None => (what, None),
+    }
+}
+
+/// `skep files AGENT[:PATH]`
+pub(super) async fn list(context: &Context, args: &FilesArgs) -> Outcome {
+    let client = context.client().await?;
+    let (agent, path) = parse(&args.what);
+    let agent = agent::find(&client, agent).await?;
+    let files = client.all_files(agent, path).await?;
+    if context.json {
+        return print::json(&files);
+    }
+    let mut table = print::table(["KIND", "SIZE", "PATH"]);
+    for file in &files {
+        let kind = match file.kind {
+            FileKind::File => "file",
+            FileKind::Dir => "dir",
+            FileKind::Link => "link",
+            FileKind::Other => "other",
+        };
+        table.add_row([
+            kind.to_owned(),
+            text::size(file.size),
+            text::clean(&file.path),
+        ]);
+    }
+    print::print_table(table)
+}
+
+/// `skep cp AGENT:PATH LOCAL`
+pub(super) async fn copy(context: &Context, args: &CopyArgs) -> Outcome {
+    let (agent, path) = parse(&args.from);
+    if !args.from.contains(':') {
+        return Err(Failure::of_skep(
+            "say what to copy: AGENT:PATH, or AGENT: with -r for all of it",
+        ));
+    }
+    let client = context.client().await?;
+    let agent = agent::find(&client, agent).await?;
+    if args.recursive {
+        return copy_tree(&client, agent, path, &args.to).await;
+    }
+    let Some(path) = path else {
+        return Err(Failure::of_skep("copying a directory takes -r"));
+    };
+    if args.to.as_os_str() == "-" {
+        return to_stdout(&client, agent, path).await;
+    }
+    let target = Target::of(&args.to, path)?;
+    fetch(&client, agent, path, &target.dir, &target.name).await?;
+    Ok(0)
+}
+
+async fn to_stdout(client: &Client, agent: AgentId, path: &str) -> Outcome {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    let read = client.read_file(agent, path, |piece, _| stdout.write_all(piece));
+    read.await??;
+    stdout.flush()?;
+    Ok(0)
+}
+
+/// Where a file is to be written.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) dir: LocalDir,
+    pub(super) name: String,
+}
+
+impl Target {
+    /// `to`, or in `to` if that is a directory. It is opened now, so that a
+    /// wrong one is told of early.
+    pub(super) fn of(to: &Path, from: &str) -> Result<Self, Failure> {
+        let (dir, name) = if to.is_dir() {
+            (to, from.rsplit('/').next().unwrap_or(from).to_owned())
+        } else {
+            let name = to.file_name().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| {
+                Failure::of_skep(format!("{} is no name of a file", to.display()))
+            })?;
+            (to.parent().unwrap_or(Path::new("")), name.to_owned())
+        };
+        match LocalDir::open(dir) {
+            Ok(dir) => Ok(Self { dir, name }),
+            Err(error) => Err(unwritten(to, &error)),
+        }
+    }
+}
+
+fn unwritten(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::of_skep(format!(
+        "{} cannot be written: {error}",
+        text::clean(&path.to_string_lossy())
+    ))
+}
+
+/// Copies one file.
+pub(super) async fn fetch(
+    client: &Client,
+    agent: AgentId,
+    path: &str,
+    dir: &LocalDir,
+    name: &str,
+) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| unwritten(Path::new(name), &error);
+    let mut file = dir.create(name).map_err(failed)?;
+    let bar = Bar::new(path);
+    let read = client.read_file(agent, path, |piece, whole| {
+        bar.add(piece.len(), whole);
+        file.write(piece)
+    });
+    read.await?.map_err(failed)?;
+    file.finish().map_err(failed)
+}
+
+/// A directory that is to be copied.
+struct Due {
+    /// Where it is to lie, and under which name; without one, it is that.
+    into: Rc<LocalDir>,
+    name: Option<String>,
+    path: Option<String>,
+    depth: usize,
+}
+
+/// Copies what lies in a directory into another, which is made unless it is
+/// there.
+async fn copy_tree(client: &Client, agent: AgentId, path: Option<&str>, to: &PathBuf) -> Outcome {
+    if !to.is_dir() {
+        std::fs::create_dir(to).map_err(|error| unwritten(to, &error))?;
+    }
+    let into = LocalDir::open(to).map_err(|error| unwritten(to, &error))?;
+    let mut due = vec![Due {
+        into: Rc::new(into),
+        name: None,
+        path: path.map(str::to_owned),
+        depth: 0,
+    }];
+    let mut skipped = Skipped::default();
+    while let Some(next) = due.pop() {
+        if next.depth > MAX_DEPTH {
+            return Err(Failure::of_skep(format!(
+                "the tree is more than {MAX_DEPTH} directories deep: copy a part of it"
+            )));
+        }
+        let shown = next.path.as_deref().unwrap_or("/");
+        let dir = match &next.name {
+            None => next.into,
+            Some(name) => {
+                let entered = next.into.enter(name);
+                Rc::new(entered.map_err(|error| unwritten(&to.join(shown), &error))?)
+            }
+        };
+        let files = match client.all_files(agent, next.path.as_deref()).await {
+            // The agent has removed it meanwhile.
+            Err(error) if next.depth > 0 && is_gone(&error) => {
+                skipped.add(shown);
+                continue;
+            }
+            files => files?,
+        };
+        for file in files {
+            let name = name_in(next.path.as_deref(), &file)?;
+            match file.kind {
+                FileKind::Dir => due.push(Due {
+                    into: Rc::clone(&dir),
+                    name: Some(name.to_owned()),
+                    path: Some(file.path.clone()),
+                    depth: next.depth + 1,
+                }),
+                FileKind::File => fetch(client, agent, &file.path, &dir, name).await?,
+                FileKind::Link | FileKind::Other => skipped.add(&file.path),
+            }
+        }
+    }
+    skipped.tell();
+    Ok(0)
+}
+
+fn is_gone(error: &ClientError) -> bool {
+    error.code() == Some(ErrorCode::NotFound)
+}
+
+/// The name of an entry. Where it lies is the host's word, and may not lead
+/// elsewhere.
+fn name_in<'a>(dir: Option<&str>, file: &'a FileInfo) -> Result<&'a str, Failure> {
+    let name = match dir {
+        None => Some(file.path.as_str()),
+        Some(dir) => file
+            .path
+            .strip_prefix(dir)
+            .and_then(|rest| rest.strip_prefix('/')),
+    };
+    name.filter(|name| !name.contains('/')).ok_or_else(|| {
+        Failure::of_skep(format!(
+            "the host lists `{}` where it does not lie: are client and host of one version?",
+            text::clean(&file.path)
+        ))
+    })
+}
+
+/// What was not copied.
+#[derive(Debug, Default)]
+struct Skipped {
+    count: u64,
+    first: String,
+}
+
+impl Skipped {
+    fn add(&mut self, path: &str) {
+        if self.count == 0 {
+            self.first = text::clean(path);
+        }
+        self.count += 1;
+    }
+
+    fn tell(&self) {
+        if self.count > 0 {
+            eprintln!(
+                "skep: {} left out that are neither files nor directories, or are gone: {}{}",
+                text::count(self.count),
+                self.first,
+                if self.count > 1 { " and others" } else { "" }
+            );
+        }
+    }
+}
+
+/// How far a file is copied, on a terminal alone.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new(path: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{bar:20} {bytes}/{total_bytes} {msg}") {
+            bar.set_style(style);
+        }
+        bar.set_message(text::clean(path));
+        Self(bar)
+    }
+
+    fn add(&self, bytes: usize, whole: u64) {
+        self.0.set_length(whole);
+        self.0.inc(bytes as u64);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_meant_is_found_in_an_argument() {
+        assert_eq!(parse("a"), ("a", None));
+        assert_eq!(parse("a:"), ("a", None));
+        assert_eq!(parse("a:/"), ("a", None));
+        assert_eq!(parse("a:/x/y:z/"), ("a", Some("x/y:z")));
+    }
+
+    #[test]
+    fn a_host_cannot_send_a_name_elsewhere() {
+        let file = |path: &str| FileInfo {
+            path: path.to_owned(),
+            size: 0,
+            kind: FileKind::File,
+            modified_ms: 0,
+        };
+        assert_eq!(name_in(None, &file("a")).unwrap(), "a");
+        assert_eq!(name_in(Some("d"), &file("d/a")).unwrap(), "a");
+        for (dir, path) in [
+            (None, "d/a"),
+            (None, "/a"),
+            (Some("d"), "a"),
+            (Some("d"), "e/a"),
+            (Some("d"), "d/e/a"),
+            (Some("d"), "d/../a"),
+        ] {
+            assert!(name_in(dir, &file(path)).is_err(), "{path}");
+        }
+    }
+}
