@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use skep_client::Client;
 use skep_client::protocol::AgentId;
+use skep_client::protocol::op::{HealthCode, HealthReason};
 
 use super::report::Report;
 use super::{KILL, LINE_EVERY, PATIENCE};
@@ -40,7 +41,9 @@ impl Fairness {
             let start = Instant::now();
             let answer = client.health().await.expect("an answer");
             health.push(start.elapsed());
-            assert!(answer.healthy, "{answer:?}");
+            // Events are dropped under floods, as they may be; nothing else is wrong.
+            let other = |reason: &HealthReason| reason.code != HealthCode::EventsDropped;
+            assert!(!answer.reasons.iter().any(other), "{answer:?}");
         }
         let mut kills = Vec::with_capacity(KILLS);
         for number in 0..KILLS.min(spinners * 2) {
