@@ -330,9 +330,9 @@ fn sweep(dir: &Path, recovered: &store::Recovered) -> Vec<(AgentId, scratch::Scr
     use store::Comeback::{Ended, Lost, Queued};
     let ended = recovered.agents.iter().filter_map(|agent| match agent {
         Ended(ended) => Some(ended.id),
-        Lost(left) => Some(left.id),
-        // It begins anew.
-        Queued(_) => None,
+        Lost(left) if !left.may_run_again() => Some(left.id),
+        // They begin anew.
+        Lost(_) | Queued(_) => None,
     });
     let ended: Vec<AgentId> = ended.collect();
     let known: HashSet<_> = ended.iter().copied().collect();

@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use skep_client::protocol::spec::{Restart, RestartPolicy};
 use skep_client::protocol::{AgentId, Outcome};
 use skep_client::{Client, ConnectionConfig, Endpoint, FollowOptions, LogItem};
 use skep_tests::{HostProcess, eventually, probe, soon};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::written;
+use crate::{running, written};
 
 const KILLS: usize = 5;
+/// Agents that run again after each.
+const LASTING: usize = 10;
 /// They print a thousand lines a second together.
 const AGENTS: usize = 50;
 const LINE_EVERY_MS: &str = "50";
@@ -49,7 +52,8 @@ fn connect(control: &Endpoint) -> Client {
     Client::connect(ConnectionConfig::new(control.clone()))
 }
 
-/// Follows an agent to its end, and says how many records that were.
+/// Follows an agent to its end, through all of its runs, and says how many
+/// records that were.
 async fn follow(control: Endpoint, agent: AgentId, prefix: String, habit: Habit) -> u64 {
     let mut client = connect(&control);
     if habit == Habit::Late {
@@ -60,6 +64,8 @@ async fn follow(control: Endpoint, agent: AgentId, prefix: String, habit: Habit)
         .await;
     }
     let mut next = 0;
+    // Each run counts its lines anew.
+    let (mut run, mut line) = (0, 0);
     loop {
         let options = FollowOptions {
             from_seq: next,
@@ -72,10 +78,14 @@ async fn follow(control: Endpoint, agent: AgentId, prefix: String, habit: Habit)
                 .expect("a log")
             {
                 Some(LogItem::Record(record)) => {
-                    let said = String::from_utf8_lossy(&record.data);
-                    assert_eq!(record.seq, next, "{habit:?}");
-                    assert_eq!(said, format!("{prefix} {}", next + 1), "{habit:?}");
+                    if record.run > run {
+                        (run, line) = (record.run, 0);
+                    }
                     next += 1;
+                    line += 1;
+                    let said = String::from_utf8_lossy(&record.data).into_owned();
+                    let expected = (next - 1, run, format!("{prefix} {line}"));
+                    assert_eq!((record.seq, record.run, said), expected, "{habit:?}");
                 }
                 // All of it is within the history.
                 Some(LogItem::Gap(gap)) => panic!("{habit:?}: {gap:?} is missing"),
@@ -114,7 +124,21 @@ async fn nothing_that_anyone_saw_is_lost_however_often_the_host_is_killed() {
     let stop = Arc::new(AtomicBool::new(false));
     let spawning = spawn_all_the_while(host.client(), Arc::clone(&stop));
     let mut following = JoinSet::new();
-    let mut lost = Vec::new();
+    let mut lasting = Vec::new();
+    for number in 0..LASTING {
+        let prefix = format!("lasting-{number}");
+        let mut spec = probe(&["tick", "1000000000", LINE_EVERY_MS, &prefix]);
+        spec.restart = Restart {
+            policy: RestartPolicy::OnFailure,
+            backoff_ms: Some(100),
+            max_backoff_ms: Some(100),
+            ..Restart::default()
+        };
+        let agent = client.spawn(spec, None).await.expect("a spawn").id;
+        let followed = follow(host.control(), agent, prefix, habit(number));
+        following.spawn(async move { (agent, followed.await) });
+        lasting.push(agent);
+    }
     for kill in 0..KILLS {
         let mut printing = Vec::new();
         for number in 0..AGENTS {
@@ -130,16 +154,26 @@ async fn nothing_that_anyone_saw_is_lost_however_often_the_host_is_killed() {
         written(&client, printing[one], fastrand::u64(1..40)).await;
         host.kill_9();
         host.start_again().await;
-        lost.extend(printing);
     }
     stop.store(true, Ordering::Relaxed);
     let acknowledged = spawning.await.expect("who spawns");
+    for agent in &lasting {
+        let last = running(&client, *agent).await;
+        assert_eq!(last.usage.restarts, KILLS as u64);
+        written(&client, *agent, last.next_seq + 1).await;
+        client.kill(*agent).await.expect("a kill");
+    }
 
     let mut seen = 0;
     while let Some(followed) = following.join_next().await {
         let (agent, records) = followed.expect("a follower that found all in order");
         let info = client.get(agent).await.expect("an agent");
-        assert_eq!(info.outcome, Some(Outcome::HostLost));
+        let expected = if lasting.contains(&agent) {
+            Outcome::Killed
+        } else {
+            Outcome::HostLost
+        };
+        assert_eq!(info.outcome, Some(expected));
         assert_eq!(info.next_seq, records, "{agent}");
         seen += records;
     }

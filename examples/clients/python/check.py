@@ -199,7 +199,6 @@ def check_codes(host):
         ({"v": 2}, "unsupported_version"),
         ({"v": None}, "unsupported_version"),
         ({"op": "agent.explode"}, "unknown_op"),
-        ({"op": "host.drain"}, "unsupported_feature"),
         ({"colour": 1}, "invalid_argument"),
         ({"body": {"agent": "x"}}, "invalid_argument"),
         ({"body": {"agent": ident, "colour": 1}}, "invalid_argument"),

@@ -22,6 +22,7 @@ use crate::clock;
 use crate::log::Written;
 use crate::registry::StateCounts;
 use crate::runner::{Able, Asked, End, Guest, GuestEvent, Launch, Pipes, Progress, Runner, Stand};
+use crate::store::Change;
 
 /// Reports of progress are published this often at most; the newest counts.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -447,6 +448,12 @@ impl Publication {
         if again {
             self.step(Step::Again);
         }
+    }
+
+    /// How far the agent has come, to be written down.
+    pub(super) fn progress(&self) -> Change {
+        let known = self.agent.known(&self.status.borrow());
+        Change::Seen(self.agent.id, Box::new(known))
     }
 
     /// Notes that there will be no next run, though one was to come. It is told

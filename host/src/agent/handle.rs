@@ -184,7 +184,7 @@ impl Handle {
             history: Arc::new(history),
             stdin: None,
             stdin_given: known.usage.stdin_bytes,
-            meter: UsageMeter::ended(known.usage),
+            meter: UsageMeter::from(known.usage),
             standing: None,
         };
         let (_, status) = watch::channel(status);

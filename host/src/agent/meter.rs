@@ -38,20 +38,9 @@ impl std::fmt::Debug for State {
 }
 
 impl UsageMeter {
-    /// Of an agent that was run again so often before.
+    /// Of an agent of a host before: it has ended, or goes on from there.
     #[must_use]
-    pub fn new(restarts: u64) -> Self {
-        Self(Mutex::new(State {
-            past: Usage::default(),
-            run: None,
-            last: GuestUsage::default(),
-            restarts,
-        }))
-    }
-
-    /// Of an agent that has ended.
-    #[must_use]
-    pub(super) fn ended(usage: Usage) -> Self {
+    pub fn from(usage: Usage) -> Self {
         Self(Mutex::new(State {
             past: usage,
             run: None,
@@ -62,6 +51,11 @@ impl UsageMeter {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next run is the agent's `number`th after the first.
+    pub(super) fn is_run(&self, number: u64) {
+        self.state().restarts = number;
     }
 
     /// A run begins, the agent's `number`th after the first.
@@ -187,7 +181,7 @@ mod tests {
 
     #[test]
     fn runs_add_up() {
-        let meter = UsageMeter::new(0);
+        let meter = UsageMeter::from(Usage::default());
         assert_eq!(meter.read(), Usage::default());
         for (number, count) in [(0, 7), (1, 3)] {
             let (stdout, stderr, reader) = output();

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::log::Recorder;
 use crate::runner::{Launch, Pipes, Runner};
 use crate::stdio::{StdinReader, output, stdin};
+use crate::store::Store;
 
 /// What a run finds on its stdin.
 #[derive(Debug)]
@@ -24,6 +25,13 @@ pub enum StdinSource {
     Given(Vec<u8>),
     /// What clients send. A run goes on with what those before it did not read.
     Open(StdinReader),
+}
+
+/// What a run before has left to do: it waits, and is told about.
+#[derive(Debug)]
+pub struct Again {
+    pub told: RestartInfo,
+    pub wait: Duration,
 }
 
 /// All runs of an agent.
@@ -36,12 +44,30 @@ pub struct Runs {
     pub stdin: StdinSource,
     /// Writes the output of a run down; `run` and `ended` are set anew for each.
     pub recorder: Recorder,
+    /// Where a host that comes after finds which run it was.
+    pub store: Store,
 }
 
 impl Runs {
     /// Runs the agent until its last run is over, and tells how that ended; or how
     /// it ended while it waited for the next.
-    pub async fn run(mut self, runner: Arc<dyn Runner>, launch: Launch) -> Ending {
+    ///
+    /// `again` is what an agent goes on from whose last run was lost with its host.
+    pub async fn run(
+        mut self,
+        runner: Arc<dyn Runner>,
+        launch: Launch,
+        again: Option<Again>,
+    ) -> Ending {
+        if let Some(again) = again {
+            let lost = Ending {
+                outcome: again.told.last_outcome.clone(),
+                written: None,
+            };
+            if let Err(ending) = self.wait(again, lost).await {
+                return ending;
+            }
+        }
         loop {
             let begun = Instant::now();
             let RunEnd { ending, asked } = self.run_once(&*runner, launch.clone()).await;
@@ -77,22 +103,38 @@ impl Runs {
                     return ending;
                 }
             };
-            told.next_run_ms = Some(clock::now_ms().saturating_add(milliseconds(wait)));
-            publication.run_ended(told);
-            let until = Instant::now() + wait;
-            let commands = &mut self.driver.commands;
-            match between(until, &publication, commands, &self.no_more_runs).await {
-                Between::Run => publication.next_run(),
-                Between::NoMore => {
-                    publication.gives_up(GaveUp::Draining);
-                    return ending;
-                }
-                Between::Ended(outcome) => {
-                    let written = ending.written;
-                    return Ending { outcome, written };
-                }
+            if let Err(ending) = self.wait(Again { told, wait }, ending).await {
+                return ending;
             }
         }
+    }
+
+    /// Waits for the next run; or tells how the agent ended meanwhile, after a run
+    /// that went so.
+    async fn wait(&mut self, again: Again, before: Ending) -> Result<(), Ending> {
+        let Again { mut told, wait } = again;
+        told.next_run_ms = Some(clock::now_ms().saturating_add(milliseconds(wait)));
+        let publication = Arc::clone(&self.driver.publication);
+        publication.run_ended(told);
+        self.store.note(publication.progress()).await;
+        let until = Instant::now() + wait;
+        let commands = &mut self.driver.commands;
+        match between(until, &publication, commands, &self.no_more_runs).await {
+            Between::Run => publication.next_run(),
+            Between::NoMore => {
+                publication.gives_up(GaveUp::Draining);
+                return Err(before);
+            }
+            Between::Ended(outcome) => {
+                let written = before.written;
+                return Err(Ending { outcome, written });
+            }
+        }
+        // A host that comes after must not give this run's number to another. If
+        // it cannot be written now, the agent runs all the same.
+        publication.agent.meter.is_run(self.restarts.made());
+        let _ = self.store.write(publication.progress()).await;
+        Ok(())
     }
 
     async fn run_once(&mut self, runner: &dyn Runner, launch: Launch) -> RunEnd {

@@ -1,19 +1,25 @@
 //! What becomes of the agents that a host before has left: those that waited
-//! wait again, those that ran have lost their host.
+//! wait again, those that ran have lost their host, and run again where their
+//! spec says so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use skep_protocol::event::{StatusEvent, Topic};
-use skep_protocol::{AgentState, Digest, Outcome, WireError};
+use skep_protocol::info::RestartInfo;
+use skep_protocol::{AgentState, Digest, Outcome, Usage, WireError};
 
 use super::Error;
 use super::agents::shown_bytes;
 use super::component::settle;
-use super::spawn::{Identity, applicant, assemble, consider, launch};
+use super::spawn::{self, Identity, applicant, assemble, consider, launch};
+use tokio::time::Instant;
+
 use crate::agent::driver::publish;
 use crate::agent::handle::Handle;
-use crate::agent::restart::Before;
+use crate::agent::restart::{self, Before, Next, Restarts, Rule};
+use crate::agent::runs::Again;
 use crate::agent::slots::Place;
 use crate::agent::spec::shown;
 use crate::clock;
@@ -36,6 +42,7 @@ pub(crate) async fn come_back(
 ) {
     let mut lost = 0_usize;
     let mut queued = 0_usize;
+    let mut resumed = 0_usize;
     for agent in agents {
         match agent {
             Comeback::Ended(ended) => core.registry.had_ended(ended).await,
@@ -46,14 +53,25 @@ pub(crate) async fn come_back(
                 }
                 wait_again(core, left, told).await;
             }
-            Comeback::Lost(left) => {
-                lost += 1;
-                end(core, left, UNSEEN_STEPS, Outcome::HostLost).await;
-            }
+            Comeback::Lost(mut left) => match after_loss(&mut left) {
+                Some((before, again)) => {
+                    resumed += 1;
+                    run_again(core, left, before, again, told).await;
+                }
+                None => {
+                    lost += 1;
+                    end(core, left, UNSEEN_STEPS, Outcome::HostLost).await;
+                }
+            },
         }
     }
-    if lost + queued > 0 {
-        tracing::info!(lost, queued, "agents of a host before were taken up");
+    if lost + queued + resumed > 0 {
+        tracing::info!(
+            lost,
+            queued,
+            resumed,
+            "agents of a host before were taken up"
+        );
     }
     // Those that wait to be made of them have them.
     for digest in deleted {
@@ -85,9 +103,116 @@ async fn assembled(
     let identity = Identity {
         id: left.id,
         created_ms: left.born.created_ms,
+        lost: None,
         before: Before::default(),
     };
     assemble(core, admissible, Place::Later(turn), identity)
+}
+
+/// What comes after the loss of its host, by an agent's restart policy: its next
+/// run, or nothing, and then it is noted why.
+fn after_loss(left: &mut Left) -> Option<(Before, Again)> {
+    let rule = Rule::of(&left.born.spec.restart).ok()?;
+    let known = &mut left.known;
+    let mut told = known.restart.clone().unwrap_or(RestartInfo {
+        last_outcome: Outcome::HostLost,
+        failures: 0,
+        next_run_ms: None,
+        gave_up: None,
+    });
+    let now = clock::now_ms();
+    let before = Before {
+        restarts: known.usage.restarts,
+        failures: told.failures,
+    };
+    // It did not run: it waited for its next run, and does so again.
+    if let Some(next_run_ms) = told.next_run_ms {
+        let wait = Duration::from_millis(next_run_ms.saturating_sub(now));
+        let before = Before {
+            restarts: before.restarts + 1,
+            ..before
+        };
+        return Some((before, Again { told, wait }));
+    }
+    let mut restarts = Restarts::new(rule, before, Instant::now());
+    let began_ms = known.started_ms.unwrap_or(now);
+    let ended = restart::Ended {
+        outcome: &Outcome::HostLost,
+        asked: false,
+        lasted: Duration::from_millis(now.saturating_sub(began_ms)),
+    };
+    let next = restarts.after(ended, Instant::now(), fastrand::f64());
+    told.last_outcome = Outcome::HostLost;
+    told.failures = restarts.failures();
+    let before = Before {
+        restarts: restarts.made(),
+        failures: restarts.failures(),
+    };
+    match next {
+        Next::After(wait) => Some((before, Again { told, wait })),
+        Next::GiveUp(why) => {
+            told.gave_up = Some(why);
+            known.restart = Some(told);
+            None
+        }
+        Next::End => None,
+    }
+}
+
+/// Lets an agent whose run was lost be run again, as the next run of the same
+/// agent: its output goes on in the same sequence. What its scratch held is gone.
+async fn run_again(
+    core: &Arc<Core>,
+    left: Left,
+    before: Before,
+    again: Again,
+    told: fn(&Error) -> WireError,
+) {
+    match resumed(core, &left, before, again).await {
+        Ok((handle, life)) => launch(core, handle, life),
+        Err(error) => {
+            let WireError { code, message, .. } = told(&error);
+            let outcome = Outcome::StartFailed { code, message };
+            end(core, left, UNSEEN_STEPS, outcome).await;
+        }
+    }
+}
+
+async fn resumed(
+    core: &Arc<Core>,
+    left: &Left,
+    before: Before,
+    again: Again,
+) -> Result<(Handle, BoxFuture<'static, ()>), Error> {
+    let mut admissible = consider(core, left.born.spec.clone()).await?;
+    admissible.keep_limits(left.born.limits);
+    let place = core.slots.take_or_wait(applicant(&admissible))?;
+    let (logs, id, bound) = (
+        core.logs.clone(),
+        left.id,
+        left.born.limits.output_history_bytes,
+    );
+    let history = tokio::task::spawn_blocking(move || logs.recover(id, bound)).await;
+    let history = history
+        .map_err(std::io::Error::other)
+        .flatten()
+        .map_err(Error::Log)?;
+    let identity = Identity {
+        id: left.id,
+        created_ms: left.born.created_ms,
+        lost: Some(spawn::Lost {
+            generation: left.known.generation + UNSEEN_STEPS,
+            started_ms: left.known.started_ms,
+            usage: Usage {
+                memory_bytes: 0,
+                ..left.known.usage
+            },
+            history,
+            again,
+        }),
+        before,
+    };
+    assemble(core, admissible, place, identity)
 }
 
 /// Ends an agent that is not run again, as far as its log goes.

@@ -14,7 +14,9 @@ use futures_util::future::BoxFuture;
 use skep_protocol::op::{AgentReply, AgentSpawn, WhenFull};
 use skep_protocol::receipt::CanonicalSpec;
 use skep_protocol::spec::{ComponentRef, Stdin};
-use skep_protocol::{AgentId, AgentSpec, AgentState, Digest, Enforcement, Limits, RunnerKind};
+use skep_protocol::{
+    AgentId, AgentSpec, AgentState, Digest, Enforcement, Limits, RunnerKind, Usage,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +30,7 @@ use crate::agent::driver::{Driver, Ending, Publication};
 use crate::agent::handle::{Agent, COMMANDS, Handle, Status};
 use crate::agent::meter::UsageMeter;
 use crate::agent::restart::{Before, Restarts};
-use crate::agent::runs::{Runs, StdinSource};
+use crate::agent::runs::{Again, Runs, StdinSource};
 use crate::agent::slots::{Applicant, Place, Standing};
 use crate::agent::spec::{Spec, validate};
 use crate::agent::turn::{lay_inputs, turn};
@@ -36,7 +38,7 @@ use crate::clock;
 use crate::components::Component;
 use crate::core::Core;
 use crate::inputs::{GUEST_DIR, Input, VARIABLE};
-use crate::log::Recorder;
+use crate::log::{History, Recorder};
 use crate::runner::native::Wanted;
 use crate::runner::wasm::Kind;
 use crate::runner::{Access, DiskUse, GrantedDir, Launch, Program, Runner};
@@ -91,8 +93,20 @@ impl std::fmt::Debug for Prepared {
 pub(super) struct Identity {
     pub(super) id: AgentId,
     pub(super) created_ms: u64,
+    /// Where its last run was lost with its host.
+    pub(super) lost: Option<Lost>,
     /// What happened to it already; to a new one, nothing.
     pub(super) before: Before,
+}
+
+/// What an agent goes on from whose last run was lost with its host.
+pub(super) struct Lost {
+    pub(super) generation: u64,
+    pub(super) started_ms: Option<u64>,
+    pub(super) usage: Usage,
+    /// Its log, if it has written any.
+    pub(super) history: Option<History>,
+    pub(super) again: Again,
 }
 
 /// Refuses, or gives the agent that is to be [begun](begin).
@@ -113,6 +127,7 @@ pub async fn prepare(core: &Arc<Core>, body: AgentSpawn) -> Result<Prepared, Err
     let identity = Identity {
         id: AgentId::random(),
         created_ms: born.created_ms,
+        lost: None,
         before: Before::default(),
     };
     let (handle, life) = assemble(core, admissible, place, identity)?;
@@ -315,6 +330,7 @@ pub(super) fn assemble(
         id,
         created_ms,
         before,
+        lost,
     }: Identity,
 ) -> Result<(Handle, BoxFuture<'static, ()>), Error> {
     let Admissible {
@@ -370,7 +386,16 @@ pub(super) fn assemble(
         }
     };
 
-    let history = core.logs.create(id, spec.limits.output_history_bytes);
+    let (known, history, again) = match lost {
+        Some(lost) => (
+            (lost.generation, lost.started_ms, lost.usage),
+            lost.history,
+            Some(lost.again),
+        ),
+        None => Default::default(),
+    };
+    let (generation, started_ms, usage) = known;
+    let history = history.unwrap_or_else(|| core.logs.create(id, spec.limits.output_history_bytes));
     let history = Arc::new(history.charged(shown_bytes(&spec.info) as u64));
     let on_fuel_exhausted = spec.info.on_fuel_exhausted;
     let agent = Arc::new(Agent {
@@ -384,7 +409,7 @@ pub(super) fn assemble(
         history: Arc::clone(&history),
         stdin: open_stdin,
         stdin_given,
-        meter: UsageMeter::new(before.restarts),
+        meter: UsageMeter::from(usage),
         standing: match &place {
             Place::Now(_) => None,
             Place::Later(turn) => Some(turn.standing()),
@@ -397,9 +422,9 @@ pub(super) fn assemble(
     let status = Status {
         state,
         paused_reason: None,
-        generation: 0,
+        generation,
         fuel: spec.limits.fuel,
-        started_ms: None,
+        started_ms,
         begun: false,
         exited_ms: None,
         outcome: None,
@@ -465,8 +490,9 @@ pub(super) fn assemble(
             no_more_runs: host.draining.clone(),
             stdin,
             recorder,
+            store: host.store.clone(),
         };
-        Ok((runs.run(runner, launch).await, slot, laid))
+        Ok((runs.run(runner, launch, again).await, slot, laid))
     };
     let host = Arc::clone(core);
     let life = async move {
