@@ -184,6 +184,9 @@ impl Host {
                 ceilings: config.ceilings,
                 dir_roots: config.dir_roots.clone(),
                 cache_dir: config.cache_dir.clone(),
+                // A host that runs one agent keeps nothing there, and may be
+                // asked for the directory that it lies in.
+                state_dir: (purpose == Purpose::Serve).then(|| config.state_dir.clone()),
             },
             scratch_root,
             inputs_root,

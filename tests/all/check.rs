@@ -198,7 +198,7 @@ async fn grants_and_limits_are_judged_as_in_a_spec() {
         .needs;
     let ceiling = client.hello().await.unwrap().ceilings.memory_bytes;
     for (asked, expected) in [
-        (granted(dir(host.dir().to_str().unwrap())), None),
+        (granted(dir(host.shared().to_str().unwrap())), None),
         (granted(dir("/nowhere")), Some(ErrorCode::Denied)),
         (
             granted(Grants {

@@ -151,7 +151,7 @@ async fn what_a_dead_host_left_is_removed() {
 async fn granted_directories_are_read_and_written_as_granted() {
     let host = TestHost::start().await;
     let client = host.client().await;
-    let shared = host.dir().join("shared");
+    let shared = host.shared().join("shared");
     std::fs::create_dir_all(shared.join("inner")).unwrap();
     std::fs::write(shared.join("given"), "from the host").unwrap();
 
@@ -188,9 +188,9 @@ async fn granted_directories_are_read_and_written_as_granted() {
 async fn no_path_leads_out_of_a_granted_directory() {
     let host = TestHost::start().await;
     let client = host.client().await;
-    let shared = host.dir().join("shared");
+    let shared = host.shared().join("shared");
     std::fs::create_dir_all(shared.join("inner")).unwrap();
-    let canary = host.dir().join("canary");
+    let canary = host.shared().join("canary");
     std::fs::write(&canary, "alive").unwrap();
     symlink(&canary, shared.join("absolute")).unwrap();
     symlink("../canary", shared.join("relative")).unwrap();
@@ -234,9 +234,9 @@ async fn no_path_leads_out_of_a_granted_directory() {
 async fn grants_that_may_not_be_are_refused() {
     let host = TestHost::start().await;
     let client = host.client().await;
-    let shared = host.dir().join("shared");
+    let shared = host.shared().join("shared");
     std::fs::create_dir(&shared).unwrap();
-    symlink("/etc", host.dir().join("elsewhere")).unwrap();
+    symlink("/etc", host.shared().join("elsewhere")).unwrap();
     let refuse = async |spec: AgentSpec| {
         let refusal = refusal(client.spawn(spec, None).await);
         (refusal.code, refusal.details.field.unwrap())
@@ -245,7 +245,7 @@ async fn grants_that_may_not_be_are_refused() {
         "/etc",
         "/nowhere",
         "relative",
-        host.dir().join("elsewhere").to_str().unwrap(),
+        host.shared().join("elsewhere").to_str().unwrap(),
     ] {
         let spec = granted(&["ls", "/data"], Path::new(out), "/data", DirMode::Ro);
         let expected = (ErrorCode::Denied, "spec.grants.dirs[0].host".to_owned());

@@ -21,7 +21,8 @@ pub struct TestHost {
     sockets: Sockets,
     control: Endpoint,
     dir: TempDir,
-    /// Beside the other: no agent is given the cache to write to.
+    /// Beside it: no agent is given the host's state, or the cache to write to.
+    shared: TempDir,
     _cache: TempDir,
 }
 
@@ -33,13 +34,14 @@ impl TestHost {
     }
 
     /// The same, with another configuration. `state_dir` is a directory that is
-    /// there; granted directories may lie anywhere below it.
+    /// there; granted directories may lie anywhere below another.
     ///
     /// # Panics
     /// If the host does not start.
     #[expect(clippy::unused_async, reason = "it must run within a runtime")]
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let shared = tempfile::tempdir().expect("a temporary directory");
         let cache = tempfile::tempdir().expect("a temporary directory");
         let raw = RawConfig {
             server: RawServer {
@@ -56,7 +58,7 @@ impl TestHost {
         config.capacity.max_agents = 64;
         config.grace = Duration::from_millis(100);
         config.dir_roots = vec![
-            dir.path()
+            (shared.path())
                 .canonicalize()
                 .expect("a directory that is there"),
         ];
@@ -75,6 +77,7 @@ impl TestHost {
             sockets,
             control,
             dir,
+            shared,
             _cache: cache,
         }
     }
@@ -85,10 +88,16 @@ impl TestHost {
         &self.control
     }
 
-    /// Its state directory, and the root of what it may grant.
+    /// Its state directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The root of what it may grant.
+    #[must_use]
+    pub fn shared(&self) -> &Path {
+        self.shared.path()
     }
 
     /// A new client that is connected.

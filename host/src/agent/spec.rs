@@ -23,27 +23,29 @@ pub struct Rules {
     /// Where compiled components lie: whoever can write there can run code as
     /// the host, so no agent is given it to write to.
     pub cache_dir: Option<PathBuf>,
+    /// Where what outlives the host lies, with what clients have handed to their
+    /// agents: whoever can read there reads what is others', so no agent is given
+    /// it at all.
+    pub state_dir: Option<PathBuf>,
 }
 
-impl Rules {
-    /// Whether a canonical directory contains the cache or lies within it.
-    fn holds_cache(&self, dir: &Path) -> bool {
-        let Some(cache) = &self.cache_dir else {
-            return false;
-        };
-        // It may not be there yet, and its parents may be links.
-        let there = cache
-            .ancestors()
-            .find_map(|parent| Some((parent, parent.canonicalize().ok()?)));
-        let cache = match there {
-            Some((parent, canonical)) => match cache.strip_prefix(parent) {
-                Ok(rest) => canonical.join(rest),
-                Err(_) => canonical,
-            },
-            None => cache.clone(),
-        };
-        cache.starts_with(dir) || dir.starts_with(&cache)
-    }
+/// Whether a canonical directory contains a place of the host's or lies within it.
+fn meets(dir: &Path, place: Option<&PathBuf>) -> bool {
+    let Some(place) = place else {
+        return false;
+    };
+    // It may not be there yet, and its parents may be links.
+    let there = place
+        .ancestors()
+        .find_map(|parent| Some((parent, parent.canonicalize().ok()?)));
+    let place = match there {
+        Some((parent, canonical)) => match place.strip_prefix(parent) {
+            Ok(rest) => canonical.join(rest),
+            Err(_) => canonical,
+        },
+        None => place.clone(),
+    };
+    place.starts_with(dir) || dir.starts_with(&place)
 }
 
 /// Why a spec is refused.
@@ -391,7 +393,14 @@ fn check_dirs(spec: &AgentSpec, rules: &Rules) -> Result<Vec<GrantedDir>, Denied
             field: field("host"),
             message,
         })?;
-        if dir.mode == DirMode::Rw && rules.holds_cache(&host) {
+        if meets(&host, rules.state_dir.as_ref()) {
+            return Err(Denied::NotAllowed {
+                field: field("host"),
+                message: "it holds the host's state, or is part of it: grant a directory beside it"
+                    .to_owned(),
+            });
+        }
+        if dir.mode == DirMode::Rw && meets(&host, rules.cache_dir.as_ref()) {
             return Err(Denied::NotAllowed {
                 field: field("host"),
                 message: "it holds the host's compiled components: grant it read-only, or a \

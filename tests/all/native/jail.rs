@@ -41,14 +41,14 @@ async fn what_is_told_is_the_least_that_is_promised() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_and_grants() {
-    let host = host_with_dirs().await;
+    let host = host().await;
     let client = host.client().await;
     let told = enforced(&client).await.files;
     println!("files are {told:?}");
-    let dir = host.dir().join("granted");
+    let dir = host.shared().join("granted");
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("file"), "canary").unwrap();
-    for path in [host.dir(), dir.as_path(), dir.join("file").as_path()] {
+    for path in [host.shared(), dir.as_path(), dir.join("file").as_path()] {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(path, mode).unwrap();
     }
@@ -84,17 +84,6 @@ async fn files_and_grants() {
         Some("spec.grants.dirs[0].guest")
     );
     host.end().await;
-}
-
-async fn host_with_dirs() -> TestHost {
-    TestHost::with(|config| {
-        config.dir_roots = vec![config.state_dir.parent().unwrap().canonicalize().unwrap()];
-        config.native = Some(Native {
-            programs: Vec::new(),
-            user: None,
-        });
-    })
-    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

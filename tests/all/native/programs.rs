@@ -44,7 +44,7 @@ async fn only_listed_programs_run() {
 async fn a_program_that_cannot_run_does_not_start() {
     let host = host().await;
     let client = host.client().await;
-    let plain = host.dir().join("plain");
+    let plain = host.shared().join("plain");
     std::fs::write(&plain, "not a program").unwrap();
     for program in ["/nowhere/at/all", plain.to_str().unwrap()] {
         match client.spawn(native(&[program]), None).await {

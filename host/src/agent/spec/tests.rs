@@ -13,6 +13,7 @@ fn rules() -> Rules {
         },
         dir_roots: Vec::new(),
         cache_dir: None,
+        state_dir: None,
     }
 }
 
@@ -375,4 +376,45 @@ fn inputs_lie_below_one_directory_and_nowhere_else() {
     taken.inputs.clear();
     assert!(validate(taken, &rules).is_ok());
     std::fs::remove_dir(dir).unwrap();
+}
+
+#[test]
+fn nobody_is_given_the_hosts_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    for name in ["home/state/skep/logs", "home/state/other", "elsewhere"] {
+        std::fs::create_dir_all(root.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(root.join("home"), root.join("link")).unwrap();
+    for state in ["home/state/skep", "link/state/skep"] {
+        for mode in [DirMode::Ro, DirMode::Rw] {
+            let asks = |host: &str| {
+                let rules = Rules {
+                    dir_roots: vec![root.clone()],
+                    state_dir: Some(root.join(state)),
+                    ..rules()
+                };
+                let mut spec = spec();
+                spec.grants.dirs = vec![DirGrant {
+                    host: root.join(host).to_str().unwrap().to_owned(),
+                    guest: "/data".to_owned(),
+                    mode,
+                }];
+                validate(spec, &rules).map(drop).map_err(field_of)
+            };
+            for host in [
+                "",
+                "home",
+                "link",
+                "home/state/skep",
+                "link/state/skep/logs",
+            ] {
+                let denied = asks(host).unwrap_err();
+                assert_eq!(denied, "spec.grants.dirs[0].host", "{state} {host}");
+            }
+            for host in ["home/state/other", "elsewhere"] {
+                assert_eq!(asks(host), Ok(()), "{state} {host}");
+            }
+        }
+    }
 }
