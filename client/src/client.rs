@@ -7,8 +7,8 @@ use bytes::Bytes;
 use skep_protocol::codec::{decode_reply, encode_request};
 use skep_protocol::op::{
     CheckReply, ComponentCheck, ComponentInfo, ComponentList, ComponentPage, ComponentPut,
-    ComponentRemove, ComponentStat, ComponentSummary, Health, HostDrain, HostHealth, HostHello,
-    HostInfo, HostStats, Operation, PutReply, Stats,
+    ComponentRemove, ComponentStat, ComponentSummary, GcReply, Health, HostDrain, HostGc,
+    HostHealth, HostHello, HostInfo, HostStats, Operation, PutReply, Stats,
 };
 use skep_protocol::{Digest, RequestId};
 use skep_transport::{Connection, ConnectionConfig, ConnectionState, RequestError};
@@ -166,6 +166,14 @@ impl Client {
         };
         let patience = within.saturating_add(self.patience);
         Ok(self.call_within(&asked, patience).await?.remaining)
+    }
+
+    /// Forgets agents that have ended, and components that no agent uses.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn gc(&self, request: &HostGc) -> Result<GcReply> {
+        self.call(request).await
     }
 
     /// Brings one chunk of a component; [`upload`](Self::upload) brings them all.

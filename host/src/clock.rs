@@ -1,6 +1,6 @@
 //! The time of day, as the wire carries it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 fn since_epoch() -> Duration {
     // A clock set before 1970 is a broken machine, and no reason to fail.
@@ -19,6 +19,31 @@ pub fn now_ms() -> u64 {
 #[must_use]
 pub fn now_ns() -> u64 {
     u64::try_from(since_epoch().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The time of day as it was when the host started, and as it went on since: who
+/// sets the machine's clock makes nothing older or younger.
+#[derive(Debug, Clone, Copy)]
+pub struct Steady {
+    began_ms: u64,
+    began: Instant,
+}
+
+impl Steady {
+    #[must_use]
+    pub fn since(began_ms: u64) -> Self {
+        Self {
+            began_ms,
+            began: Instant::now(),
+        }
+    }
+
+    /// Milliseconds since the epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.began_ms.saturating_add(since)
+    }
 }
 
 /// A time in UTC, from milliseconds since the epoch, as RFC 3339 has it: `2026-11-21T05:06:07.123Z`.

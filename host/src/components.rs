@@ -148,6 +148,14 @@ struct Held {
     used: u64,
 }
 
+impl Held {
+    /// Whether no agent is made of it, or waits to be. Nobody begins to use it
+    /// while the state is held.
+    fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.component) == 1
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     whole: HashMap<Digest, Held>,
@@ -170,6 +178,19 @@ pub enum Gone {
     /// Deleted, but agents are made of it.
     Deleted(Digest),
     Upload(Digest),
+}
+
+/// How much is held of components.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    pub components: u64,
+    /// Those that agents use.
+    pub used: u64,
+    /// With those of uploads under way.
+    pub bytes: u64,
+    pub bytes_used: u64,
+    /// How many bytes may be held.
+    pub bound: u64,
 }
 
 /// All components of a host.
@@ -418,6 +439,39 @@ impl Components {
         found
     }
 
+    /// Lets go of all components that no agent uses, and says how many there are
+    /// and how many bytes they have. They stay if it is only asked.
+    pub fn remove_unused(&self, only_ask: bool) -> (u64, u64) {
+        let mut state = self.state();
+        let unused: Vec<_> = (state.whole.values())
+            .filter(|held| held.is_unused())
+            .map(|held| (held.component.digest, held.component.size as u64))
+            .collect();
+        let bytes = unused.iter().map(|(_, bytes)| bytes).sum();
+        if !only_ask {
+            for (digest, _) in &unused {
+                state.let_go(digest);
+            }
+        }
+        (unused.len() as u64, bytes)
+    }
+
+    /// How much is held.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let state = self.state();
+        let used = || state.whole.values().filter(|held| !held.is_unused());
+        let of_deleted = || state.deleted.iter().map(|component| component.size as u64);
+        let of_used = used().map(|held| held.component.size as u64);
+        Totals {
+            components: (state.whole.len() + state.deleted.len()) as u64,
+            used: (used().count() + state.deleted.len()) as u64,
+            bytes: state.bytes,
+            bytes_used: of_used.chain(of_deleted()).sum(),
+            bound: self.bound,
+        }
+    }
+
     /// Up to `limit` components after a digest, by digest.
     #[must_use]
     pub fn page(&self, after: Option<Digest>, limit: usize) -> Vec<Arc<Component>> {
@@ -471,20 +525,26 @@ impl State {
             let oldest = self
                 .whole
                 .values()
-                .filter(|held| Arc::strong_count(&held.component) == 1)
+                .filter(|held| held.is_unused())
                 .min_by_key(|held| held.used)
                 .map(|held| held.component.digest);
-            let Some(held) = oldest.and_then(|digest| self.whole.remove(&digest)) else {
+            let Some(oldest) = oldest else {
                 return Err(StoreError::Full {
                     held: self.bytes,
                     asked,
                     bound,
                 });
             };
-            self.bytes -= held.component.size as u64;
-            self.gone.push(Gone::Component(held.component.digest));
+            self.let_go(&oldest);
         }
         Ok(())
+    }
+
+    fn let_go(&mut self, digest: &Digest) {
+        if let Some(held) = self.whole.remove(digest) {
+            self.bytes -= held.component.size as u64;
+            self.gone.push(Gone::Component(*digest));
+        }
     }
 }
 

@@ -87,6 +87,8 @@ pub struct Capacity {
     pub memory_overcommit: u64,
     /// Ended agents that are remembered; then the oldest is forgotten.
     pub max_ended: usize,
+    /// How long an ended agent is remembered.
+    pub max_ended_age: Duration,
     /// Bytes of the output of all agents, on disk; then the oldest ended agent
     /// is forgotten.
     pub history_bytes: u64,
@@ -115,6 +117,7 @@ impl Default for Capacity {
             memory_bytes: machine::memory_bytes() / 5 * 4,
             memory_overcommit: 8,
             max_ended: 10_000,
+            max_ended_age: Duration::from_secs(7 * 24 * 3600),
             history_bytes: GIB,
             kept_files_bytes: GIB,
             components_bytes: GIB,
@@ -353,6 +356,7 @@ fn capacity(raw: &RawCapacity) -> Result<Capacity, ConfigError> {
                 positive("capacity.memory_overcommit", times)
             })?,
         max_ended: count("max_ended", raw.max_ended, default.max_ended)?,
+        max_ended_age: max_ended_age(raw.max_ended_age, default.max_ended_age)?,
         history_bytes: bytes("history_bytes", raw.history_bytes, default.history_bytes)?,
         kept_files_bytes: bytes(
             "kept_files_bytes",
@@ -388,6 +392,19 @@ fn memory_bytes(asked: Option<RawSize>, default: u64) -> Result<u64, ConfigError
             format!("{bytes} is less than one small agent needs, which is {LEAST}"),
         )),
         Some(RawSize(bytes)) => positive(KEY, bytes),
+    }
+}
+
+fn max_ended_age(asked: Option<RawDuration>, default: Duration) -> Result<Duration, ConfigError> {
+    // Who waited for an agent asks once more how it ended.
+    const LEAST: Duration = Duration::from_secs(1);
+    match asked {
+        None => Ok(default),
+        Some(RawDuration(age)) if age < LEAST => Err(ConfigError::new(
+            "capacity.max_ended_age",
+            "must be at least 1s",
+        )),
+        Some(RawDuration(age)) => Ok(age),
     }
 }
 

@@ -166,6 +166,7 @@ async fn execute(core: &Arc<Core>, id: RequestId, request: Request, asked: &mut 
         Request::HostHealth(_) => granted(id, &op::host::health(core)),
         Request::HostStats(_) => granted(id, &op::host::stats(core)),
         Request::HostDrain(body) => granted(id, &op::host::drain(core, &body).await?),
+        Request::HostGc(body) => granted(id, &op::gc::gc(core, &body).await),
         Request::ComponentPut(body) => {
             let reply = op::component::put(core, body).await?;
             if reply.complete {

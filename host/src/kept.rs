@@ -113,17 +113,32 @@ impl Kept {
         }
     }
 
-    /// Removes what an agent left, in the background.
-    pub fn forget(self: &Arc<Self>, agent: &AgentId) {
+    /// Bytes of what all have left, and how many they may be.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        (self.state().bytes, self.bound)
+    }
+
+    /// Bytes of what an agent left.
+    #[must_use]
+    pub fn bytes_of(&self, agent: &AgentId) -> u64 {
+        (self.state().held.get(agent)).map_or(0, |held| held.bytes)
+    }
+
+    /// Removes what an agent left, in the background, and says how many bytes
+    /// that is.
+    pub fn forget(self: &Arc<Self>, agent: &AgentId) -> u64 {
         let mut state = self.state();
         let Some(held) = state.take(agent) else {
-            return;
+            return 0;
         };
+        let bytes = held.bytes;
         state.doomed.push_back(held);
         if !std::mem::replace(&mut state.removing, true) {
             let kept = Arc::clone(self);
             tokio::task::spawn_blocking(move || kept.remove_doomed());
         }
+        bytes
     }
 
     fn remove_doomed(&self) {

@@ -38,6 +38,7 @@ pub mod op;
 pub mod past;
 pub mod registry;
 pub mod replies;
+pub mod retention;
 pub mod runner;
 pub mod scratch;
 pub mod server;
@@ -198,7 +199,10 @@ impl Host {
                 memory_bytes: capacity.limits_bytes(),
             }),
             registry: registry::Registry::new(
-                capacity.max_ended,
+                retention::Bounds {
+                    max_ended: capacity.max_ended,
+                    max_ended_age: capacity.max_ended_age,
+                },
                 history,
                 past,
                 store.clone(),

@@ -130,12 +130,16 @@ impl Past {
         Ok(records.into_iter().map(handle).collect())
     }
 
-    /// Forgets an agent, with its log. Whether there was one.
-    pub fn forget(&self, id: &AgentId) -> bool {
+    /// What is remembered of an agent, in bytes.
+    #[must_use]
+    pub fn bytes(&self, id: &AgentId) -> Option<u64> {
+        self.state().bytes.get(id).copied()
+    }
+
+    /// Forgets an agent, with its log, and says how many bytes that were.
+    pub fn forget(&self, id: &AgentId) -> Option<u64> {
         let mut state = self.state();
-        let Some(bytes) = state.bytes.remove(id) else {
-            return false;
-        };
+        let bytes = state.bytes.remove(id)?;
         let at = state.recalled.iter().position(|handle| handle.id == *id);
         let recalled = at.and_then(|at| state.recalled.remove(at));
         drop(state);
@@ -144,6 +148,6 @@ impl Past {
             Some(handle) => handle.history.forget(),
             None => self.logs.recall(*id, 0, 0).forget(),
         }
-        true
+        Some(bytes)
     }
 }

@@ -1,8 +1,8 @@
 //! The agents of a host, by id.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -10,13 +10,22 @@ use skep_protocol::op::AgentCounts;
 use skep_protocol::{AgentId, AgentState};
 
 use crate::agent::handle::Handle;
+use crate::clock::{self, Steady};
 use crate::kept::Kept;
 use crate::log::Budget;
 use crate::past::Past;
+use crate::retention::{Bounds, Queue};
 use crate::store::{Change, EndedBefore, Known, Store, Unavailable};
 
 /// What was used since is not known of an agent whose host was killed.
 const NOTE_PROGRESS: Duration = Duration::from_secs(5);
+
+/// How often it is looked who is too old: a look at one of them.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// So many are forgotten at a time. Whoever has something else to do, or to
+/// write down, comes in between.
+const BATCH: usize = 256;
 
 /// All agents that the host remembers.
 #[derive(Debug)]
@@ -25,18 +34,45 @@ pub struct Registry {
     agents: DashMap<AgentId, Handle>,
     /// Those of hosts before.
     pub past: Past,
-    /// Those that have ended, of this host and of others, oldest first.
-    ended: Mutex<VecDeque<AgentId>>,
-    max_ended: usize,
+    /// Those that have ended, of this host and of others.
+    ended: Mutex<Queue>,
+    bounds: Bounds,
+    /// By which they grow old.
+    clock: Steady,
     history: Arc<Budget>,
     store: Store,
     kept: Arc<Kept>,
 }
 
+/// What is kept of agents that have ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    pub agents: u64,
+    pub oldest_ms: Option<u64>,
+    pub bounds: Bounds,
+    /// Of the agents that have not ended, too.
+    pub history_bytes: u64,
+    pub max_history_bytes: u64,
+}
+
+/// What was forgotten, or would be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    pub agents: u64,
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Forgotten {
+    fn add_assign(&mut self, more: Self) {
+        self.agents += more.agents;
+        self.bytes += more.bytes;
+    }
+}
+
 impl Registry {
     #[must_use]
     pub fn new(
-        max_ended: usize,
+        bounds: Bounds,
         history: Arc<Budget>,
         past: Past,
         store: Store,
@@ -46,7 +82,8 @@ impl Registry {
             agents: DashMap::new(),
             past,
             ended: Mutex::default(),
-            max_ended,
+            bounds,
+            clock: Steady::since(clock::now_ms()),
             history,
             store,
             kept,
@@ -73,21 +110,34 @@ impl Registry {
     /// it is later.
     pub async fn forget(&self, id: AgentId) {
         self.remove(&id);
-        self.ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|ended| *ended != id);
+        self.queue().remove(id);
         let _ = self.store.write(Change::Forgotten(vec![id])).await;
     }
 
-    fn remove(&self, id: &AgentId) {
-        self.kept.forget(id);
-        match self.agents.remove(id) {
-            Some((_, handle)) => handle.history.forget(),
-            None => {
-                self.past.forget(id);
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says how many bytes were kept of it.
+    fn remove(&self, id: &AgentId) -> u64 {
+        let files = self.kept.forget(id);
+        let record = match self.agents.remove(id) {
+            Some((_, handle)) => {
+                let bytes = handle.history.bytes();
+                handle.history.forget();
+                bytes
             }
-        }
+            None => self.past.forget(id).unwrap_or_default(),
+        };
+        record + files
+    }
+
+    fn bytes(&self, id: &AgentId) -> u64 {
+        let record = match self.agents.get(id) {
+            Some(handle) => handle.history.bytes(),
+            None => self.past.bytes(id).unwrap_or_default(),
+        };
+        record + self.kept.bytes_of(id)
     }
 
     /// Every agent of this host, by id. Costs a copy of all references.
@@ -106,28 +156,26 @@ impl Registry {
     /// have, as far as the operator's bounds ask.
     pub async fn has_ended(&self, id: AgentId) {
         // It may have been forgotten between its end and this.
-        let oldest = if self.agents.contains_key(&id) {
-            self.enter(id)
+        let too_many = if self.agents.contains_key(&id) {
+            self.enter(id, u64::MAX)
         } else {
             Vec::new()
         };
-        self.forget_all(oldest).await;
+        self.forget_all(too_many).await;
     }
 
     /// The same, of an agent that ended under a host before. They come oldest
     /// first, before any of this host.
     pub async fn had_ended(&self, agent: EndedBefore) {
         self.past.take_up(agent);
-        let oldest = self.enter(agent.id);
-        self.forget_all(oldest).await;
+        let too_many = self.enter(agent.id, agent.ended_ms);
+        self.forget_all(too_many).await;
     }
 
-    /// Gives those that are too many.
-    fn enter(&self, id: AgentId) -> Vec<AgentId> {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.push_back(id);
-        let too_many = ended.len().saturating_sub(self.max_ended);
-        ended.drain(..too_many).collect()
+    /// Gives those that are too many. Nobody ended later than now.
+    fn enter(&self, id: AgentId, ended_ms: u64) -> Vec<AgentId> {
+        let mut queue = self.queue();
+        queue.enter(id, ended_ms, self.clock.now_ms(), &self.bounds)
     }
 
     async fn forget_all(&self, ids: Vec<AgentId>) {
@@ -138,6 +186,75 @@ impl Registry {
             self.remove(id);
         }
         self.store.note(Change::Forgotten(ids)).await;
+    }
+
+    /// What is kept of agents that have ended.
+    #[must_use]
+    pub fn ended(&self) -> Ended {
+        let queue = self.queue();
+        Ended {
+            agents: queue.len() as u64,
+            oldest_ms: queue.oldest_ms(),
+            bounds: self.bounds,
+            history_bytes: self.history.used(),
+            max_history_bytes: self.history.bound(),
+        }
+    }
+
+    /// By when an agent ended that is so old now, by default as old as one may
+    /// become.
+    fn ended_by(&self, age_ms: Option<u64>) -> Option<u64> {
+        let age_ms = age_ms.unwrap_or_else(|| self.bounds.max_age_ms());
+        self.clock.now_ms().checked_sub(age_ms)
+    }
+
+    /// What [`forget_older`](Self::forget_older) would forget now.
+    #[must_use]
+    pub fn older(&self, age_ms: Option<u64>) -> Forgotten {
+        let Some(by_ms) = self.ended_by(age_ms) else {
+            return Forgotten::default();
+        };
+        let ids: Vec<_> = self.queue().by(by_ms).collect();
+        Forgotten {
+            agents: ids.len() as u64,
+            bytes: ids.iter().map(|id| self.bytes(id)).sum(),
+        }
+    }
+
+    /// Forgets those that ended at least so long ago, by default those that are
+    /// too old, oldest first.
+    pub async fn forget_older(&self, age_ms: Option<u64>) -> Forgotten {
+        let mut forgotten = Forgotten::default();
+        // Those that end from now on are not meant.
+        let Some(by_ms) = self.ended_by(age_ms) else {
+            return forgotten;
+        };
+        loop {
+            let ids = self.queue().take(by_ms, BATCH);
+            if ids.is_empty() {
+                return forgotten;
+            }
+            forgotten += Forgotten {
+                agents: ids.len() as u64,
+                bytes: ids.iter().map(|id| self.remove(id)).sum(),
+            };
+            // One batch is written down before the next begins. What cannot be
+            // written now is owed.
+            let _ = self.store.write(Change::Forgotten(ids)).await;
+        }
+    }
+
+    /// Forgets agents once they are too old. Never returns.
+    pub async fn forget_what_is_too_old(&self) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let Forgotten { agents, bytes } = self.forget_older(None).await;
+            if agents > 0 {
+                tracing::debug!(agents, bytes, "agents that ended long ago are forgotten");
+            }
+        }
     }
 
     /// Writes down now and then how far agents that run have come, for the case
@@ -170,12 +287,9 @@ impl Registry {
         loop {
             self.history.pressure().await;
             while self.history.is_exceeded() {
-                let oldest = self
-                    .ended
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .pop_front();
-                let Some(oldest) = oldest else { break };
+                let Some(oldest) = self.queue().pop() else {
+                    break;
+                };
                 self.forget_all(vec![oldest]).await;
             }
         }

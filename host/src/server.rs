@@ -45,6 +45,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
     let mut surplus = Surplus::default();
     let of_history = Arc::clone(&core);
     let mut bounding = std::pin::pin!(of_history.registry.keep_history_bounded());
+    let mut aging = std::pin::pin!(of_history.registry.forget_what_is_too_old());
     let mut noting = std::pin::pin!(of_history.registry.note_progress());
     loop {
         tokio::select! {
@@ -62,6 +63,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
                 });
             }
             () = &mut bounding => {}
+            () = &mut aging => {}
             () = &mut noting => {}
         }
     }

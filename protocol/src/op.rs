@@ -120,6 +120,7 @@ operations! {
     HostHealth "host.health" Reads HostHealth => Health;
     HostStats "host.stats" Reads HostStats => Stats;
     HostDrain "host.drain" Reads HostDrain => DrainReply;
+    HostGc "host.gc" Changes HostGc => GcReply;
     ComponentPut "component.put" Reads ComponentPut => PutReply;
     ComponentStat "component.stat" Reads ComponentStat => ComponentInfo;
     ComponentCheck "component.check" Reads ComponentCheck => CheckReply;
@@ -165,7 +166,7 @@ bodies! {
     /// Asks how the host is.
     HostHealth {}
 
-    /// Asks what the host has counted.
+    /// Asks what the host has counted, and what it keeps.
     HostStats {}
 
     /// Has the host take no more agents, and waits until those it has have ended.
@@ -176,6 +177,20 @@ bodies! {
         /// 3,600,000).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
+    }
+
+    /// Forgets agents that have ended, and components that no agent uses, now.
+    HostGc {
+        /// Agents that ended at least so long ago, in milliseconds; 0 for all
+        /// that have ended (the operator's age).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        older_than_ms: Option<u64>,
+        /// Whether components that no agent uses go too.
+        #[serde(default)]
+        components: bool,
+        /// Whether it is only told what would go.
+        #[serde(default)]
+        dry_run: bool,
     }
 
     /// Brings a chunk of a component, or of any bytes that are to be an input, at

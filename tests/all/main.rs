@@ -36,6 +36,7 @@ mod registry;
 mod remote;
 mod repeated;
 mod restart;
+mod retention;
 mod soak;
 mod spawn;
 mod stdin;

@@ -82,6 +82,8 @@ pub(super) enum Command {
     Components,
     /// Delete ended agents or components
     Rm(RmArgs),
+    /// Forget ended agents, and tell what a host keeps
+    Gc(GcArgs),
     /// Tell how a host is; exits with 1 if it is not well
     Health,
     /// Have a host take no more agents, and wait for those it has; exits with 1 if some remain
@@ -513,6 +515,20 @@ pub(super) struct RmArgs {
     /// Agents as elsewhere, or whole digests of components
     #[arg(required = true, value_name = "AGENT|DIGEST")]
     pub(super) what: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GcArgs {
+    /// Forget agents that ended at least so long ago, such as 1h, or 0s for all
+    /// that have ended; by default those older than the host keeps them
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) older_than: Option<Duration>,
+    /// Delete components that no agent uses, too
+    #[arg(long)]
+    pub(super) components: bool,
+    /// Remove nothing: tell what would be
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,7 @@ mod events;
 mod exit;
 mod failure;
 mod files;
+mod gc;
 mod host;
 mod keys;
 mod lines;
@@ -153,6 +154,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Check(args) => parallel(check::check(context, args)),
         Command::Components => alone(components::list(context)),
         Command::Rm(args) => alone(components::remove(context, &args)),
+        Command::Gc(args) => alone(gc::gc(context, &args)),
         Command::Health => alone(host::health(context)),
         Command::Drain(args) => alone(host::drain(context, &args)),
         Command::Stats => alone(host::stats(context)),

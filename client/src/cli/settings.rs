@@ -35,7 +35,7 @@ const SHORT: [(&str, &str); 10] = [
 ];
 
 /// Values that are texts whatever they look like.
-const TEXTS: [&str; 9] = [
+const TEXTS: [&str; 10] = [
     "server.id",
     "server.control",
     "server.events",
@@ -43,6 +43,7 @@ const TEXTS: [&str; 9] = [
     "server.cache_dir",
     "server.helper",
     "server.grace",
+    "capacity.max_ended_age",
     "native.user",
     "log.filter",
 ];

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use skep_protocol::codec::Envelope;
-use skep_protocol::op::{AgentReply, Op, Request};
+use skep_protocol::op::{AgentReply, HostGc, Op, Request};
 use skep_protocol::spec::{ComponentRef, DirGrant};
 use skep_protocol::{AgentId, AgentName, AgentSpec, Digest, LimitsAsk, RequestId, RunnerKind};
 
@@ -54,6 +54,7 @@ pub(super) enum About {
     Component {
         component: Digest,
     },
+    Gc(HostGc),
     Spawn(Box<Spawn>),
 }
 
@@ -176,6 +177,7 @@ impl About {
             | Request::ComponentList(_)
             | Request::AgentList(_)
             | Request::Unsupported(_) => Self::Nothing {},
+            Request::HostGc(body) => Self::Gc(body.clone()),
             Request::ComponentPut(body) => of_component(body.digest),
             Request::ComponentStat(body) => of_component(body.digest),
             Request::ComponentCheck(body) => of_component(body.digest),

@@ -151,3 +151,30 @@ proptest! {
         prop_assert_eq!(assembled.unwrap(), data);
     }
 }
+
+#[test]
+fn what_agents_use_is_never_let_go() {
+    let store = Components::new(1000);
+    let used = store.insert(component(&[1; 100])).unwrap();
+    let deleted = store.insert(component(&[2; 10])).unwrap();
+    store.insert(component(&[3; 200])).unwrap();
+    store.insert(component(&[4; 300])).unwrap();
+    assert!(store.remove(&deleted.digest));
+    let totals = Totals {
+        components: 4,
+        used: 2,
+        bytes: 610,
+        bytes_used: 110,
+        bound: 1000,
+    };
+    assert_eq!(store.totals(), totals);
+    assert_eq!(store.remove_unused(true), (2, 500));
+    assert_eq!(store.totals(), totals, "it was only asked");
+    assert_eq!(store.remove_unused(false), (2, 500));
+    assert_eq!(store.remove_unused(false), (0, 0));
+    assert!(store.get(&used.digest).is_some());
+    let digest = used.digest;
+    drop((used, deleted));
+    assert_eq!(store.remove_unused(false), (1, 100));
+    assert!(store.get(&digest).is_none());
+}

@@ -83,6 +83,8 @@ sections! {
         memory_overcommit: u64,
         /// Ended agents that are remembered.
         max_ended: u64,
+        /// How long they are.
+        max_ended_age: RawDuration,
         /// Bytes of the output of all agents.
         history_bytes: RawSize,
         /// Bytes of what ended agents left in their scratch.
@@ -288,6 +290,7 @@ impl From<&Config> for RawConfig {
                 memory_bytes: Some(RawSize(capacity.memory_bytes)),
                 memory_overcommit: Some(capacity.memory_overcommit),
                 max_ended: Some(capacity.max_ended as u64),
+                max_ended_age: Some(RawDuration(capacity.max_ended_age)),
                 history_bytes: Some(RawSize(capacity.history_bytes)),
                 kept_files_bytes: Some(RawSize(capacity.kept_files_bytes)),
                 components_bytes: Some(RawSize(capacity.components_bytes)),

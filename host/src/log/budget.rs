@@ -32,6 +32,12 @@ impl Budget {
         self.used() > self.bound
     }
 
+    /// How many bytes may be remembered.
+    #[must_use]
+    pub fn bound(&self) -> u64 {
+        self.bound
+    }
+
     /// Waits until more is remembered than the operator allows, so that agents
     /// which have ended can be forgotten.
     pub async fn pressure(&self) {

@@ -94,6 +94,7 @@ pub fn stats(core: &Core) -> Stats {
         records: core.records.load(std::sync::atomic::Ordering::Relaxed),
         compile_hits: core.wasm.compile_hits(),
         compile_misses: core.wasm.compile_misses(),
+        kept: Some(super::gc::kept(core)),
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod comeback;
 pub mod component;
 pub mod control;
 pub mod files;
+pub mod gc;
 pub mod host;
 pub mod output;
 mod pages;

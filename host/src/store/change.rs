@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use skep_protocol::info::RestartInfo;
+use skep_protocol::spec::Stdin;
 use skep_protocol::{
     AgentId, AgentName, AgentSpec, Digest, Enforced, Limits, Outcome, Receipt, RequestId, Usage,
 };
@@ -13,12 +14,28 @@ use crate::runner::wasm::Facts;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Born {
     /// As it was asked for, but for the bytes of its component: these are named
-    /// by their digest. Values of `env` and a given stdin are here in the clear.
+    /// by their digest. Values of `env` and a given stdin are here in the clear
+    /// until the agent has ended.
     pub spec: AgentSpec,
     /// What its limits were resolved to.
     pub limits: Limits,
     pub enforced: Enforced,
     pub created_ms: u64,
+}
+
+impl Born {
+    /// Lets go of what only an agent that runs needs: values of `env` and a given
+    /// stdin. What is shown of it stays. Whether there was any.
+    pub(super) fn wipe(&mut self) -> bool {
+        let mut wiped = false;
+        for value in self.spec.env.values_mut() {
+            wiped |= !std::mem::take(value).is_empty();
+        }
+        if let Stdin::Data(data) = &mut self.spec.stdin {
+            wiped |= !std::mem::take(data).is_empty();
+        }
+        wiped
+    }
 }
 
 /// How far an agent has come, as far as that is known.

@@ -27,7 +27,7 @@ pub use recover::{Comeback, EndedBefore, Left, Recovered};
 
 use crate::state_dir::Claim;
 use blobs::Blobs;
-use writer::{Trouble, Work, Writer};
+use writer::{Size, Trouble, Work, Writer};
 
 /// Why a store was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +75,7 @@ pub struct Store(Option<Arc<Kept>>);
 struct Kept {
     work: mpsc::Sender<Work>,
     trouble: Trouble,
+    size: Size,
     reader: Mutex<Connection>,
     blobs: Blobs,
 }
@@ -127,10 +128,12 @@ impl Store {
         let whole: Vec<_> = recovered.components.iter().map(|it| it.digest).collect();
         let uploads: Vec<_> = recovered.uploads.iter().map(|it| it.digest).collect();
         blobs.sweep(&whole, &uploads).map_err(of_dir)?;
-        let (work, trouble) = Writer::start(db, replies, claim).map_err(of_dir)?;
+        let (work, trouble, size) =
+            Writer::start(db, replies, claim, schema::files(dir)).map_err(of_dir)?;
         let kept = Kept {
             work,
             trouble,
+            size,
             reader: Mutex::new(reader),
             blobs,
         };
@@ -141,6 +144,12 @@ impl Store {
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.0.as_ref()?.trouble.read()
+    }
+
+    /// How large its files are, but for the bytes of components.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |kept| kept.size.read())
     }
 
     /// Makes a change, and returns when it is written down.

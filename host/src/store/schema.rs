@@ -30,6 +30,14 @@ pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
 /// waits for the disk.
 const WAL_PAGES: u32 = 4096;
 
+/// In which mode of `auto_vacuum` what is free goes back when it is asked for.
+pub(super) const INCREMENTAL: i64 = 2;
+
+/// The file, and the log of what goes to it.
+pub(super) fn files(dir: &Path) -> [PathBuf; 2] {
+    ["", "-wal"].map(|beside| dir.join(format!("{FILE}{beside}")))
+}
+
 /// Opens the file for the one who writes. One that is damaged is set aside; it
 /// is given where it lies then.
 pub(super) fn open(dir: &Path) -> Result<(Connection, Option<PathBuf>), OpenError> {
@@ -92,7 +100,16 @@ impl From<rusqlite::Error> for PrepareError {
 }
 
 fn prepare(db: &mut Connection, path: &Path) -> Result<(), PrepareError> {
+    let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+    if pages == 0 {
+        // Later it would take writing all of it anew: in a file that was begun
+        // without, pages that are free are used again, and stay.
+        db.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+    }
     db.pragma_update(None, "journal_mode", "wal")?;
+    // What is erased is overwritten: values that were handed to an agent do not
+    // outlive it in what is free.
+    db.pragma_update(None, "secure_delete", true)?;
     // What was committed survives the host, however it ends, and in its order
     // the machine: only a power failure may take back the last moments.
     db.pragma_update(None, "synchronous", "normal")?;

@@ -4,7 +4,7 @@ use rusqlite::{Connection, ToSql, params};
 use serde::Serialize;
 use skep_protocol::{AgentId, Digest};
 
-use super::change::{Change, Ended, KeptComponent, KeptUpload, Known, Reply, Spawned};
+use super::change::{Born, Change, Ended, KeptComponent, KeptUpload, Known, Reply, Spawned};
 
 /// Where an agent stands, in the column `class`.
 pub(super) const QUEUED: i64 = 0;
@@ -86,16 +86,35 @@ fn seen(db: &Connection, id: AgentId, known: &Known) -> rusqlite::Result<()> {
 
 fn ended(db: &Connection, ended: &Ended) -> rusqlite::Result<()> {
     let Ended { id, bytes, known } = ended;
-    let sql = "UPDATE agents SET class = ?2, ticket = NULL, ended_ms = ?3, bytes = ?4, known = ?5 \
-               WHERE id = ?1";
+    let sql = "UPDATE agents SET class = ?2, ticket = NULL, ended_ms = ?3, bytes = ?4, \
+               known = ?5, born = coalesce(?6, born) WHERE id = ?1";
+    let born = wiped(db, *id)?;
     let ended_ms = integer(known.exited_ms.unwrap_or_default());
     let known = pack(known)?;
     let bytes = integer(*bytes);
     run(
         db,
         sql,
-        &[&id.as_bytes(), &ENDED, &ended_ms, &bytes, &known],
+        &[&id.as_bytes(), &ENDED, &ended_ms, &bytes, &known, &born],
     )
+}
+
+/// The record of an agent without what it needs no more, if it has any.
+fn wiped(db: &Connection, id: AgentId) -> rusqlite::Result<Option<Vec<u8>>> {
+    let mut select = db.prepare_cached("SELECT born FROM agents WHERE id = ?1")?;
+    let mut rows = select.query([id.as_bytes()])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let Ok(mut born) = rmp_serde::from_slice::<Born>(row.get_ref(0)?.as_blob()?) else {
+        // Whoever reads it will say so. The end is to be written all the same.
+        return Ok(None);
+    };
+    if born.wipe() {
+        pack(&born).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 fn replied(db: &Connection, reply: &Reply) -> rusqlite::Result<()> {

@@ -3,7 +3,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use serde_bytes::ByteBuf;
 use skep_protocol::info::Enforcement;
+use skep_protocol::spec::Stdin;
 use skep_protocol::{AgentSpec, Enforced, Limits, Outcome, RequestId, Usage};
 
 use super::*;
@@ -70,6 +72,13 @@ fn born(number: u8) -> Born {
         },
         created_ms: 1_000 + u64::from(number),
     }
+}
+
+/// What is left of it once the agent has ended.
+fn wiped(number: u8) -> Born {
+    let mut born = born(number);
+    born.spec.env.insert("KEY".to_owned(), String::new());
+    born
 }
 
 fn known(outcome: Option<Outcome>, ended_ms: u64) -> Known {
@@ -184,8 +193,8 @@ async fn a_host_finds_what_another_has_left() {
     assert_eq!(
         recalled,
         [
-            (id(1), born(1), known(Some(Outcome::Killed), 20)),
-            (id(5), born(5), known(Some(Outcome::Killed), 10)),
+            (id(1), wiped(1), known(Some(Outcome::Killed), 20)),
+            (id(5), wiped(5), known(Some(Outcome::Killed), 10)),
         ]
     );
     let name = "agent-5".parse().unwrap();
@@ -466,7 +475,9 @@ async fn a_file_of_version_1_is_read() {
         ]
     );
     let recalled = store.recall(vec![id(1)]).await.unwrap();
-    assert_eq!(recalled[0].1, born(1));
+    let mut of_ended = recalled[0].1.clone();
+    of_ended.wipe();
+    assert_eq!(of_ended, wiped(1));
     assert_eq!(recalled[0].2.outcome, Some(Outcome::Killed));
     assert_eq!(found.replies[0].answer, reply(1).answer);
     store.close().await;
@@ -513,6 +524,101 @@ async fn many_that_have_ended_are_found_quickly() {
     assert_eq!(found.agents.last().map(Comeback::id), last);
     // 2 s for ten times as many, and ten times that for a busy machine.
     assert!(took < Duration::from_secs(2), "{took:?}");
+    store.close().await;
+}
+
+/// All bytes of the store's files.
+fn bytes_of(dir: &Dir) -> Vec<u8> {
+    let read = |path| std::fs::read(path).unwrap_or_default();
+    schema::files(dir.0.path()).map(read).concat()
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes
+        .windows(text.len())
+        .any(|found| found == text.as_bytes())
+}
+
+#[tokio::test]
+async fn what_was_handed_to_an_agent_does_not_outlive_it() {
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    // One that fits into its row, and one that lies in pages of its own.
+    let secrets = ["a-short-secret".to_owned(), "a-long-secret".repeat(2_000)];
+    for (number, secret) in (1..).zip(&secrets) {
+        let Change::Spawned(mut agent, reply) = spawned(number, None) else {
+            unreachable!()
+        };
+        agent.born.spec.env.insert("KEY".to_owned(), secret.clone());
+        agent.born.spec.stdin = Stdin::Data(ByteBuf::from(secret.clone()));
+        store.write(Change::Spawned(agent, reply)).await.unwrap();
+    }
+    let before = bytes_of(&dir);
+    for secret in ["a-short-secret", "a-long-secret"] {
+        assert!(
+            holds(&before, secret),
+            "it is looked for in the wrong place"
+        );
+    }
+    store.write(ended(1, 10)).await.unwrap();
+    store.write(ended(2, 20)).await.unwrap();
+    let recalled = store.recall(vec![id(1), id(2)]).await.unwrap();
+    for (_, born, _) in recalled {
+        assert_eq!(born.spec.env["KEY"], "");
+        assert_eq!(born.spec.stdin, Stdin::Data(ByteBuf::new()));
+        assert_eq!(born.spec.task, "do it");
+    }
+    // While the host goes on, too.
+    let start = Instant::now();
+    while holds(&bytes_of(&dir), "secret") {
+        assert!(
+            start.elapsed() < Duration::from_secs(50),
+            "it is still there"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    store.close().await;
+}
+
+#[expect(clippy::print_stdout, reason = "how long it takes is worth knowing")]
+#[tokio::test]
+async fn what_many_agents_took_goes_back_to_the_disk() {
+    const AGENTS: usize = 4_000;
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    let mut ids = Vec::new();
+    for _ in 0..AGENTS {
+        let Change::Spawned(mut agent, mut reply) = spawned(1, None) else {
+            unreachable!()
+        };
+        agent.id = AgentId::random();
+        agent.born.spec.task = "x".repeat(4_000);
+        reply.id = RequestId::random();
+        ids.push(agent.id);
+        store.note(Change::Spawned(agent, reply)).await;
+    }
+    let start = Instant::now();
+    for batch in ids.chunks(256) {
+        let _ = store.write(Change::Forgotten(batch.to_vec())).await;
+    }
+    let (took, most) = (start.elapsed(), store.bytes());
+    println!("{AGENTS} agents forgotten in {took:?}, from {most} bytes");
+    assert!(most > 20_000_000, "{most}");
+    let start = Instant::now();
+    // What is free for others, and what is there besides.
+    while store.bytes() > 6_000_000 {
+        let bytes = store.bytes();
+        assert!(
+            start.elapsed() < Duration::from_secs(50),
+            "{bytes} of {most}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("{} bytes after {:?}", store.bytes(), start.elapsed());
+    store.write(spawned(7, None)).await.unwrap();
+    store.close().await;
+    let (store, found) = dir.open();
+    assert_eq!(found.agents.len(), 1);
     store.close().await;
 }
 

@@ -7,6 +7,8 @@
 //! again and again, later each time, until it is written.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Unavailable;
 use super::change::Change;
-use super::schema::NEWEST;
+use super::schema::{self, NEWEST};
 use super::tables::{apply, forget_replies};
 use crate::clock;
 use crate::replies::{MAX_BYTES, MAX_REPLIES, REMEMBER_FOR};
@@ -35,6 +37,18 @@ const MAX_RETRY: Duration = Duration::from_secs(5);
 
 /// Replies are forgotten by as many, since each time costs a statement.
 const FORGET_BY: usize = 64;
+
+/// What lies free in the file is the next agents'. More than so many pages, which
+/// many forgotten at once leave, go back to the disk.
+const SPARE_PAGES: i64 = 1024;
+
+/// So many of them go at a time: whoever has something to write comes in between.
+const VACUUM_PAGES: i64 = 256;
+
+/// It is tidied up when nothing was written for so long, and no more often than
+/// this: it waits for the medium.
+const QUIET: Duration = Duration::from_secs(1);
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// What the writer is asked for.
 #[derive(Debug)]
@@ -64,6 +78,22 @@ impl Trouble {
     }
 }
 
+/// How many bytes the files have, as of the last time they were written to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Size(Arc<AtomicU64>);
+
+impl Size {
+    pub(super) fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn measure(&self, files: &[PathBuf]) {
+        let bytes = |path: &PathBuf| path.metadata().map_or(0, |file| file.len());
+        self.0
+            .store(files.iter().map(bytes).sum(), Ordering::Relaxed);
+    }
+}
+
 /// A reply that is written down.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WrittenReply {
@@ -83,6 +113,12 @@ pub(super) struct Writer {
     /// Oldest first.
     replies: VecDeque<WrittenReply>,
     reply_bytes: usize,
+    files: [PathBuf; 2],
+    size: Size,
+    /// Something was erased that the file, or the log before it, still has.
+    untidy: bool,
+    /// When it is quiet enough to see to that.
+    tidy_at: Instant,
     _claim: Claim,
 }
 
@@ -98,9 +134,12 @@ impl Writer {
         db: Connection,
         replies: VecDeque<WrittenReply>,
         claim: Claim,
-    ) -> std::io::Result<(mpsc::Sender<Work>, Trouble)> {
+        files: [PathBuf; 2],
+    ) -> std::io::Result<(mpsc::Sender<Work>, Trouble, Size)> {
         let (sender, work) = mpsc::channel(WAITING);
         let trouble = Trouble::default();
+        let size = Size::default();
+        size.measure(&files);
         let writer = Self {
             db,
             work,
@@ -109,6 +148,11 @@ impl Writer {
             failed: None,
             reply_bytes: replies.iter().map(|reply| reply.bytes).sum(),
             replies,
+            files,
+            size: size.clone(),
+            // What a host before has left so.
+            untidy: true,
+            tidy_at: Instant::now() + QUIET,
             _claim: claim,
         };
         // A runtime of its own, for the clock: the thread waits for work, or for
@@ -119,7 +163,7 @@ impl Writer {
         std::thread::Builder::new()
             .name("skep-store".to_owned())
             .spawn(move || runtime.block_on(writer.serve()))?;
-        Ok((sender, trouble))
+        Ok((sender, trouble, size))
     }
 
     async fn serve(mut self) {
@@ -132,10 +176,15 @@ impl Writer {
                     None => std::future::pending().await,
                 }
             };
+            let (untidy, tidy_at) = (self.untidy && failed.is_none(), self.tidy_at);
             let closed = tokio::select! {
                 biased;
                 taken = self.work.recv_many(&mut batch, BATCH) => taken == 0,
                 () = retry => false,
+                () = sleep_until(tidy_at), if untidy => {
+                    self.tidy();
+                    continue;
+                }
             };
             let mut closing = None;
             let mut writes = Vec::with_capacity(batch.len());
@@ -154,6 +203,7 @@ impl Writer {
                 });
             }
             self.write(writes);
+            self.size.measure(&self.files);
             if last {
                 if !self.owed.is_empty() {
                     tracing::error!(
@@ -173,12 +223,56 @@ impl Writer {
         }
     }
 
+    /// Gives some of what is free back to the disk; if that is enough, empties the
+    /// log, which has what was erased since it was begun.
+    fn tidy(&mut self) {
+        match self.give_back() {
+            Ok(true) => {}
+            Ok(false) => {
+                let emptied = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+                self.rest_after(emptied);
+            }
+            Err(error) => self.rest_after(Err(error)),
+        }
+        self.size.measure(&self.files);
+    }
+
+    /// Whether there was something, and may be more.
+    fn give_back(&self) -> rusqlite::Result<bool> {
+        let count = |row: &rusqlite::Row<'_>| row.get(0);
+        let free: i64 = self.db.query_row("PRAGMA freelist_count", [], count)?;
+        let mode: i64 = self.db.query_row("PRAGMA auto_vacuum", [], count)?;
+        if free <= SPARE_PAGES || mode != schema::INCREMENTAL {
+            return Ok(false);
+        }
+        let pages = VACUUM_PAGES.min(free - SPARE_PAGES);
+        // It gives a page back for each row that is asked for.
+        let sql = format!("PRAGMA incremental_vacuum({pages})");
+        let mut vacuum = self.db.prepare(&sql)?;
+        let mut rows = vacuum.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(true)
+    }
+
+    /// What did not do now is tried again after the next change.
+    fn rest_after(&mut self, done: rusqlite::Result<()>) {
+        if let Err(error) = done {
+            tracing::debug!(%error, "the store is not tidied up now");
+        }
+        self.untidy = false;
+        self.tidy_at = Instant::now() + TIDY_EVERY;
+    }
+
     fn write(&mut self, writes: Vec<(Change, oneshot::Sender<Result<(), Unavailable>>)>) {
         let too_early = (self.failed).is_some_and(|failed| Instant::now() < failed.retry_at);
         let written = if too_early {
             Err(self.trouble.read().unwrap_or_default())
         } else {
             let changes = writes.iter().map(|(change, _)| change);
+            let erases =
+                |change: &Change| matches!(change, Change::Ended(_) | Change::Forgotten(_));
+            self.untidy |= changes.clone().chain(&self.owed).any(erases);
+            self.tidy_at = self.tidy_at.max(Instant::now() + QUIET);
             let written = commit(
                 &mut self.db,
                 &self.owed,

@@ -85,6 +85,54 @@ replies! {
         compile_hits: u64,
         /// Components compiled.
         compile_misses: u64,
+        /// What the host keeps now; absent from hosts that do not tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<Kept>,
+    }
+
+    /// What a host keeps of what is over, each beside the operator's bound.
+    Kept {
+        /// Agents that have ended.
+        ended_agents: u64,
+        /// How many may be kept.
+        max_ended_agents: u64,
+        /// When the first of them ended.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oldest_ended_ms: Option<u64>,
+        /// For how long one may be kept, in milliseconds.
+        max_ended_age_ms: u64,
+        /// Bytes of the records and logs of all agents.
+        history_bytes: u64,
+        /// How many they may be.
+        max_history_bytes: u64,
+        /// Bytes of the files that agents left.
+        files_bytes: u64,
+        /// How many they may be.
+        max_files_bytes: u64,
+        /// Components.
+        components: u64,
+        /// How many of them agents use.
+        components_used: u64,
+        /// Bytes of components, with those of uploads under way.
+        component_bytes: u64,
+        /// How many of these bytes agents use.
+        component_bytes_used: u64,
+        /// How many bytes they may be.
+        max_component_bytes: u64,
+        /// Bytes of the store's files.
+        store_bytes: u64,
+    }
+
+    /// What was removed, or would be.
+    GcReply {
+        /// Agents that had ended.
+        agents: u64,
+        /// Bytes of their records and logs, and of the files that they left.
+        bytes: u64,
+        /// Components.
+        components: u64,
+        /// Bytes of these.
+        component_bytes: u64,
     }
 
     /// A component's chunk was taken.

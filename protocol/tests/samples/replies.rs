@@ -8,9 +8,9 @@ use skep_protocol::op::{
     AgentPage, AgentReply, AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait,
     CheckReply, ComponentCheck, ComponentInfo, ComponentList, ComponentNeeds, ComponentPage,
     ComponentPut, ComponentRemove, ComponentStat, ComponentSummary, Done, DrainReply, FileChunk,
-    FileInfo, FileKind, FilesPage, Health, HealthCode, HealthReason, HostDrain, HostHealth,
-    HostHello, HostInfo, HostStats, ImportInfo, ImportStatus, OutputReply, PutReply, SeqRange,
-    Stats, StdinReply, SubscribeReply, TransportCounts, WaitReply,
+    FileInfo, FileKind, FilesPage, GcReply, Health, HealthCode, HealthReason, HostDrain, HostGc,
+    HostHealth, HostHello, HostInfo, HostStats, ImportInfo, ImportStatus, Kept, OutputReply,
+    PutReply, SeqRange, Stats, StdinReply, SubscribeReply, TransportCounts, WaitReply,
 };
 use skep_protocol::{AgentInfo, AgentState, ErrorCode, Limits, Outcome, RunnerKind, WireError};
 
@@ -90,6 +90,28 @@ fn host() -> Vec<Sample> {
         records: 68_000,
         compile_hits: 990,
         compile_misses: 10,
+        kept: Some(Kept {
+            ended_agents: 988,
+            max_ended_agents: 10_000,
+            oldest_ended_ms: Some(1_763_000_000_000),
+            max_ended_age_ms: 604_800_000,
+            history_bytes: 20_971_520,
+            max_history_bytes: 1_073_741_824,
+            files_bytes: 65_536,
+            max_files_bytes: 1_073_741_824,
+            components: 3,
+            components_used: 1,
+            component_bytes: 210_000,
+            component_bytes_used: 70_000,
+            max_component_bytes: 1_073_741_824,
+            store_bytes: 4_194_304,
+        }),
+    };
+    let gone = GcReply {
+        agents: 900,
+        bytes: 18_874_368,
+        components: 2,
+        component_bytes: 140_000,
     };
     let without_events = HostInfo {
         events: None,
@@ -102,6 +124,7 @@ fn host() -> Vec<Sample> {
         reply::<HostHealth>("", health),
         reply::<HostStats>("", stats),
         reply::<HostDrain>("", DrainReply { remaining: 2 }),
+        reply::<HostGc>("", gone),
     ]
 }
 

@@ -6,7 +6,7 @@ use skep_protocol::event::Stream;
 use skep_protocol::op::{
     AgentFile, AgentFiles, AgentForget, AgentGet, AgentKill, AgentList, AgentOutput, AgentPause,
     AgentRefuel, AgentResume, AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait,
-    ComponentCheck, ComponentList, ComponentPut, ComponentRemove, ComponentStat, HostDrain,
+    ComponentCheck, ComponentList, ComponentPut, ComponentRemove, ComponentStat, HostDrain, HostGc,
     HostHealth, HostHello, HostStats, Request, WhenFull,
 };
 
@@ -89,6 +89,16 @@ pub(super) fn all() -> Vec<Sample> {
         grants: Some(full_spec().grants),
         limits: Some(full_spec().limits),
     };
+    let gc = HostGc {
+        older_than_ms: None,
+        components: false,
+        dry_run: false,
+    };
+    let full_gc = HostGc {
+        older_than_ms: Some(3_600_000),
+        components: true,
+        dry_run: true,
+    };
     let page = ComponentList {
         limit: Some(100),
         after: Some(digest),
@@ -104,6 +114,8 @@ pub(super) fn all() -> Vec<Sample> {
             },
             Request::HostDrain,
         ),
+        request("", gc, Request::HostGc),
+        request("-full", full_gc, Request::HostGc),
         request("", put, Request::ComponentPut),
         request("", ComponentStat { digest }, Request::ComponentStat),
         request("", check, Request::ComponentCheck),

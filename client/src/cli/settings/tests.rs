@@ -48,6 +48,7 @@ fn every_value_can_be_set_from_everywhere() {
         ("SKEP_CACHE_DIR", "/var/cache/1"),
         ("SKEP_SERVER_HELPER", "/usr/bin/skep"),
         ("SKEP_CAPACITY_COMPILE_MS", "5000"),
+        ("SKEP_CAPACITY_MAX_ENDED_AGE", "36h"),
         ("SKEP_AUDIT_MAX_BYTES", "1MiB"),
         ("SKEP_CAPACITY_COMPILE_MEMORY_BYTES", "256MiB"),
         // Others'.
@@ -77,6 +78,7 @@ fn every_value_can_be_set_from_everywhere() {
     assert_eq!(config.cache_dir, Some(PathBuf::from("/var/cache/1")));
     assert_eq!(config.helper, Some(PathBuf::from("/usr/bin/skep")));
     assert_eq!(config.capacity.compile_time.as_secs(), 5);
+    assert_eq!(config.capacity.max_ended_age.as_secs(), 36 * 3600);
     let audit = config.audit.unwrap();
     assert_eq!((audit.max_bytes, audit.files), (1 << 20, 3));
     assert_eq!(config.capacity.compile_memory_bytes, 256 << 20);
@@ -112,6 +114,14 @@ fn a_wrong_file_is_named_with_its_line() {
         (
             "[server]\ngrace = \"soon\"\n",
             "skep.toml line 2, `grace = \"soon\"`: `soon` is no length of time",
+        ),
+        (
+            "[capacity]\nmax_ended_age = \"0s\"\n",
+            "capacity.max_ended_age: must be at least 1s (set by ",
+        ),
+        (
+            "[capacity]\nmax_ended_age = 3600\n",
+            "skep.toml line 2, `max_ended_age = 3600`",
         ),
         ("[log]\nformat = \"xml\"\n", "skep.toml line 2"),
         ("[server\n", "skep.toml line 1"),
