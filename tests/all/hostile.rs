@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use skep_client::Client;
 use skep_client::protocol::Outcome;
 use skep_tests::hostile::Yard;
-use skep_tests::{DEADLINE, HostProcess, Neighbours, Resources, run, spec};
+use skep_tests::{DEADLINE, HostProcess, Neighbours, Resources, eventually, run, spec};
 
 use crate::quiet;
 
@@ -105,7 +105,11 @@ impl Scene {
         neighbours.end().await;
         quiet(&client).await;
         assert_eq!(yard.harm(), None);
-        assert_eq!(host.scratch(), Vec::<String>::new());
+        // What was forgotten is removed in the background.
+        eventually("scratch directories that are gone", || async {
+            host.scratch().is_empty().then_some(())
+        })
+        .await;
         gives_back(host.pid(), &base).await;
         assert_eq!(host.panics(), Vec::<String>::new());
         host.terminate();

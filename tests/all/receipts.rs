@@ -251,3 +251,25 @@ async fn there_is_none_before_the_end() {
     assert_eq!(receipt.outcome, Outcome::Killed);
     host.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_runs_it_is_the_last_ones() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let mut asked = probe(&["lines", "3"]);
+    asked.restart = serde_json::from_value(json!({
+        "policy": "always", "max": 1, "backoff_ms": 100
+    }))
+    .unwrap();
+    let ended = run(&client, asked).await;
+    let receipt = receipt_of(&ended);
+    assert_eq!((receipt.run, ended.info.usage.restarts), (1, 1));
+    assert_eq!(ended.output.stdout(), "line 1\nline 2\nline 3\n".repeat(2));
+    let once = Digest::of(b"line 1\nline 2\nline 3\n");
+    assert_eq!(receipt.stdout.sha256, once);
+    assert!(0 < receipt.fuel_used && receipt.fuel_used < ended.info.usage.fuel_used);
+    let at = host.control().to_string();
+    let ran = skep(&["--host", &at, "verify", &receipt.agent.to_string()]).await;
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    host.end().await;
+}
