@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use skep_protocol::{Digest, MAX_CHUNK};
+use tokio::time::Instant;
 
 use crate::runner::wasm::{Facts, Kind};
 use crate::store::{KeptComponent, KeptUpload};

@@ -97,6 +97,45 @@ fn what_uploads_hold_is_bounded() {
 }
 
 #[test]
+fn a_chunk_has_a_mebibyte_at_most() {
+    let store = Components::new(1 << 30);
+    let bytes = vec![1; (1 << 20) + 1];
+    let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+    assert!(matches!(
+        store.put(digest, size, 0, &bytes),
+        Err(StoreError::Chunk { field: "data", .. })
+    ));
+    assert_eq!(store.totals().bytes, 0);
+    assert!(matches!(
+        store.put(digest, size, 0, &bytes[1..]),
+        Ok(Put::Partial { received }) if received == 1 << 20
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn uploads_are_few_and_make_room_when_nobody_goes_on_with_them() {
+    let store = Components::new(1 << 20);
+    let begin = |number: usize, offset| {
+        let digest = Digest::of(&number.to_be_bytes());
+        store.put(digest, 3, offset, b"x").map(|_| ())
+    };
+    for number in 0..64 {
+        begin(number, 0).unwrap();
+    }
+    assert_eq!(begin(64, 0), Err(StoreError::TooManyUploads));
+    tokio::time::advance(Duration::from_secs(599)).await;
+    assert_eq!(begin(64, 0), Err(StoreError::TooManyUploads));
+    // Those that are there go on.
+    begin(0, 1).unwrap();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    begin(64, 0).unwrap();
+    let gone = store.take_gone();
+    assert_eq!(gone.len(), 63, "all but the one that went on");
+    assert!(store.holds(Gone::Upload(Digest::of(&0_usize.to_be_bytes()))));
+    assert_eq!(store.totals().bytes, 3);
+}
+
+#[test]
 fn room_is_made_by_least_recent_use_and_never_from_what_is_used() {
     let store = Components::new(10);
     let first = store.insert(component(b"11111")).unwrap();
