@@ -218,3 +218,6 @@ fn publish_host(core: &Core) {
         &event,
     );
 }
+
+#[cfg(test)]
+mod tests;

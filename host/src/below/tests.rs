@@ -55,6 +55,31 @@ fn a_directory_is_listed_page_by_page() {
 }
 
 #[test]
+fn a_directory_with_too_many_entries_is_not_listed() {
+    // Some file systems give a file 65,000 names at most.
+    const NAMES: usize = 50_000;
+    let (_dir, root) = yard();
+    let mut file = root.join("0");
+    for number in 0..MAX_ENTRIES {
+        let name = root.join(number.to_string());
+        if number % NAMES == 0 {
+            fs::write(&name, "").unwrap();
+            file = name;
+        } else {
+            fs::hard_link(&file, name).unwrap();
+        }
+    }
+    let page = list(&root, None, Some("99998"), 1).unwrap();
+    assert_eq!(names(&page), [("99999", FileKind::File)]);
+    fs::create_dir(root.join("one more")).unwrap();
+    assert!(matches!(
+        list(&root, None, Some("99998"), 1),
+        Err(LookError::TooMany)
+    ));
+    assert!(list(&root, Some("one more"), None, 1).is_ok());
+}
+
+#[test]
 fn nothing_outside_is_reached_and_no_link_is_followed() {
     let (dir, root) = yard();
     fs::create_dir(root.join("d")).unwrap();

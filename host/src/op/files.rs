@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use skep_protocol::op::{AgentFile, AgentFiles, FileChunk, FilesPage};
 use skep_protocol::path::is_plain;
 use skep_protocol::{AgentId, MAX_CHUNK};
+use tokio::sync::Semaphore;
 
 use super::Error;
 use super::agents::{find, page_size};
@@ -21,7 +22,7 @@ pub async fn files(core: &Core, body: AgentFiles) -> Result<FilesPage, Error> {
     }
     let root = root(core, body.agent).await?;
     let AgentFiles { path, after, .. } = body;
-    look(core, move || {
+    look(&core.kept.looks, move || {
         below::list(&root, path.as_deref(), after.as_deref(), limit)
     })
     .await
@@ -39,7 +40,7 @@ pub async fn file(core: &Core, body: AgentFile) -> Result<FileChunk, Error> {
         }
     };
     let root = root(core, body.agent).await?;
-    look(core, move || {
+    look(&core.kept.looks, move || {
         below::read(&root, &body.path, body.offset, max_bytes)
     })
     .await
@@ -68,11 +69,11 @@ async fn root(core: &Core, agent: AgentId) -> Result<PathBuf, Error> {
 
 /// Looks on a thread that may wait for the disk. Those that do are few.
 async fn look<T: Send + 'static>(
-    core: &Core,
+    looks: &Semaphore,
     look: impl FnOnce() -> Result<T, LookError> + Send + 'static,
 ) -> Result<T, Error> {
     const LOST: Error = Error::Internal("a look into an agent's files panicked");
-    let _turn = core.kept.looks.acquire().await.map_err(|_| LOST)?;
+    let _turn = looks.acquire().await.map_err(|_| LOST)?;
     let looked = tokio::task::spawn_blocking(look).await.map_err(|_| LOST)?;
     looked.map_err(|error| match error {
         LookError::Io(error) => {
@@ -90,4 +91,28 @@ async fn look<T: Send + 'static>(
             message: error.to_string(),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::kept::Kept;
+
+    #[tokio::test]
+    async fn only_so_many_look_at_once() {
+        let kept = Kept::new(0);
+        let mut others: Vec<_> = std::iter::from_fn(|| kept.looks.try_acquire().ok()).collect();
+        assert_eq!(others.len(), 4);
+        let mut waits = pin!(look(&kept.looks, || Ok(7)));
+        assert!(waits.as_mut().now_or_never().is_none());
+        // The next place is for the one that waits.
+        others.pop();
+        assert!(kept.looks.try_acquire().is_err());
+        assert!(matches!(waits.await, Ok(7)));
+        assert!(kept.looks.try_acquire().is_ok());
+    }
 }

@@ -157,6 +157,47 @@ fn arguments_and_environment_are_bounded_and_clean() {
 }
 
 #[test]
+fn the_texts_of_the_task_are_bounded_together() {
+    let part = "x".repeat(MAX_TEXTS / 4);
+    let longest = AgentSpec {
+        task: part.clone(),
+        context: part.clone(),
+        system_prompt: part.clone(),
+        model: part,
+        ..spec()
+    };
+    assert!(validate(longest.clone(), &rules()).is_ok());
+    for text in 0..4 {
+        let mut longer = longest.clone();
+        let texts = [
+            &mut longer.task,
+            &mut longer.context,
+            &mut longer.system_prompt,
+            &mut longer.model,
+        ];
+        texts[text].push('x');
+        assert_eq!(refused(longer, &rules()), "spec.context", "{text}");
+    }
+}
+
+#[test]
+fn labels_are_few_and_short() {
+    let with = |labels: BTreeMap<String, String>| AgentSpec { labels, ..spec() };
+    let many = |count: usize| {
+        let label = |number: usize| (format!("{number:0>MAX_LABEL_BYTES$}"), "v".to_owned());
+        with((0..count).map(label).collect())
+    };
+    assert!(validate(many(MAX_LABELS), &rules()).is_ok());
+    assert_eq!(refused(many(MAX_LABELS + 1), &rules()), "spec.labels");
+    let one = |key: usize, value: usize| with([("k".repeat(key), "v".repeat(value))].into());
+    assert!(validate(one(MAX_LABEL_BYTES, MAX_LABEL_BYTES), &rules()).is_ok());
+    assert!(validate(one(1, 0), &rules()).is_ok());
+    for (key, value) in [(0, 1), (MAX_LABEL_BYTES + 1, 1), (1, MAX_LABEL_BYTES + 1)] {
+        assert_eq!(refused(one(key, value), &rules()), "spec.labels");
+    }
+}
+
+#[test]
 fn values_of_the_environment_are_not_shown() {
     let env = BTreeMap::from([("TOKEN".to_owned(), "secret".to_owned())]);
     let spec = validate(
@@ -224,6 +265,35 @@ fn directories_lie_under_a_root_and_have_one_mode() {
         dir("open/inner", "/b", DirMode::Rw),
     ];
     assert_eq!(refused(with(twice), &rules), "spec.grants.dirs[1].mode");
+}
+
+#[test]
+fn directories_are_few_and_their_paths_short() {
+    let home = tempfile::tempdir().unwrap();
+    let root = home.path().canonicalize().unwrap();
+    let rules = Rules {
+        dir_roots: vec![root.clone()],
+        ..rules()
+    };
+    let with = |guests: Vec<String>| {
+        let dir = |guest| DirGrant {
+            host: root.to_str().unwrap().to_owned(),
+            guest,
+            mode: DirMode::Ro,
+        };
+        let mut spec = spec();
+        spec.grants.dirs = guests.into_iter().map(dir).collect();
+        spec
+    };
+    let many = |count: usize| with((0..count).map(|number| format!("/{number}")).collect());
+    assert_eq!(validate(many(MAX_DIRS), &rules).unwrap().dirs.len(), 32);
+    assert_eq!(refused(many(MAX_DIRS + 1), &rules), "spec.grants.dirs");
+    let path = |bytes: usize| with(vec![format!("/{}", "d".repeat(bytes - 1))]);
+    assert!(validate(path(MAX_PATH_BYTES), &rules).is_ok());
+    assert_eq!(
+        refused(path(MAX_PATH_BYTES + 1), &rules),
+        "spec.grants.dirs[0].guest"
+    );
 }
 
 #[test]

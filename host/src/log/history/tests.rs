@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use skep_protocol::event::LogRecord;
 use skep_protocol::op::SeqRange;
 

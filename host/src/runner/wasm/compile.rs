@@ -260,3 +260,53 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt;
+
+    use super::super::tests::{DEADLINE, command};
+    use super::*;
+
+    #[tokio::test]
+    async fn only_so_many_components_wait_to_be_checked() {
+        let config = WasmConfig {
+            max_agents: 1,
+            pooling: false,
+            compile_workers: 1,
+            ..WasmConfig::default()
+        };
+        let engines = Arc::new(Engines::new(&config).unwrap());
+        let compiler = Compiler::new(&config, engines).unwrap();
+        // The one thread that checks has something to do.
+        let (begun, has_begun) = mpsc::channel();
+        let (go, gate) = mpsc::channel::<()>();
+        let blocked = compiler.checking.push(move || {
+            begun.send(()).unwrap();
+            gate.recv().unwrap();
+        });
+        assert!(blocked.is_ok());
+        has_begun.recv_timeout(DEADLINE).unwrap();
+        let check = |number: usize| {
+            let bytes = command(&format!("i32.const {number} drop i32.const 0"), "");
+            Box::pin(compiler.check(Digest::of(&bytes), bytes))
+        };
+        let mut waiting: Vec<_> = (0..64).map(check).collect();
+        for check in &mut waiting {
+            assert!(check.now_or_never().is_none());
+        }
+        match check(64).now_or_never() {
+            Some(Err(Failure::Refused(refusal))) => assert_eq!(refusal.code, ErrorCode::Capacity),
+            other => panic!("{other:?}"),
+        }
+        // For the others a process would be begun each.
+        waiting.truncate(1);
+        go.send(()).unwrap();
+        for check in waiting.into_iter().chain([check(64)]) {
+            let facts = tokio::time::timeout(DEADLINE, check).await.unwrap();
+            assert!(facts.is_ok(), "{facts:?}");
+        }
+    }
+}

@@ -157,3 +157,25 @@ fn backtrace(error: &wasmtime::Error) -> Vec<String> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_shortened() {
+        for (length, told) in [(MAX_MESSAGE, MAX_MESSAGE), (5000, MAX_MESSAGE)] {
+            let error = wasmtime::Error::msg("x".repeat(length));
+            let End::Trapped { message, .. } = of(&error, Phase::Running, None) else {
+                panic!("{error}")
+            };
+            assert_eq!(message, "x".repeat(told));
+            let End::StartFailed { message, .. } =
+                start_failed(ErrorCode::Capacity, "x".repeat(length))
+            else {
+                panic!("{error}")
+            };
+            assert_eq!(message.len(), told);
+        }
+    }
+}

@@ -85,3 +85,26 @@ async fn a_writer_lets_go_of_its_own_where_all_share_too_little() {
     assert_eq!(gaps.len(), 1);
     assert_eq!(records, numbers(gaps[0].to_seq + 1..200_000));
 }
+
+#[tokio::test]
+async fn only_so_many_read_the_disk_at_once() {
+    let kept = on_disk(8 * MIB);
+    while kept.first_in_memory() == 0 {
+        let next = kept.history.next_seq();
+        kept.history.commit(&lines(next..next + 1000)).await;
+    }
+    let last = kept.history.next_seq() - 1;
+    let reads = &kept.history.disk.as_ref().unwrap().shelf.reads;
+    let mut others: Vec<_> = std::iter::from_fn(|| reads.try_acquire().ok()).collect();
+    assert_eq!(others.len(), 4);
+    let mut waits = std::pin::pin!(kept.history.window(0, &Stream::ALL, 1));
+    assert!(waits.as_mut().now_or_never().is_none());
+    let recent = kept.history.window(last, &Stream::ALL, 1).now_or_never();
+    let recent = recent.expect("it is in memory").unwrap();
+    assert_eq!(recent.records[0].seq, last);
+    // The next place is for the one that waits.
+    others.pop();
+    assert!(reads.try_acquire().is_err());
+    assert_eq!(waits.await.unwrap().records[0].seq, 0);
+    assert!(reads.try_acquire().is_ok());
+}

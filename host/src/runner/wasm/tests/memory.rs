@@ -156,3 +156,65 @@ async fn start_functions_are_under_the_limits() {
     spins.limits.fuel = 100_000_000;
     assert_eq!(spins.end().await, End::OutOfFuel);
 }
+
+/// A component with so many memories, more than the pool has for one.
+fn with_memories(memories: usize, body: &str) -> Ask {
+    // A module has a hundred at most.
+    const IN_ONE: usize = 100;
+    let module = |name: &str, memories: usize| {
+        let memories = "(memory 0)".repeat(memories);
+        format!("(core module ${name} {memories})")
+    };
+    let full = "(core instance (instantiate $full))".repeat(memories / IN_ONE);
+    let text = format!(
+        r#"(component
+            {} {full}
+            {} (core instance (instantiate $rest))
+            (core module $m (func (export "run") (result i32) {body}))
+            (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#,
+        module("full", IN_ONE),
+        module("rest", memories % IN_ONE),
+    );
+    let mut ask = ask(wat(&text));
+    ask.limits.instances = memories as u64;
+    ask
+}
+
+/// Each reserves some gibibytes of addresses.
+#[tokio::test]
+async fn memories_beyond_the_pool_are_bounded() {
+    const ALL: usize = 4096;
+    const HELD: usize = 4000;
+    let config = WasmConfig {
+        max_agents: 4,
+        guest_threads: 2,
+        ..WasmConfig::default()
+    };
+    let runner = WasmRunner::new(config).unwrap();
+    let ends = |memories| {
+        let guest = with_memories(memories, "i32.const 0").start_on(&runner);
+        async { guest.ended().await.end }
+    };
+    let full = |end| match end {
+        End::StartFailed { code, .. } => code == skep_protocol::ErrorCode::Capacity,
+        _ => false,
+    };
+    // It stands still and holds what it has.
+    let mut holds = with_memories(HELD, "(loop $l br $l) i32.const 0");
+    holds.limits.fuel = 1000;
+    holds.on_fuel_exhausted = OnFuelExhausted::Pause;
+    let mut holds = holds.start_on(&runner);
+    holds.running().await;
+    assert!(full(ends(ALL - HELD + 1).await));
+    assert_eq!(ends(ALL - HELD).await, End::Exited(0));
+    // The pool's are others.
+    let hello = ask(prebuilt("hello")).start_on(&runner);
+    assert_eq!(hello.ended().await.end, End::Exited(0));
+    holds.guest.control.kill();
+    assert_eq!(holds.ended().await.end, End::Killed);
+    assert_eq!(ends(ALL - HELD + 1).await, End::Exited(0));
+    assert!(full(ends(ALL + 1).await));
+}

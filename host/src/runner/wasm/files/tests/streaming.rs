@@ -89,16 +89,29 @@ async fn a_stream_takes_what_it_permitted() {
         }
     }
     assert_eq!(read, content.len() - 9);
+}
 
-    let mut streams = Vec::new();
-    let too_many = loop {
-        match agent.view().append_via_stream(again(&fd)) {
-            Ok(stream) => streams.push(stream),
-            refused => break refusal(refused),
-        }
-    };
-    assert_eq!(too_many, FileError::Quota);
-    assert_eq!(streams.len(), streams::STREAMS - 2);
+#[tokio::test]
+async fn an_open_file_has_only_so_many_streams() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::scratch(dir.path(), Limits::default());
+    let root = agent.root();
+    let (fd, other) = (
+        agent.open(&root, "a").await.unwrap(),
+        agent.open(&root, "a").await.unwrap(),
+    );
+    let input = agent.view().read_via_stream(again(&fd), 0).unwrap();
+    let _output = agent.view().write_via_stream(again(&fd), 0).unwrap();
+    for _ in 2..streams::STREAMS {
+        agent.view().append_via_stream(again(&fd)).unwrap();
+    }
+    let one_more = agent.view().append_via_stream(again(&fd));
+    assert_eq!(refusal(one_more), FileError::Quota);
+    let one_more = agent.view().read_via_stream(again(&fd), 0);
+    assert_eq!(refusal(one_more), FileError::Quota);
+    agent.view().append_via_stream(again(&other)).unwrap();
+    agent.table.delete(input).unwrap().cancel().await;
+    agent.view().append_via_stream(again(&fd)).unwrap();
 }
 
 #[tokio::test]
