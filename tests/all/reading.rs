@@ -1,8 +1,9 @@
 //! `skep logs`: where it begins and ends, and several agents at once.
 
 use serde_json::Value;
-use skep_client::protocol::AgentId;
-use skep_tests::{Terminal, TestHost, end_of, probe, sh, skep_binary, soon};
+use skep_client::protocol::spec::ComponentRef;
+use skep_client::protocol::{AgentId, Digest};
+use skep_tests::{Terminal, TestHost, end_of, guest, probe, sh, skep_binary, soon};
 
 use crate::command::{Ran, ended, skep, start};
 
@@ -254,5 +255,62 @@ async fn colours_are_for_terminals_and_can_be_refused() {
     assert!(!coloured.written().contains("\x1b[31mred"));
     let plain = look(&[("NO_COLOR", "1")]).await;
     assert!(!plain.written().contains('\x1b'), "{:?}", plain.written());
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unfinished_line_of_several_agents_is_broken_when_it_is_long() {
+    const LONGEST: usize = 64 * 1024;
+    let host = TestHost::start().await;
+    printed(&host, "short", &["flood", &(LONGEST - 1).to_string()]).await;
+    printed(&host, "long", &["flood", &(2 * LONGEST + 7).to_string()]).await;
+    let ran = ask(&host, &["logs", "short", "long"]).await;
+    let of = |name: &str| -> Vec<usize> {
+        let behind = |line: &'_ str| {
+            Some(
+                line.strip_prefix(name)?
+                    .trim_start_matches([' ', '|'])
+                    .len(),
+            )
+        };
+        ran.stdout.lines().filter_map(behind).collect()
+    };
+    assert_eq!(of("short"), [LONGEST - 1]);
+    assert_eq!(of("long"), [LONGEST, LONGEST, 7]);
+    // Of one agent the bytes are written as they come.
+    let ran = ask(&host, &["logs", "long"]).await;
+    assert_eq!(ran.stdout.len(), 2 * LONGEST + 7);
+    assert!(!ran.stdout.contains('\n'));
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_agents_are_read_by_one_command_and_no_more() {
+    const MOST: usize = 256;
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let bytes = guest("probe");
+    client.upload(&bytes).await.unwrap();
+    let mut spec = probe(&["lines", "1"]);
+    spec.component = Some(ComponentRef::Digest(Digest::of(&bytes)));
+    let print = async || {
+        let agent = client.spawn(spec.clone(), None).await.unwrap().id;
+        client.wait(agent, None).await.unwrap();
+    };
+    for _ in 0..MOST {
+        print().await;
+    }
+    let all = ask(&host, &["logs", "--all"]).await;
+    assert_eq!(all.stdout.lines().count(), MOST);
+    print().await;
+    let control = host.control().to_string();
+    let ran = skep(&["--host", &control, "logs", "--all"]).await;
+    assert_ne!(ran.code, Some(0));
+    assert_eq!(ran.stdout, "");
+    assert!(
+        ran.stderr.starts_with("skep: these are 257 agents"),
+        "{}",
+        ran.stderr
+    );
     host.end().await;
 }

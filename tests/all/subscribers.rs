@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use skep_client::Client;
 use skep_client::protocol::AgentId;
 use skep_client::protocol::codec::decode;
 use skep_client::protocol::event::LogRecord;
+use skep_client::{Client, ConnectionConfig, FollowOptions, LogItem};
 use skep_protocol::AgentSpec;
 use skep_protocol::spec::Stdin;
-use skep_tests::{DEADLINE, Output, TestHost, end_of, probe, soon, spec};
+use skep_tests::{DEADLINE, Output, TestHost, end_of, eventually, probe, soon, spec};
 use skep_transport::Subscription;
 
 use crate::written;
@@ -243,5 +243,53 @@ async fn a_follower_that_begins_later_begins_there() {
     }
     assert_eq!(soon("the end", log.next()).await.unwrap(), None);
     assert_eq!(log.next_seq(), 1000);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_finds_no_room_is_read_from_the_history() {
+    // As `skep logs` has it. So many records are fewer than may wait.
+    const WAITING_BYTES: usize = 512 * 1024;
+    const RECORDS: u64 = 4000;
+    let host = TestHost::start().await;
+    let mut config = ConnectionConfig::new(host.control().clone());
+    config.max_waiting_event_bytes = WAITING_BYTES;
+    let client = Client::connect(config);
+    let mut echo = spec("echo", &[]);
+    echo.stdin = Stdin::Open;
+    let agent = client.spawn(echo, None).await.unwrap().id;
+    let mut said = 0;
+    let mut say = async || {
+        let line = format!("{said:01000}\n");
+        let written = client.write_all_stdin(agent, line.as_bytes(), Some(DEADLINE));
+        written.await.unwrap();
+        said += 1;
+        said
+    };
+    let mut log = client.follow(agent, FollowOptions::default());
+    let mut next = async || match soon("the next record", log.next()).await.unwrap() {
+        Some(LogItem::Record(record)) => Some(record),
+        None => None,
+        gap => panic!("{gap:?}"),
+    };
+    // Once events come, nobody reads them for a while.
+    say().await;
+    let mut read = u64::from(next().await.is_some());
+    while client.connection().stats().events == 0 {
+        say().await;
+    }
+    let before = say().await;
+    while say().await < before + RECORDS {}
+    eventually("events without room", || async {
+        (client.connection().stats().events_dropped > 0).then_some(())
+    })
+    .await;
+    client.close_stdin(agent).await.unwrap();
+    while let Some(record) = next().await {
+        assert_eq!(record.seq, read);
+        assert_eq!(record.data, format!("{read:01000}").as_bytes());
+        read += 1;
+    }
+    assert_eq!(read, before + RECORDS);
     host.end().await;
 }

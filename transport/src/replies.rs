@@ -207,3 +207,41 @@ impl Accounts {
         account
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Endpoint, ServerConfig};
+
+    #[test]
+    fn beyond_the_bound_of_all_only_those_who_read_are_answered() {
+        const MIB: usize = 1024 * 1024;
+        const PEERS: usize = 8;
+        // Nobody reads what is queued.
+        let config = ServerConfig::new(Endpoint::loopback(0), None);
+        let counters = Arc::new(ServerCounters::default());
+        let (queue, _replies) = ReplyQueue::new(&config, Arc::clone(&counters));
+        let mut accounts = Accounts::new(Arc::clone(&queue));
+        let mut peer =
+            |name: &'static str| accounts.peer(&Bytes::from_static(name.as_bytes()), true);
+        let reply = Bytes::from(vec![0; MIB]);
+        let deaf = ["a", "b", "c", "d", "e", "f", "g", "h"].map(&mut peer);
+        assert_eq!(deaf.len(), PEERS);
+        for _ in 0..config.max_reply_bytes / MIB / PEERS {
+            for peer in &deaf {
+                peer.reply(reply.clone());
+            }
+        }
+        assert_eq!(queue.total.bytes(), 256 * MIB);
+        assert_eq!(counters.peers_cut.get(), 0);
+        for (number, peer) in deaf.iter().enumerate() {
+            peer.reply(Bytes::from_static(b"more"));
+            assert!(peer.account.is_cut());
+            assert_eq!(counters.peers_cut.get(), number as u64 + 1);
+        }
+        let reads = peer("reads");
+        reads.reply(Bytes::from_static(b"an answer"));
+        assert!(!reads.account.is_cut());
+        assert_eq!(queue.total.bytes(), 256 * MIB + 9);
+    }
+}

@@ -208,3 +208,24 @@ async fn an_agent_that_the_host_no_longer_knows_is_gone() {
     let idle = tokio::time::timeout(Duration::from_secs(60), all.next()).await;
     assert!(idle.is_err(), "it is told once: {idle:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn those_that_have_ended_are_forgotten_when_there_are_many() {
+    let (_script, client) = Script::new();
+    let mut watch = client.watch_all().await.unwrap();
+    let status = |state| of_info(&info(AgentId::random(), (1, state)));
+    let (runs, first) = (status(AgentState::Running), status(AgentState::Exited));
+    assert!(watch.learn(&runs) && watch.learn(&first));
+    let mut other = first.clone();
+    while watch.known.len() < MAX_KNOWN - 1 {
+        other.agent = AgentId::random();
+        assert!(watch.learn(&other));
+    }
+    assert!(!watch.learn(&first), "it is remembered");
+    for _ in 0..2 {
+        other.agent = AgentId::random();
+        assert!(watch.learn(&other));
+    }
+    assert_eq!(watch.known.len(), 2, "the last and the one that runs");
+    assert!(!watch.learn(&runs) && watch.learn(&first));
+}

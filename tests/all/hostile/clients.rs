@@ -1,15 +1,18 @@
 //! Clients who ask for too much, too fast, or at the wrong time, and agents by
 //! the thousand.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_bytes::ByteBuf;
+use serde_json::{Value, json};
 use skep_client::protocol::op::{ComponentPut, WhenFull};
 use skep_client::protocol::spec::{ComponentRef, Stdin};
 use skep_client::protocol::{AgentSpec, AgentState, Digest, Outcome};
 use skep_client::{Client, ClientError};
 use skep_protocol::ErrorCode;
 use skep_tests::hostile::core_module;
+use skep_tests::raw::{Raw, new_id, request};
 use skep_tests::{DEADLINE, end_of, guest, probe, run, soon, spec};
 use tokio::task::JoinSet;
 
@@ -328,5 +331,48 @@ async fn ten_thousand_that_wait_hold_up_nobody_and_can_be_ended() {
     );
     assert!(longest < 10 * PROMPTLY, "{longest:?}");
     end_all(&client, "probe").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_are_bounded_and_hold_up_nobody() {
+    const WAITS: usize = 8192;
+    let scene = Scene::set().await;
+    let client = scene.client().await;
+    let agent = client
+        .spawn(probe(&["sleep", "600000"]), None)
+        .await
+        .unwrap();
+    let agent = agent.id;
+    running(&client, agent).await;
+    let mut waiting = Raw::connect(&scene.host().control()).await;
+    let body = json!({"agent": agent.to_string(), "timeout_ms": 3_600_000});
+    let ask = |op: &str, body: &Value| {
+        let id = new_id();
+        (request(&id, op, body.clone()), id)
+    };
+    let mut ids = HashSet::new();
+    for _ in 0..WAITS {
+        let (request, id) = ask("agent.wait", &body);
+        waiting.send(request).await;
+        ids.insert(id);
+    }
+    let (one_more, id) = ask("agent.wait", &body);
+    let answer = waiting.ask(one_more).await;
+    assert_eq!((answer.code(), answer.id()), ("rate_limited", id.as_str()));
+    refused(client.stop(agent, None).await, ErrorCode::RateLimited);
+    // Others are answered, and end what all of them wait for.
+    let short = by_digest_of_probe(&["exit", "0"]);
+    let short = client.spawn(short, None).await.unwrap().id;
+    client.kill(agent).await.unwrap();
+    for _ in 0..WAITS {
+        let answer = waiting.answer().await;
+        assert_eq!(answer.body()["agent"]["outcome"]["kind"], "killed");
+        assert!(ids.remove(answer.id()), "{}", answer.id());
+    }
+    client.wait(short, Some(DEADLINE)).await.unwrap();
+    for agent in [agent, short] {
+        client.forget(agent).await.unwrap();
+    }
     scene.end().await;
 }
