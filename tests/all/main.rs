@@ -16,6 +16,7 @@ mod churn;
 mod cli;
 mod command;
 mod compiling;
+mod documents;
 mod events;
 mod fields;
 mod files;
