@@ -173,3 +173,28 @@ async fn timers_and_blocking_calls_work_within() {
     });
     ended(guest).await;
 }
+
+#[test]
+fn calls_on_files_wait_for_one_of_the_threads() {
+    let (_lives, dropped) = oneshot::channel();
+    let threads = run_clocks(|| (), dropped).unwrap();
+    let (begins, begun) = std::sync::mpsc::channel();
+    let all_go = Arc::new(std::sync::Barrier::new(FILE_THREADS + 1));
+    for _ in 0..FILE_THREADS {
+        let (begins, all_go) = (begins.clone(), Arc::clone(&all_go));
+        threads.spawn_blocking(move || {
+            begins.send("one of the first").unwrap();
+            all_go.wait();
+        });
+    }
+    for _ in 0..32 {
+        let first = begun.recv_timeout(GENEROUS);
+        assert_eq!(first, Ok("one of the first"));
+    }
+    threads.spawn_blocking(move || begins.send("the last"));
+    // However long one waits here, it does not begin.
+    let patience = Duration::from_millis(50);
+    assert!(begun.recv_timeout(patience).is_err());
+    all_go.wait();
+    assert_eq!(begun.recv_timeout(GENEROUS), Ok("the last"));
+}
