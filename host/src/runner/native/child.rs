@@ -11,14 +11,17 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
-    ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, getpid, getppid, setsid,
+    ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, fork, getpid, getppid, setpgid,
+    setsid,
 };
 
+use super::layers::Layers;
 use super::wire::{Instruction, Jail, Step};
 use super::{enclosure, reach, syscalls};
 
-/// How much lower than the host an agent goes: as low as guests.
-const LOWER: i32 = 5;
+/// How much lower than the host an agent goes. Lower than guests, which share
+/// a thread for each processor: an agent has as many processes and threads as it likes.
+const LOWER: i32 = 10;
 
 /// Where a start failed.
 pub(super) type Failure = (Step, Errno);
@@ -121,7 +124,7 @@ fn become_program(
         if getppid() != shim {
             return Err(Errno::ESRCH);
         }
-        setsid()?;
+        leave_group(instruction.jail.layers)?;
         // Until the host knows its number: what runs from here on may kill the
         // shim.
         let _end = released.read(&mut [0]);
@@ -152,6 +155,21 @@ fn become_program(
     // a script executed so would not be found by its interpreter.
     let Err(errno) = execve(&instruction.program, &instruction.argv, &instruction.env);
     (Step::Execute, errno)
+}
+
+/// Leaves the host's session, or its group if that does.
+///
+/// A kernel that shares the processors by session first (`sched_autogroup_enabled`)
+/// would give each agent as much of them as the host with all that it runs, and
+/// `nice` would count only among an agent's own processes. A session keeps agents
+/// from the host's terminal, and tells which processes are theirs: what sees
+/// neither a terminal nor others' processes needs none.
+fn leave_group(layers: Layers) -> nix::Result<()> {
+    if layers.namespaces && layers.view {
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))
+    } else {
+        setsid().map(drop)
+    }
 }
 
 /// Shuts itself in. The limits come last: what comes before needs memory and

@@ -58,7 +58,7 @@ impl All {
 pub(super) struct Keeper<'a> {
     control: &'a UnixStream,
     children: SignalFd,
-    /// The agent's first process, and its session and group.
+    /// The agent's first process, and its group.
     main: Pid,
     status: Option<Status>,
     all: All,

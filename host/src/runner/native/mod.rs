@@ -1,7 +1,7 @@
 //! Runs programs of the operating system, each below a shim of its own.
 //!
 //! This is not the sandbox that the wasm runner is: a program makes calls to
-//! the kernel, of which a filter denies some. It has a session of its own, no
+//! the kernel, of which a filter denies some. It has a group of its own, no
 //! descriptor, variable, signal setting or terminal of the host's, no
 //! privileges and no way to gain any, and what the kernel gives of namespaces,
 //! a root directory of its own, Landlock, seccomp and cgroups; it is ended with

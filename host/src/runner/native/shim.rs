@@ -22,7 +22,7 @@ use nix::sys::prctl;
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, chdir, fork, setsid};
+use nix::unistd::{ForkResult, Pid, chdir, fork, setpgid};
 
 use super::account::Account;
 use super::child::{Descriptors, Failure, default_signals, start};
@@ -57,8 +57,8 @@ fn shut_in() -> std::io::Result<UnixStream> {
     default_signals();
     crate::helper::close_from(3)?;
     // So that what the host's terminal or group gets does not get here. It
-    // fails for the leader of a group, which has left the host's already.
-    let _leader = setsid();
+    // fails for the leader of a session, which has left the host's already.
+    let _leader = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     chdir("/")?;
     prctl::set_child_subreaper(true)?;
     Ok(std::io::stdin().as_fd().try_clone_to_owned()?.into())

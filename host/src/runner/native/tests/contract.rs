@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use skep_protocol::ErrorCode;
+use skep_protocol::info::Enforcement;
 
 use super::super::Refused;
 use super::*;
@@ -96,12 +97,13 @@ async fn nothing_is_inherited() {
 }
 
 #[tokio::test]
-async fn the_session_is_its_own_and_the_shim_shows_nothing() {
+async fn the_group_is_its_own_and_the_shim_shows_nothing() {
     let mut agent = sh("cat /proc/$$/stat; cat; exit");
     let lines = agent.lines(1).await;
     let fields: Vec<_> = lines[0].split(' ').collect();
     assert_eq!(fields[0], fields[4], "its group");
-    assert_eq!(fields[0], fields[5], "its session");
+    // Where it sees nothing of the host's, its session is none that it could name.
+    assert!([fields[0], "0"].contains(&fields[5]), "its session");
     assert_eq!(fields[6], "0", "no terminal");
     let shim = parent(*marked(&agent.mark).iter().min().unwrap()).to_string();
     let cmdline = fs::read_to_string(format!("/proc/{shim}/cmdline")).unwrap();
@@ -368,11 +370,27 @@ async fn usage_while_it_runs_and_after() {
 }
 
 #[tokio::test]
+async fn agents_share_the_processors_with_the_host_by_priority() {
+    // Not by session, as kernels do that have this file and its setting on.
+    let group = |pid: &str| fs::read_to_string(format!("/proc/{pid}/autogroup"));
+    let Ok(own) = group("self") else { return };
+    let sees_nothing = holds().await.files == Enforcement::Enforced;
+    let mut agent = sh("echo ready; cat");
+    agent.lines(1).await;
+    let pid = marked(&agent.mark).into_iter().max().unwrap().to_string();
+    if sees_nothing {
+        assert_eq!(group(&pid).unwrap(), own);
+    }
+    agent.stdin = None;
+    assert_eq!(agent.end().await, End::Exited(0));
+}
+
+#[tokio::test]
 async fn agents_go_before_the_host() {
     // Out of memory, and behind it for the processor.
     let host = rustix::process::getpriority_process(None).unwrap();
     let mut agent = sh("cat /proc/self/oom_score_adj; nice");
     assert_eq!(agent.end().await, End::Exited(0));
-    let nice = (host + 5).min(19);
+    let nice = (host + 10).min(19);
     assert_eq!(text(&agent.stdout), format!("1000\n{nice}\n"));
 }
