@@ -45,7 +45,6 @@ pub mod server;
 pub mod state_dir;
 pub mod stdio;
 pub mod store;
-mod surplus;
 pub mod tally;
 
 pub use crate::core::Endpoints;

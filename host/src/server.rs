@@ -20,7 +20,6 @@ use crate::audit::Asked;
 use crate::clock;
 use crate::core::Core;
 use crate::dispatch::{answer, internal, refuse};
-use crate::surplus::{Seen, Surplus};
 
 /// How many requests may wait for an agent's end at once (`agent.wait`,
 /// `agent.stop`, `host.drain`), and how many of all others may be under way. One more is
@@ -42,7 +41,6 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationToken) {
     let places = Places::new();
     let mut sign_of_life = tokio::time::interval(SIGN_OF_LIFE);
-    let mut surplus = Surplus::default();
     let of_history = Arc::clone(&core);
     let mut bounding = std::pin::pin!(of_history.registry.keep_history_bounded());
     let mut aging = std::pin::pin!(of_history.registry.forget_what_is_too_old());
@@ -55,13 +53,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
                 Some(inbound) => take(&core, &places, inbound),
                 None => break,
             },
-            _ = sign_of_life.tick() => {
-                publish_host(&core);
-                surplus.look(Seen {
-                    freed: core.logs.freed(),
-                    spawns: core.tally.spawns(),
-                });
-            }
+            _ = sign_of_life.tick() => publish_host(&core),
             () = &mut bounding => {}
             () = &mut aging => {}
             () = &mut noting => {}

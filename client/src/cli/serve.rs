@@ -24,6 +24,7 @@ pub(super) fn serve(context: &Context, args: &ServeArgs) -> Outcome {
     config
         .create_state_dir()
         .map_err(|error| Failure::of_skep(settings.blame(&error.key, &error.problem)))?;
+    give_back_when_idle();
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -31,6 +32,15 @@ pub(super) fn serve(context: &Context, args: &ServeArgs) -> Outcome {
     let outcome = runtime.block_on(host(context, &config));
     runtime.shutdown_background();
     outcome
+}
+
+/// Has the allocator give memory back to the system by itself. Otherwise it does
+/// as more is asked for, and a host that has become quiet would keep what it had.
+fn give_back_when_idle() {
+    // Not by default: helpers, which are this binary too, must have one thread.
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::warn!("memory is given back only as more is asked for: {error}");
+    }
 }
 
 async fn host(context: &Context, config: &Config) -> Outcome {

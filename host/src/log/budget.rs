@@ -9,8 +9,6 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicU64,
-    /// What was given back, counted on and on.
-    freed: AtomicU64,
     bound: u64,
     pressure: Notify,
 }
@@ -20,7 +18,6 @@ impl Budget {
     pub fn new(bound: u64) -> Arc<Self> {
         Arc::new(Self {
             used: AtomicU64::new(0),
-            freed: AtomicU64::new(0),
             bound,
             pressure: Notify::new(),
         })
@@ -59,11 +56,6 @@ impl Budget {
 
     pub(crate) fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.freed.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn freed(&self) -> u64 {
-        self.freed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn used(&self) -> u64 {

@@ -88,12 +88,6 @@ impl Logs {
         })
     }
 
-    /// How many bytes of memory were let go of since the start.
-    #[must_use]
-    pub fn freed(&self) -> u64 {
-        (self.shelf.as_ref()).map_or_else(|| self.budget.freed(), |shelf| shelf.tails.freed())
-    }
-
     /// The history of a new agent. Nothing is made for it before its first
     /// record.
     #[must_use]
