@@ -18,7 +18,13 @@ use skep_transport::{ServerConfig, Sockets};
 
 const ROUND_TRIPS: usize = 5_000;
 const SPAWNS: usize = 1_000;
+const AT_ONCE: usize = 500;
+const ROUNDS: usize = 10;
 const LINES: u64 = 200_000;
+
+/// As in the command `skep`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> Result<()> {
     skep_host::helper::serve_if_asked();
@@ -66,16 +72,7 @@ async fn measure() -> Result<()> {
     report("spawn to its first log line", &mut first_line);
     report("spawn to its end", &mut ended);
 
-    let start = Instant::now();
-    let agents: Vec<_> =
-        futures_util::future::try_join_all((0..SPAWNS / 2).map(|_| run(&client, hello, &[])))
-            .await?;
-    let each = start.elapsed() / u32::try_from(agents.len())?;
-    println!(
-        "{:<34} {each:>10.1?} each, {:.0} a second",
-        "spawns and waits, 500 at once",
-        1.0 / each.as_secs_f64()
-    );
+    many(&client, hello, "spawns and waits, 500 at once").await?;
 
     let probe = client
         .upload(&std::fs::read(guests.join("probe.wasm"))?)
@@ -108,9 +105,25 @@ async fn measure() -> Result<()> {
     }
 }
 
+/// The best of some rounds, for neighbours on the machine only add to it.
+async fn many(client: &Client, hello: Digest, what: &str) -> Result<()> {
+    let mut best = Duration::MAX;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        let runs = (0..AT_ONCE).map(|_| run(client, hello, &[]));
+        futures_util::future::try_join_all(runs).await?;
+        best = best.min(start.elapsed());
+    }
+    let each = best / u32::try_from(AT_ONCE)?;
+    println!(
+        "{what:<34} {each:>10.1?} each, {:.0} a second",
+        1.0 / each.as_secs_f64()
+    );
+    Ok(())
+}
+
 /// Starts a host on a directory where that many agents have ended.
 async fn restart(guests: &Path, agents: usize) -> Result<()> {
-    const AT_ONCE: usize = 500;
     let state = tempfile::tempdir()?;
     let capacity = || Capacity {
         max_ended: agents,

@@ -355,7 +355,12 @@ async fn long_ago(dir: &Path, agents: usize) {
         store.note(Change::Spawned(Box::new(spawned), reply)).await;
         let bytes = 2048;
         store
-            .note(Change::Ended(Box::new(Ended { id, bytes, known })))
+            .note(Change::Ended(Box::new(Ended {
+                id,
+                bytes,
+                has_secrets: false,
+                known,
+            })))
             .await;
     }
     store.close().await;

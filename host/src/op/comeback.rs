@@ -265,6 +265,7 @@ async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
     let change = Change::Ended(Box::new(Ended {
         id,
         bytes: ended.bytes,
+        has_secrets: true,
         known,
     }));
     // It has happened: if it cannot be written now, it is later.

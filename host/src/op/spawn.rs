@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use skep_protocol::info::StdinKind;
 use skep_protocol::op::{AgentReply, AgentSpawn, WhenFull};
 use skep_protocol::receipt::CanonicalSpec;
 use skep_protocol::spec::{ComponentRef, Stdin};
@@ -523,9 +524,11 @@ pub(super) fn assemble(
         drop(slot);
         host.tally.ended(&ending.outcome);
         let last = publication.last(ending);
+        let given = &publication.agent.spec;
         let ended = Ended {
             id,
             bytes: publication.agent.history.bytes(),
+            has_secrets: !given.env.is_empty() || given.stdin == StdinKind::Data,
             known: publication.agent.known(&last),
         };
         // Nobody sees an end that a host after this one does not know. If it

@@ -25,16 +25,14 @@ pub struct Born {
 
 impl Born {
     /// Lets go of what only an agent that runs needs: values of `env` and a given
-    /// stdin. What is shown of it stays. Whether there was any.
-    pub(super) fn wipe(&mut self) -> bool {
-        let mut wiped = false;
+    /// stdin. What is shown of it stays.
+    pub(super) fn wipe(&mut self) {
         for value in self.spec.env.values_mut() {
-            wiped |= !std::mem::take(value).is_empty();
+            value.clear();
         }
         if let Stdin::Data(data) = &mut self.spec.stdin {
-            wiped |= !std::mem::take(data).is_empty();
+            data.clear();
         }
-        wiped
     }
 }
 
@@ -72,6 +70,8 @@ pub struct Ended {
     pub id: AgentId,
     /// What is remembered of it, in bytes: its record and its log.
     pub bytes: u64,
+    /// Whether it was given values of `env` or a stdin, which are to be erased.
+    pub has_secrets: bool,
     pub known: Known,
 }
 

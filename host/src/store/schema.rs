@@ -33,6 +33,9 @@ const WAL_PAGES: u32 = 4096;
 /// In which mode of `auto_vacuum` what is free goes back when it is asked for.
 pub(super) const INCREMENTAL: i64 = 2;
 
+/// What is erased is overwritten where that page is written anyway.
+pub(super) const FAST: &str = "fast";
+
 /// The file, and the log of what goes to it.
 pub(super) fn files(dir: &Path) -> [PathBuf; 2] {
     ["", "-wal"].map(|beside| dir.join(format!("{FILE}{beside}")))
@@ -107,9 +110,7 @@ fn prepare(db: &mut Connection, path: &Path) -> Result<(), PrepareError> {
         db.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
     }
     db.pragma_update(None, "journal_mode", "wal")?;
-    // What is erased is overwritten: values that were handed to an agent do not
-    // outlive it in what is free.
-    db.pragma_update(None, "secure_delete", true)?;
+    db.pragma_update(None, "secure_delete", FAST)?;
     // What was committed survives the host, however it ends, and in its order
     // the machine: only a power failure may take back the last moments.
     db.pragma_update(None, "synchronous", "normal")?;

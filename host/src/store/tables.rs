@@ -5,6 +5,7 @@ use serde::Serialize;
 use skep_protocol::{AgentId, Digest};
 
 use super::change::{Born, Change, Ended, KeptComponent, KeptUpload, Known, Reply, Spawned};
+use super::schema::FAST;
 
 /// Where an agent stands, in the column `class`.
 pub(super) const QUEUED: i64 = 0;
@@ -85,10 +86,21 @@ fn seen(db: &Connection, id: AgentId, known: &Known) -> rusqlite::Result<()> {
 }
 
 fn ended(db: &Connection, ended: &Ended) -> rusqlite::Result<()> {
-    let Ended { id, bytes, known } = ended;
+    let Ended {
+        id,
+        bytes,
+        has_secrets,
+        known,
+    } = ended;
+    let born = if *has_secrets {
+        // Also what lay in pages that are free now: that costs writing these.
+        db.pragma_update(None, "secure_delete", true)?;
+        wiped(db, *id)?
+    } else {
+        None
+    };
     let sql = "UPDATE agents SET class = ?2, ticket = NULL, ended_ms = ?3, bytes = ?4, \
                known = ?5, born = coalesce(?6, born) WHERE id = ?1";
-    let born = wiped(db, *id)?;
     let ended_ms = integer(known.exited_ms.unwrap_or_default());
     let known = pack(known)?;
     let bytes = integer(*bytes);
@@ -96,7 +108,11 @@ fn ended(db: &Connection, ended: &Ended) -> rusqlite::Result<()> {
         db,
         sql,
         &[&id.as_bytes(), &ENDED, &ended_ms, &bytes, &known, &born],
-    )
+    )?;
+    if *has_secrets {
+        db.pragma_update(None, "secure_delete", FAST)?;
+    }
+    Ok(())
 }
 
 /// The record of an agent without what it needs no more, if it has any.
@@ -110,11 +126,8 @@ fn wiped(db: &Connection, id: AgentId) -> rusqlite::Result<Option<Vec<u8>>> {
         // Whoever reads it will say so. The end is to be written all the same.
         return Ok(None);
     };
-    if born.wipe() {
-        pack(&born).map(Some)
-    } else {
-        Ok(None)
-    }
+    born.wipe();
+    pack(&born).map(Some)
 }
 
 fn replied(db: &Connection, reply: &Reply) -> rusqlite::Result<()> {

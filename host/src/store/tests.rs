@@ -120,6 +120,7 @@ fn ended(number: u8, ended_ms: u64) -> Change {
     Change::Ended(Box::new(Ended {
         id: id(number),
         bytes: 100 + u64::from(number),
+        has_secrets: true,
         known: known(Some(Outcome::Killed), ended_ms),
     }))
 }
