@@ -145,12 +145,20 @@ async fn nothing_is_inherited() {
     );
     let ended = run(
         &client,
-        sh("ps -o sid= -p $$ | tr -d ' '; echo $$; grep NoNewPrivs /proc/self/status"),
+        sh("ps -o pgid=,sid= -p $$; echo $$; grep NoNewPrivs /proc/self/status"),
     )
     .await;
     let stdout = ended.output.stdout();
     let lines: Vec<_> = stdout.lines().collect();
-    assert_eq!(lines[0], lines[1], "it leads no session of its own");
+    let [group, session] = lines[0].split_whitespace().collect::<Vec<_>>()[..] else {
+        panic!("{stdout}")
+    };
+    assert_eq!(group, lines[1], "it leads no group of its own");
+    // That of the host has no number where the agent cannot see it.
+    assert!(
+        [lines[1], "0"].contains(&session),
+        "it is in another's session"
+    );
     assert_eq!(lines[2], "NoNewPrivs:\t1");
     host.end().await;
 }
