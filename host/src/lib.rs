@@ -36,6 +36,7 @@ pub mod kept;
 pub mod log;
 pub mod op;
 pub mod past;
+pub mod paths;
 pub mod registry;
 pub mod replies;
 pub mod retention;
@@ -160,8 +161,10 @@ impl Host {
             })
         });
         let native = native.transpose()?.map(Arc::new);
-        let scratch_root = config.state_dir.join("scratch");
-        let inputs_root = config.state_dir.join("inputs");
+        // What lies there is granted to agents, by paths without links.
+        let state_dir = paths::without_links(&config.state_dir);
+        let scratch_root = state_dir.join("scratch");
+        let inputs_root = state_dir.join("inputs");
         let kept = kept::Kept::new(capacity.kept_files_bytes);
         let history = log::Budget::new(capacity.history_bytes);
         let State {

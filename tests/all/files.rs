@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde_json::json;
 use skep_client::protocol::{AgentId, Outcome};
-use skep_protocol::spec::{DirGrant, DirMode};
+use skep_protocol::spec::{DirGrant, DirMode, Restart, RestartPolicy};
 use skep_protocol::{AgentSpec, ErrorCode};
+use skep_tests::hostile::core_module;
 use skep_tests::{Ended, TestHost, probe, run};
 
 use crate::refusal;
@@ -227,6 +228,81 @@ async fn no_path_leads_out_of_a_granted_directory() {
         .await,
     );
     assert_eq!(std::fs::read_to_string(&canary).unwrap(), "alive");
+    host.end().await;
+}
+
+/// Puts a link in the place of a directory that it was granted by itself besides
+/// its parent, and empties `canary` in whatever it is granted there.
+fn swaps_its_grant(shared: &Path) -> AgentSpec {
+    let import = |name: &str, short: &str, params: &str| {
+        format!(
+            "(import \"wasi_snapshot_preview1\" \"{name}\" \
+             (func ${short} (param {params}) (result i32)))"
+        )
+    };
+    let imports = [
+        import("path_rename", "rename", "i32 i32 i32 i32 i32 i32"),
+        import("path_symlink", "symlink", "i32 i32 i32 i32 i32"),
+        import("path_open", "open", "i32 i32 i32 i32 i32 i64 i64 i32 i32"),
+    ]
+    .concat();
+    let text = |from: usize, length: usize| {
+        let from = 1024 + from;
+        format!("(i32.const {from}) (i32.const {length})")
+    };
+    let (inner, aside, outside, canary) = (text(0, 5), text(5, 5), text(10, 10), text(20, 6));
+    let start = format!(
+        "(drop (call $rename (i32.const 3) {inner} (i32.const 3) {aside}))
+         (drop (call $symlink {outside} (i32.const 3) {inner}))
+         (drop (call $open (i32.const 4) (i32.const 0) {canary} (i32.const 9) (i64.const 64)
+            (i64.const 0) (i32.const 0) (i32.const 512)))
+         unreachable"
+    );
+    let grant = |host: &Path, guest: &str| DirGrant {
+        host: host.to_str().unwrap().to_owned(),
+        guest: guest.to_owned(),
+        mode: DirMode::Rw,
+    };
+    let mut spec = core_module(&imports, b"inneraside../outsidecanary", &start);
+    spec.grants.dirs = vec![
+        grant(shared, "/data"),
+        grant(&shared.join("inner"), "/inner"),
+    ];
+    spec.restart = Restart {
+        policy: RestartPolicy::OnFailure,
+        max: Some(1),
+        backoff_ms: Some(100),
+        ..Restart::default()
+    };
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_granted_directory_that_became_a_link_leads_nowhere() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let shared = host.shared().join("shared");
+    let outside = host.shared().join("outside");
+    std::fs::create_dir_all(shared.join("inner")).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("canary"), "alive").unwrap();
+
+    let ended = run(&client, swaps_its_grant(&shared)).await;
+
+    // It did what it could: its first run had both directories.
+    assert!(shared.join("inner").is_symlink());
+    assert_eq!(
+        std::fs::read_to_string(shared.join("aside/canary")).unwrap(),
+        ""
+    );
+    assert_eq!(
+        std::fs::read_to_string(outside.join("canary")).unwrap(),
+        "alive"
+    );
+    match ended.outcome {
+        Outcome::StartFailed { code, .. } => assert_eq!(code, ErrorCode::StorageUnavailable),
+        other => panic!("{other:?}"),
+    }
     host.end().await;
 }
 

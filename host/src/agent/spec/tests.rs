@@ -1,7 +1,8 @@
 use serde_bytes::ByteBuf;
 use skep_protocol::LimitsAsk;
-use skep_protocol::spec::{DirMode, Grants};
+use skep_protocol::spec::{DirGrant, DirMode, Grants};
 
+use super::dirs::{MAX_DIRS, MAX_PATH_BYTES};
 use super::*;
 
 fn rules() -> Rules {

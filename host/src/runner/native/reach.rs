@@ -9,10 +9,12 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::errno::Errno;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::view::{DEVICES, SYSTEM, open_plain};
+use super::view::{DEVICES, SYSTEM};
 use super::wire::as_path;
+use crate::paths::open_without_links;
 
 /// The least that is worth its name: before this, a file could be emptied that
 /// could not be written to.
@@ -77,7 +79,7 @@ fn rules(
     for reach in granted {
         let all = AccessFs::from_all(MOST);
         let access = if reach.writable { all } else { read };
-        let dir = open_plain(reach.path())?;
+        let dir = open_without_links(reach.path(), OFlags::empty())?;
         ruleset = ruleset.add_rule(PathBeneath::new(dir, access))?;
     }
     Ok(ruleset.restrict_self()?.ruleset)

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
     mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 
 use super::enclosure::from_rustix;
+use crate::paths::open_without_links;
 
 /// Where programs, their libraries and their settings lie: readable for every
 /// agent, and writable for none.
@@ -93,7 +94,7 @@ impl Tree {
         })
     }
 
-    /// Like [`Self::take`], but of that very path, see [`open_plain`].
+    /// Like [`Self::take`], but of that very path, see [`open_without_links`].
     pub(super) fn take_plain(path: &Path, usage: Use) -> nix::Result<Self> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -101,7 +102,9 @@ impl Tree {
             | OpenTreeFlags::AT_EMPTY_PATH;
         Ok(Self {
             path: path.to_owned(),
-            mount: open_tree(open_plain(path)?, "", flags).map_err(from_rustix)?,
+            mount: open_without_links(path, OFlags::empty())
+                .and_then(|place| open_tree(place, "", flags))
+                .map_err(from_rustix)?,
             usage,
         })
     }
@@ -153,13 +156,6 @@ impl Tree {
         };
         Errno::result(done).map(drop)
     }
-}
-
-/// Opens a path that had no links when it was checked against the operator's
-/// roots: whoever may write above it can have put one there since.
-pub(super) fn open_plain(path: &Path) -> nix::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map_err(from_rustix)
 }
 
 /// Whether every agent sees this anyway.

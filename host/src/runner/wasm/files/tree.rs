@@ -1,9 +1,10 @@
 //! A directory that an agent was given, and what may be done in it.
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use wasmtime_wasi::filesystem::Dir;
 use wasmtime_wasi::{FsPerms, OpenMode};
 
+use crate::paths::open_without_links;
 use crate::runner::{Access, GrantedDir};
 
 /// How what happens in a tree is counted.
@@ -35,8 +36,7 @@ pub(super) fn open(granted: &GrantedDir) -> std::io::Result<Dir> {
         Access::Read => (FsPerms::ReadOnly, OpenMode::READ),
         Access::Write | Access::Scratch => (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
     };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(&granted.host, flags, Mode::empty())?;
+    let dir = open_without_links(&granted.host, OFlags::DIRECTORY)?;
     // It may block because it is only used in the agent's turn.
     Ok(Dir::new(dir.into(), perms, mode, true))
 }
