@@ -3,19 +3,20 @@
 //! was used longest ago and by no agent goes first. What a host before has kept
 //! in the store is read from there when it is first needed.
 
-use std::collections::{BTreeMap, HashMap};
+mod held;
+mod upload;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use skep_protocol::{Digest, MAX_CHUNK};
 use tokio::time::Instant;
 
+pub use self::held::Gone;
+use self::held::{Held, State};
+use self::upload::Upload;
 use crate::runner::wasm::{Facts, Kind};
 use crate::store::{KeptComponent, KeptUpload};
-
-/// An upload that nobody went on with for this long makes room for others.
-const UPLOAD_IDLE: Duration = Duration::from_secs(600);
 
 /// How many uploads may be under way.
 const MAX_UPLOADS: usize = 64;
@@ -62,123 +63,6 @@ pub enum StoreError {
     Full { held: u64, asked: u64, bound: u64 },
     #[error("{MAX_UPLOADS} uploads are under way: try again when one is done")]
     TooManyUploads,
-}
-
-#[derive(Debug)]
-struct Upload {
-    size: usize,
-    /// The chunks that are there, by where they begin; none overlaps another.
-    chunks: BTreeMap<usize, Bytes>,
-    /// How many bytes are there from the beginning on.
-    received: usize,
-    /// Bytes of all chunks.
-    held: usize,
-    /// What of it is in the store: where each part begins and ends.
-    written: BTreeMap<usize, usize>,
-    touched: Instant,
-}
-
-impl Upload {
-    fn new(size: usize) -> Self {
-        Self {
-            size,
-            chunks: BTreeMap::new(),
-            received: 0,
-            held: 0,
-            written: BTreeMap::new(),
-            touched: Instant::now(),
-        }
-    }
-
-    /// Notes a part that is in the store; parts that touch become one.
-    fn note_written(&mut self, mut start: usize, mut end: usize) {
-        while let Some((&first, &last)) = self.written.range(..=end).next_back()
-            && last >= start
-        {
-            self.written.remove(&first);
-            start = start.min(first);
-            end = end.max(last);
-        }
-        self.written.insert(start, end);
-    }
-
-    /// Takes what of the chunk is new. Memory follows what was sent, whatever
-    /// size and offset claim.
-    fn add(&mut self, offset: usize, chunk: &[u8]) {
-        let end = offset + chunk.len();
-        let mut at = offset;
-        if let Some((start, before)) = self.chunks.range(..=offset).next_back() {
-            at = at.max(start + before.len());
-        }
-        while at < end {
-            let next = self
-                .chunks
-                .range(at..)
-                .next()
-                .map(|(start, next)| (*start, start + next.len()));
-            let (gap_end, resume) = match next {
-                Some((start, next_end)) if start < end => (start, next_end),
-                _ => (end, end),
-            };
-            if let Some(new) = chunk
-                .get(at - offset..gap_end - offset)
-                .filter(|new| !new.is_empty())
-            {
-                self.chunks.insert(at, Bytes::copy_from_slice(new));
-                self.held += new.len();
-            }
-            at = resume;
-        }
-        while let Some(next) = self.chunks.get(&self.received) {
-            self.received += next.len();
-        }
-    }
-
-    fn assemble(self) -> Vec<u8> {
-        let mut data = Vec::with_capacity(self.size);
-        for chunk in self.chunks.into_values() {
-            data.extend_from_slice(&chunk);
-        }
-        data
-    }
-}
-
-#[derive(Debug)]
-struct Held {
-    component: Arc<Component>,
-    used: u64,
-}
-
-impl Held {
-    /// Whether no agent is made of it, or waits to be. Nobody begins to use it
-    /// while the state is held.
-    fn is_unused(&self) -> bool {
-        Arc::strong_count(&self.component) == 1
-    }
-}
-
-#[derive(Debug, Default)]
-struct State {
-    whole: HashMap<Digest, Held>,
-    uploads: HashMap<Digest, Upload>,
-    /// Deleted, but agents are made of them or wait to be: they count until the
-    /// last is gone, or a client could fill the host with what it puts, spawns
-    /// and deletes.
-    deleted: Vec<Arc<Component>>,
-    /// Bytes of all of these, and of the chunks of uploads.
-    bytes: u64,
-    uses: u64,
-    /// What the store does not know yet: as many as were held, at most.
-    gone: Vec<Gone>,
-}
-
-/// What is not held any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gone {
-    Component(Digest),
-    /// Deleted, but agents are made of it.
-    Deleted(Digest),
-    Upload(Digest),
 }
 
 /// How much is held of components.
@@ -486,66 +370,6 @@ impl Components {
         page.sort_unstable_by_key(|component| component.digest);
         page.truncate(limit);
         page
-    }
-}
-
-impl State {
-    fn drop_deleted(&mut self) {
-        let (bytes, gone) = (&mut self.bytes, &mut self.gone);
-        self.deleted.retain(|component| {
-            let stays = Arc::strong_count(component) > 1;
-            if !stays {
-                *bytes -= component.size as u64;
-                gone.push(Gone::Component(component.digest));
-            }
-            stays
-        });
-    }
-
-    fn drop_idle_uploads(&mut self) {
-        let now = Instant::now();
-        let (bytes, gone) = (&mut self.bytes, &mut self.gone);
-        self.uploads.retain(|digest, upload| {
-            let stays = now.duration_since(upload.touched) < UPLOAD_IDLE;
-            if !stays {
-                *bytes -= upload.held as u64;
-                gone.push(Gone::Upload(*digest));
-            }
-            stays
-        });
-    }
-
-    /// Lets go of what no agent uses, least recently used first, until so many
-    /// bytes fit.
-    fn make_room(&mut self, asked: u64, bound: u64) -> Result<(), StoreError> {
-        if self.bytes.saturating_add(asked) > bound {
-            self.drop_deleted();
-            self.drop_idle_uploads();
-        }
-        while self.bytes.saturating_add(asked) > bound {
-            let oldest = self
-                .whole
-                .values()
-                .filter(|held| held.is_unused())
-                .min_by_key(|held| held.used)
-                .map(|held| held.component.digest);
-            let Some(oldest) = oldest else {
-                return Err(StoreError::Full {
-                    held: self.bytes,
-                    asked,
-                    bound,
-                });
-            };
-            self.let_go(&oldest);
-        }
-        Ok(())
-    }
-
-    fn let_go(&mut self, digest: &Digest) {
-        if let Some(held) = self.whole.remove(digest) {
-            self.bytes -= held.component.size as u64;
-            self.gone.push(Gone::Component(*digest));
-        }
     }
 }
 

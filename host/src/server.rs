@@ -15,7 +15,7 @@ use skep_transport::{FramingError, Inbound, Inbox};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::driver::publish;
+use crate::agent::publication::publish;
 use crate::audit::Asked;
 use crate::clock;
 use crate::core::Core;

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::clocks::{self, Clocks};
-use super::driver::Publication;
 use super::handle::{Command, Declined};
+use super::publication::Publication;
 
 /// How the wait for the next run ended.
 #[derive(Debug, PartialEq, Eq)]

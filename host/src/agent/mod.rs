@@ -28,6 +28,7 @@ pub mod handle;
 pub mod meter;
 pub mod outcome;
 pub mod pace;
+pub mod publication;
 pub mod queue;
 pub mod restart;
 pub mod runs;

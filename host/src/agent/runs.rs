@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::between::{Between, between};
-use super::driver::{Driver, Ending, Recording, RunEnd};
+use super::driver::{Driver, Recording, RunEnd};
+use super::publication::Ending;
 use super::restart::{Ended, Next, Restarts};
 use crate::clock;
 use crate::log::Recorder;

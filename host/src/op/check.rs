@@ -5,7 +5,7 @@ use skep_protocol::spec::ComponentRef;
 use skep_protocol::{AgentName, AgentSpec, WireError};
 
 use super::Error;
-use super::spawn::consider;
+use super::admissible::consider;
 use crate::core::Core;
 use crate::runner::wasm::Facts;
 

@@ -5,19 +5,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use skep_protocol::event::{StatusEvent, Topic};
 use skep_protocol::info::RestartInfo;
 use skep_protocol::{AgentState, Digest, Outcome, Usage, WireError};
-
-use super::Error;
-use super::agents::shown_bytes;
-use super::component::settle;
-use super::spawn::{self, Identity, applicant, assemble, consider, launch};
 use tokio::time::Instant;
 
-use crate::agent::driver::publish;
+use super::Error;
+use super::admissible::consider;
+use super::agents::shown_bytes;
+use super::assemble::{Identity, Past, assemble};
+use super::component::settle;
+use super::life::Life;
+use super::spawn::launch;
 use crate::agent::handle::Handle;
+use crate::agent::publication::publish;
 use crate::agent::restart::{self, Before, Next, Restarts, Rule};
 use crate::agent::runs::Again;
 use crate::agent::slots::Place;
@@ -51,12 +52,14 @@ pub(crate) async fn come_back(
                 if let Some(ticket) = left.ticket {
                     core.slots.go_on_after(ticket);
                 }
-                wait_again(core, left, told).await;
+                let assembled = waiting_again(core, &left).await;
+                take_up(core, left, 1, assembled, told).await;
             }
             Comeback::Lost(mut left) => match after_loss(&mut left) {
                 Some((before, again)) => {
                     resumed += 1;
-                    run_again(core, left, before, again, told).await;
+                    let assembled = running_again(core, &left, before, again).await;
+                    take_up(core, left, UNSEEN_STEPS, assembled, told).await;
                 }
                 None => {
                     lost += 1;
@@ -80,31 +83,34 @@ pub(crate) async fn come_back(
     settle(core).await;
 }
 
-/// Lets an agent wait for its turn as it did: with its id, in its place, and by
-/// the operator's rules as they are now.
-async fn wait_again(core: &Arc<Core>, left: Left, told: fn(&Error) -> WireError) {
-    match assembled(core, &left).await {
+/// Lets an agent live that could be put together, or tells why it could not.
+async fn take_up(
+    core: &Arc<Core>,
+    left: Left,
+    unseen_steps: u64,
+    assembled: Result<(Handle, Life), Error>,
+    told: fn(&Error) -> WireError,
+) {
+    match assembled {
         Ok((handle, life)) => launch(core, handle, life),
         Err(error) => {
             let WireError { code, message, .. } = told(&error);
             let outcome = Outcome::StartFailed { code, message };
-            end(core, left, 1, outcome).await;
+            end(core, left, unseen_steps, outcome).await;
         }
     }
 }
 
-async fn assembled(
-    core: &Arc<Core>,
-    left: &Left,
-) -> Result<(Handle, BoxFuture<'static, ()>), Error> {
+/// An agent that waits for its turn as it did: with its id, in its place, and by
+/// the operator's rules as they are now.
+async fn waiting_again(core: &Arc<Core>, left: &Left) -> Result<(Handle, Life), Error> {
     let mut admissible = consider(core, left.born.spec.clone()).await?;
     admissible.keep_limits(left.born.limits);
-    let turn = core.slots.wait_again(applicant(&admissible))?;
+    let turn = core.slots.wait_again(admissible.applicant())?;
     let identity = Identity {
         id: left.id,
         created_ms: left.born.created_ms,
-        lost: None,
-        before: Before::default(),
+        past: Past::default(),
     };
     assemble(core, admissible, Place::Later(turn), identity)
 }
@@ -159,34 +165,17 @@ fn after_loss(left: &mut Left) -> Option<(Before, Again)> {
     }
 }
 
-/// Lets an agent whose run was lost be run again, as the next run of the same
-/// agent: its output goes on in the same sequence. What its scratch held is gone.
-async fn run_again(
-    core: &Arc<Core>,
-    left: Left,
-    before: Before,
-    again: Again,
-    told: fn(&Error) -> WireError,
-) {
-    match resumed(core, &left, before, again).await {
-        Ok((handle, life)) => launch(core, handle, life),
-        Err(error) => {
-            let WireError { code, message, .. } = told(&error);
-            let outcome = Outcome::StartFailed { code, message };
-            end(core, left, UNSEEN_STEPS, outcome).await;
-        }
-    }
-}
-
-async fn resumed(
+/// An agent whose run was lost, as it is run again: its output goes on in the same
+/// sequence. What its scratch held is gone.
+async fn running_again(
     core: &Arc<Core>,
     left: &Left,
     before: Before,
     again: Again,
-) -> Result<(Handle, BoxFuture<'static, ()>), Error> {
+) -> Result<(Handle, Life), Error> {
     let mut admissible = consider(core, left.born.spec.clone()).await?;
     admissible.keep_limits(left.born.limits);
-    let place = core.slots.take_or_wait(applicant(&admissible))?;
+    let place = core.slots.take_or_wait(admissible.applicant())?;
     let (logs, id, bound) = (
         core.logs.clone(),
         left.id,
@@ -200,7 +189,7 @@ async fn resumed(
     let identity = Identity {
         id: left.id,
         created_ms: left.born.created_ms,
-        lost: Some(spawn::Lost {
+        past: Past {
             generation: left.known.generation + UNSEEN_STEPS,
             started_ms: left.known.started_ms,
             usage: Usage {
@@ -208,9 +197,9 @@ async fn resumed(
                 ..left.known.usage
             },
             history,
-            again,
-        }),
-        before,
+            before,
+            again: Some(again),
+        },
     };
     assemble(core, admissible, place, identity)
 }

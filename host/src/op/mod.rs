@@ -1,7 +1,9 @@
 //! The operations: what each does, in terms of the host's parts. They know
 //! nothing of envelopes and replies; [`dispatch`](crate::dispatch) does.
 
+mod admissible;
 pub mod agents;
+mod assemble;
 pub mod check;
 pub(crate) mod comeback;
 pub mod component;
@@ -9,6 +11,7 @@ pub mod control;
 pub mod files;
 pub mod gc;
 pub mod host;
+mod life;
 pub mod output;
 mod pages;
 pub mod spawn;
