@@ -168,10 +168,10 @@ async fn a_kill_ends_the_whole_tree() {
     let host = host().await;
     let client = host.client().await;
     let mark = mark();
-    // One child, one that was forked twice into a session of its own, all deaf
+    // One child, one that was forked twice into a group of its own, all deaf
     // to SIGTERM.
     let script = format!(
-        "trap '' TERM HUP; (setsid sh -c \"trap '' TERM; sleep {mark}\" >/dev/null 2>&1 &) & \
+        "trap '' TERM HUP; (timeout 9999 sh -c \"trap '' TERM; sleep {mark}\" >/dev/null 2>&1 &) & \
          sleep {mark} & sleep {mark} & echo ready; wait"
     );
     let agent = client.spawn(sh(&script), None).await.unwrap().id;
@@ -196,7 +196,7 @@ async fn a_tree_ends_with_its_first_process() {
     let client = host.client().await;
     let mark = mark();
     // A grandchild holds stdout open.
-    let script = format!("(setsid sleep {mark} &); echo done; exit 3");
+    let script = format!("(timeout 9999 sleep {mark} &); echo done; exit 3");
     let ended = run(&client, sh(&script)).await;
     assert_eq!(ended.outcome, Outcome::Exited { code: 3 });
     assert_eq!(ended.output.stdout(), "done\n");

@@ -178,7 +178,7 @@ async fn a_tree_is_paused_stopped_and_killed() {
     let client = host.client().await;
     let mark = mark();
     let script = format!(
-        "trap 'exit 5' TERM; (setsid sleep {mark} &); echo ready; while :; do sleep 0.01; done"
+        "trap 'exit 5' TERM; (timeout 9999 sleep {mark} &); echo ready; while :; do sleep 0.01; done"
     );
     for end in ["kill", "stop", "resume"] {
         let agent = client.spawn(sh(&script), None).await.unwrap().id;

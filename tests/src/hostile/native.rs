@@ -89,7 +89,7 @@ fn clingers() -> Vec<Case> {
     let forced = Ends::Stopped { forced: true };
     let deaf = "trap '' TERM HUP INT; echo ready; sleep 1000 & while :; do wait; done";
     let daemon = "trap '' TERM HUP; \
-         (setsid sh -c 'trap \"\" TERM HUP; echo ready; while :; do sleep 1000; done' &) & \
+         (timeout 9999 sh -c 'trap \"\" TERM HUP; echo ready; while :; do sleep 1000; done' &) & \
          wait; sleep 1000";
     let zombies = "for i in 1 2 3 4 5 6 7 8; do true & done; echo ready; exec sleep 1000";
     let (stop, kill) = (
@@ -112,7 +112,7 @@ fn clingers() -> Vec<Case> {
         case("has zombies", zombies, Ends::Killed).acts(&kill),
         case(
             "leaves a grandchild with its stdout",
-            "(setsid sleep 1000 &); echo done; exit 3",
+            "(timeout 9999 sleep 1000 &); echo done; exit 3",
             Ends::Exited(3),
         )
         .writing(b"done\n".to_vec()),

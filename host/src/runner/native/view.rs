@@ -203,7 +203,10 @@ pub(super) fn enter(mut granted: Vec<Tree>, program: Option<Tree>) -> nix::Resul
     }
     let proc = staged(Path::new("/proc"));
     fs::create_dir(&proc).map_err(io_errno)?;
-    mount("proc", &proc, "proc", plain | MountFlags::NOEXEC, None).map_err(from_rustix)?;
+    // Written to, it would let an agent change what its session, which is the
+    // host's, gets of the processors.
+    let flags = plain | MountFlags::NOEXEC | MountFlags::RDONLY;
+    mount("proc", &proc, "proc", flags, None).map_err(from_rustix)?;
     turn()
 }
 

@@ -33,7 +33,7 @@ async fn kill_at_any_time() {
 
 #[tokio::test]
 async fn daemons_go_too() {
-    let daemon = "trap '' TERM HUP; (setsid sh -c 'trap \"\" TERM HUP; echo $$; while :; do sleep 1000; done' &) &";
+    let daemon = "trap '' TERM HUP; (timeout 9999 sh -c 'trap \"\" TERM HUP; echo $$; while :; do sleep 1000; done' &) &";
     let mut agent = sh(&format!("{daemon} wait; sleep 1000"));
     agent.lines(1).await;
     assert!(marked(&agent.mark).len() >= 2);
@@ -42,9 +42,9 @@ async fn daemons_go_too() {
 
 #[tokio::test]
 async fn what_outlives_the_program_does_not_keep_the_agent() {
-    // It holds stdout and stderr, and is in a session of its own.
+    // It holds stdout and stderr, and is in a group of its own.
     let mut agent =
-        sh("setsid sh -c 'trap \"\" TERM; echo $$; exec sleep 1000' & read line; exit 5");
+        sh("timeout 9999 sh -c 'trap \"\" TERM; echo $$; exec sleep 1000' & read line; exit 5");
     agent.lines(1).await;
     agent.stdin.take().unwrap().offer(b"\n");
     assert_eq!(agent.end().await, End::Exited(5));
@@ -76,8 +76,8 @@ async fn two_hundred_sleepers() {
 #[tokio::test]
 async fn bombs() {
     for (lines, bomb) in [
-        // Forks without pause, each time into a session of its own.
-        (300, "while :; do echo ready; setsid true & done"),
+        // Forks without pause, each time into a group of its own.
+        (300, "while :; do echo ready; timeout 9999 true & done"),
         // Doubles, up to 256.
         (
             250,
@@ -124,7 +124,7 @@ async fn a_driver_that_goes_away() {
 fn a_host_that_goes_away() {
     let host = tokio::runtime::Runtime::new().unwrap();
     let agent = host.block_on(async {
-        let mut agent = sh("setsid sleep 1000 & echo ready; trap '' TERM; wait; sleep 1000");
+        let mut agent = sh("timeout 9999 sleep 1000 & echo ready; trap '' TERM; wait; sleep 1000");
         agent.lines(1).await;
         agent
     });
@@ -213,7 +213,7 @@ fn nothing_is_left_in_the_host() {
                 start(&["/no/such"]).end().await,
                 End::StartFailed { .. }
             ));
-            let mut agent = sh("setsid sleep 1000 & echo ready; wait");
+            let mut agent = sh("timeout 9999 sleep 1000 & echo ready; wait");
             agent.lines(1).await;
             agent.kill().await;
             assert_eq!(sh("kill -9 $$").end().await, End::Signaled(9));

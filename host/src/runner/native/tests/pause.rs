@@ -51,7 +51,7 @@ impl Agent {
 async fn a_tree_stands_and_goes_on() {
     for (way, runner) in runners().await {
         println!("held by {way}");
-        let script = "t() { while :; do echo $1; sleep 0.01; done; }; t a & (setsid sh -c \
+        let script = "t() { while :; do echo $1; sleep 0.01; done; }; t a & (timeout 9999 sh -c \
                       'while :; do echo b; sleep 0.01; done' &) & t c";
         let mut agent = start_under(&runner, &["sh", "-c", script], |_| {});
         agent.lines(30).await;
