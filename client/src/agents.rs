@@ -11,7 +11,7 @@ use skep_protocol::op::{
     AgentResume, AgentSpawn, AgentStdin, AgentStop, AgentSubscribe, AgentWait, OutputReply,
     SubscribeReply, WhenFull,
 };
-use skep_protocol::{AgentId, AgentInfo, AgentName, AgentSpec, AgentState};
+use skep_protocol::{AgentId, AgentInfo, AgentName, AgentSpec, AgentState, ErrorCode};
 use tokio::time::Instant;
 
 use crate::client::PAGE;
@@ -20,6 +20,9 @@ use crate::{Client, ClientError, Result};
 
 /// The longest that the host is asked to wait at a time.
 const SERVER_WAIT: Duration = Duration::from_secs(30);
+
+/// How long a host that is ending is left alone before it is asked again.
+const HOST_ENDS: Duration = Duration::from_millis(500);
 /// As many bytes of stdin as one request carries: it fits the host's queue many
 /// times over, so that most of them are taken whole.
 const STDIN_PIECE: usize = 128 * 1024;
@@ -148,7 +151,8 @@ impl Client {
     }
 
     /// Waits until an agent has ended and all of its output can be read; in
-    /// several requests, so that a lost one costs little.
+    /// several requests, so that a lost one costs little. Where its host ends and
+    /// leaves it to the next, that one is asked.
     ///
     /// # Errors
     /// [`ClientError::Timeout`] if it has not ended `within` that time; refused
@@ -160,9 +164,15 @@ impl Client {
             let wait = left.map_or(SERVER_WAIT, |left| left.min(SERVER_WAIT));
             let timeout_ms = milliseconds(wait);
             let asked = AgentWait { agent, timeout_ms };
-            let reply = self.call_within(&asked, wait + self.patience).await?;
-            if !reply.timed_out {
-                return Ok(reply.agent);
+            match self.call_within(&asked, wait + self.patience).await {
+                Ok(reply) if !reply.timed_out => return Ok(reply.agent),
+                Ok(_) => {}
+                // The host leaves it to the one that comes after, which is waited for
+                // as any host is that is away.
+                Err(error) if error.code() == Some(ErrorCode::ShuttingDown) => {
+                    tokio::time::sleep(HOST_ENDS).await;
+                }
+                Err(error) => return Err(error),
             }
             if let Some(after) = within
                 && start.elapsed() >= after

@@ -16,7 +16,7 @@ use crate::dispatch::wire_error;
 use crate::health::Vitals;
 use crate::kept::Kept;
 use crate::log::{Logs, RecordCount};
-use crate::op::comeback::come_back;
+use crate::op::comeback::{Fate, come_back};
 use crate::registry::{Registry, StateCounts};
 use crate::replies::ReplyMemory;
 use crate::runner::native::NativeRunner;
@@ -72,16 +72,18 @@ pub struct Core {
 
 impl Core {
     /// Takes up what a host before has left.
-    pub(crate) async fn take_up(self: &Arc<Self>, recovered: Recovered) {
+    pub(crate) async fn take_up(self: &Arc<Self>, recovered: Recovered, fates: Vec<Fate>) {
         let Recovered {
-            agents,
+            agents: _,
             replies,
             components,
             uploads,
         } = recovered;
         self.replies.take_up(replies);
         for upload in uploads {
-            match self.store.read_parts(&upload) {
+            let (store, kept) = (self.store.clone(), upload.clone());
+            let parts = tokio::task::spawn_blocking(move || store.read_parts(&kept)).await;
+            match parts.ok().flatten() {
                 Some(parts) => self.components.take_up_upload(&upload, parts),
                 None => self.store.forget_upload(upload.digest).await,
             }
@@ -89,7 +91,7 @@ impl Core {
         let deleted = components.iter().filter(|component| component.deleted);
         let deleted: Vec<_> = deleted.map(|component| component.digest).collect();
         self.components.take_up(components);
-        come_back(self, agents, &deleted, wire_error).await;
+        come_back(self, fates, &deleted, wire_error).await;
     }
 
     #[must_use]

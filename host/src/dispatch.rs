@@ -323,7 +323,7 @@ pub(crate) fn wire_error(error: &Error) -> WireError {
         ),
         Error::NativeOff => WireError::of_field(ErrorCode::Denied, "spec.runner", message),
         Error::Program(refused) => WireError::of_field(refused.code(), refused.field(), message),
-        Error::ShuttingDown => of(ErrorCode::ShuttingDown, none()),
+        Error::ShuttingDown | Error::LeftBehind => of(ErrorCode::ShuttingDown, none()),
         Error::Storage(_) | Error::Log(_) | Error::Files(_) | Error::Unavailable(_) => {
             of(ErrorCode::StorageUnavailable, none())
         }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use skep_protocol::op::{HealthCode, HealthReason};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -168,12 +169,10 @@ impl Vitals {
 
 /// Finds it out, until told to end.
 pub(crate) async fn watch(core: Arc<Core>, state_dir: PathBuf, end: CancellationToken) {
+    // One at a time: a disk that does not answer takes one thread.
+    let mut looking: Option<Looking> = None;
     let mut look_at = Instant::now();
     loop {
-        if Instant::now() >= look_at {
-            look(&core, &state_dir).await;
-            look_at = Instant::now() + LOOK;
-        }
         let due = Instant::now() + TICK;
         tokio::select! {
             () = end.cancelled() => return,
@@ -184,14 +183,40 @@ pub(crate) async fn watch(core: Arc<Core>, state_dir: PathBuf, end: Cancellation
             .state()
             .late
             .note(now, now.saturating_duration_since(due));
+        match looking.take() {
+            Some(Looking { found, .. }) if found.is_finished() => {
+                let found = found.await.map_err(std::io::Error::other).flatten();
+                saw(&core, &state_dir, found);
+                look_at = now + LOOK;
+            }
+            Some(still) => {
+                if now.saturating_duration_since(still.since) >= LOOK {
+                    let path = state_dir.display();
+                    let trouble = format!("the disk of the state directory {path} does not answer");
+                    core.vitals.storage(Some(trouble));
+                }
+                looking = Some(still);
+            }
+            None if now >= look_at => {
+                let dir = state_dir.clone();
+                looking = Some(Looking {
+                    since: now,
+                    found: tokio::task::spawn_blocking(move || Space::of(&dir)),
+                });
+            }
+            None => {}
+        }
     }
 }
 
-async fn look(core: &Core, state_dir: &Path) {
-    let dir = state_dir.to_owned();
-    // A disk over a network may take its time.
-    let found = tokio::task::spawn_blocking(move || Space::of(&dir)).await;
-    let space = match found.map_err(std::io::Error::other).flatten() {
+/// A look at the disk, which may take its time.
+struct Looking {
+    since: Instant,
+    found: JoinHandle<std::io::Result<Space>>,
+}
+
+fn saw(core: &Core, state_dir: &Path, found: std::io::Result<Space>) {
+    let space = match found {
         Ok(space) => {
             core.vitals.storage(None);
             Some(space)

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use skep_protocol::op::AgentCounts;
 use skep_protocol::{AgentId, AgentState};
 
@@ -42,6 +42,8 @@ pub struct Registry {
     history: Arc<Budget>,
     store: Store,
     kept: Arc<Kept>,
+    /// Of hosts before, and not taken up yet: as many as they left, at most.
+    postponed: DashSet<AgentId>,
 }
 
 /// What is kept of agents that have ended.
@@ -87,7 +89,25 @@ impl Registry {
             history,
             store,
             kept,
+            postponed: DashSet::new(),
         }
+    }
+
+    /// Whether the agent is there.
+    #[must_use]
+    pub fn has(&self, id: &AgentId) -> bool {
+        self.agents.contains_key(id) || self.past.has(id)
+    }
+
+    /// Notes that an agent is there and cannot be taken up now, and says whether
+    /// that is new.
+    pub fn postpone(&self, id: AgentId) -> bool {
+        self.postponed.insert(id)
+    }
+
+    /// Notes that it was.
+    pub fn is_taken_up(&self, id: &AgentId) {
+        self.postponed.remove(id);
     }
 
     pub fn insert(&self, handle: Handle) {
@@ -97,8 +117,11 @@ impl Registry {
     /// The agent of that id, from the store if it ended under a host before.
     ///
     /// # Errors
-    /// If the store cannot be read.
+    /// If the store cannot be read, or the agent could not be taken up from it yet.
     pub async fn get(&self, id: AgentId) -> Result<Option<Handle>, Unavailable> {
+        if self.postponed.contains(&id) {
+            return Err(Unavailable::yet());
+        }
         let here = self.agents.get(&id).map(|handle| handle.clone());
         match here {
             Some(handle) => Ok(Some(handle)),
@@ -262,6 +285,7 @@ impl Registry {
     pub async fn note_progress(&self) {
         let mut written: HashMap<AgentId, Known> = HashMap::new();
         let mut due = tokio::time::interval(NOTE_PROGRESS);
+        due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             due.tick().await;
             let mut seen = HashMap::new();

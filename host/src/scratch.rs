@@ -81,8 +81,9 @@ fn make_root(root: &Path) -> io::Result<()> {
 /// What agents of a host before have left below a root.
 #[derive(Debug, Default)]
 pub struct LeftBehind {
-    /// Of agents that are known.
-    pub known: Vec<(AgentId, Scratch)>,
+    /// Of agents that are known: where, to be [found](Scratch::found) by who keeps
+    /// it. It stays if nobody does.
+    pub known: Vec<(AgentId, PathBuf)>,
     /// Of nobody.
     pub orphans: Vec<Scratch>,
 }
@@ -102,13 +103,12 @@ pub fn left_behind(root: &Path, known: &HashSet<AgentId>) -> io::Result<LeftBehi
             // What has another name is not ours, and no link is followed.
             continue;
         };
-        let found = Scratch::found(entry.path());
         match name.parse::<AgentId>() {
-            Ok(agent) if known.contains(&agent) => left.known.push((agent, found)),
+            Ok(agent) if known.contains(&agent) => left.known.push((agent, entry.path())),
             // An agent that waits again makes one of the same name.
-            Ok(_) => left.orphans.push(found.set_aside()?),
-            Err(_) if name.starts_with(ASIDE) => left.orphans.push(found),
-            Err(_) => found.leave(),
+            Ok(_) => (left.orphans).push(Scratch::found(entry.path()).set_aside()?),
+            Err(_) if name.starts_with(ASIDE) => left.orphans.push(Scratch::found(entry.path())),
+            Err(_) => {}
         }
     }
     Ok(left)
@@ -219,9 +219,7 @@ mod tests {
 
         let left = left_behind(&root, &[agent].into()).unwrap();
         assert!(left.orphans.is_empty());
-        let [(known, scratch)] = <[_; 1]>::try_from(left.known).unwrap();
-        assert_eq!((known, scratch.path()), (agent, &*path));
-        scratch.leave();
+        assert_eq!(left.known, [(agent, path.clone())]);
 
         let left = left_behind(&root, &nobody).unwrap().orphans;
         assert_eq!(left.len(), 1);

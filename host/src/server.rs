@@ -14,6 +14,7 @@ use skep_protocol::{ErrorCode, ErrorDetails, WireError};
 use skep_transport::{FramingError, Inbound, Inbox};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::publication::publish;
 use crate::audit::Asked;
@@ -40,11 +41,17 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// Serves requests until told to end, or until the wire is gone.
 pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationToken) {
     let places = Places::new();
-    let mut sign_of_life = tokio::time::interval(SIGN_OF_LIFE);
-    let of_history = Arc::clone(&core);
-    let mut bounding = std::pin::pin!(of_history.registry.keep_history_bounded());
-    let mut aging = std::pin::pin!(of_history.registry.forget_what_is_too_old());
-    let mut noting = std::pin::pin!(of_history.registry.note_progress());
+    // Each on its own: requests never come first for so long that one of these does
+    // not come at all, and a batch of theirs holds no request up.
+    let of = || Arc::clone(&core);
+    let (bounding, aging, noting, living) = (of(), of(), of(), of());
+    let _others = [
+        tokio::spawn(async move { bounding.registry.keep_history_bounded().await }),
+        tokio::spawn(async move { aging.registry.forget_what_is_too_old().await }),
+        tokio::spawn(async move { noting.registry.note_progress().await }),
+        tokio::spawn(async move { give_signs_of_life(&living).await }),
+    ]
+    .map(AbortOnDropHandle::new);
     loop {
         tokio::select! {
             biased;
@@ -53,10 +60,6 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
                 Some(inbound) => take(&core, &places, inbound),
                 None => break,
             },
-            _ = sign_of_life.tick() => publish_host(&core),
-            () = &mut bounding => {}
-            () = &mut aging => {}
-            () = &mut noting => {}
         }
     }
 }
@@ -197,18 +200,20 @@ fn framing_error(error: &FramingError) -> WireError {
     }
 }
 
-fn publish_host(core: &Core) {
-    let event = HostEvent {
-        server_id: core.server_id.clone(),
-        uptime_ms: core.uptime_ms(),
-        agents: core.counts.read(),
-        time_ms: clock::now_ms(),
-    };
-    publish(
-        &core.publisher,
-        &Topic::Host(core.server_id.clone()),
-        &event,
-    );
+/// Never returns.
+async fn give_signs_of_life(core: &Core) {
+    let topic = Topic::Host(core.server_id.clone());
+    let mut due = tokio::time::interval(SIGN_OF_LIFE);
+    loop {
+        due.tick().await;
+        let event = HostEvent {
+            server_id: core.server_id.clone(),
+            uptime_ms: core.uptime_ms(),
+            agents: core.counts.read(),
+            time_ms: clock::now_ms(),
+        };
+        publish(&core.publisher, &topic, &event);
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod audit;
 mod check;
 mod churn;
 mod cli;
+mod comeback;
 mod command;
 mod compiling;
 mod documents;

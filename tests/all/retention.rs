@@ -325,6 +325,7 @@ async fn long_ago(dir: &Path, agents: usize) {
             usage: Usage::default(),
             next_seq: 0,
             restart: None,
+            failed_ms: Vec::new(),
         };
         let born = Born {
             spec: AgentSpec::named(name),

@@ -348,11 +348,11 @@ async fn a_damaged_store_is_set_aside_and_named() {
 }
 
 /// A small disk of its own, as long as it lives.
-struct Disk(PathBuf);
+pub(crate) struct Disk(pub(crate) PathBuf);
 
 impl Disk {
     /// None where this process may not mount.
-    fn mount(at: &Path, bytes: u64) -> Option<Self> {
+    pub(crate) fn mount(at: &Path, bytes: u64) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
         let size = format!("size={bytes},mode=700");
         let mount = Command::new("mount")

@@ -12,7 +12,7 @@ use crate::command::{prebuilt, skep};
 use crate::{refused, running, written};
 
 /// Runs again after the shortest wait.
-fn again(policy: RestartPolicy, max: Option<u64>) -> Restart {
+pub(crate) fn again(policy: RestartPolicy, max: Option<u64>) -> Restart {
     Restart {
         policy,
         max,
@@ -22,7 +22,7 @@ fn again(policy: RestartPolicy, max: Option<u64>) -> Restart {
 }
 
 /// Runs again, but not in the time that a test takes.
-fn later(policy: RestartPolicy) -> Restart {
+pub(crate) fn later(policy: RestartPolicy) -> Restart {
     Restart {
         policy,
         max: None,
@@ -31,13 +31,13 @@ fn later(policy: RestartPolicy) -> Restart {
     }
 }
 
-fn with(mut spec: AgentSpec, restart: Restart) -> AgentSpec {
+pub(crate) fn with(mut spec: AgentSpec, restart: Restart) -> AgentSpec {
     spec.restart = restart;
     spec
 }
 
 /// Waits until an agent waits for its next run.
-async fn between_runs(client: &Client, agent: AgentId) -> AgentInfo {
+pub(crate) async fn between_runs(client: &Client, agent: AgentId) -> AgentInfo {
     eventually("an agent between two runs", || async {
         let info = client.get(agent).await.unwrap();
         assert_eq!(info.outcome, None, "it has ended for good");
@@ -243,24 +243,7 @@ async fn who_was_asked_to_end_is_not_run_again() {
     let hour = Some(std::time::Duration::from_secs(3600));
     let outcome = client.stop(late, hour).await.unwrap().outcome;
     assert_eq!(outcome, Some(Outcome::Deadline { limit_ms: 300 }));
-    // With its host, neither; also not who waits.
-    let waits = with(probe(&["exit", "1"]), later(RestartPolicy::Always));
-    let waits = client.spawn(waits, None).await.unwrap().id;
-    between_runs(&client, waits).await;
-    let runs = spawn(&["until-stop"]).await;
-    written(&client, runs, 1).await;
-    let (waits, runs, ()) = tokio::join!(
-        async { client.wait(waits, None).await.unwrap() },
-        async { client.wait(runs, None).await.unwrap() },
-        async {
-            client.health().await.unwrap();
-            host.end().await;
-        }
-    );
-    assert_eq!(waits.outcome, Some(Outcome::Exited { code: 1 }));
-    assert_eq!(waits.restart.unwrap().gave_up, Some(GaveUp::Draining));
-    assert_eq!(runs.outcome, Some(Outcome::Stopped { forced: false }));
-    assert_eq!(runs.usage.restarts, 0);
+    host.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -63,8 +63,16 @@ pub struct Recording {
 #[derive(Debug)]
 pub struct RunEnd {
     pub ending: Ending,
-    /// Whether a client or the host had asked it to end.
-    pub asked: bool,
+    /// Who had asked it to end, if anybody had.
+    pub asked_by: Option<Asker>,
+}
+
+/// Who asked a run to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    Client,
+    /// Since it ends itself.
+    Host,
 }
 
 /// What is wanted of the guest, and until when.
@@ -78,9 +86,9 @@ struct Wish {
     /// Who waits until the guest stands still: as many as the host serves
     /// requests at a time, at most.
     pausing: Vec<Answer>,
-    /// Whether a client or the host asked it to end, also where its time was over
-    /// before or after that.
-    asked: bool,
+    /// Who asked it to end, also where its time was over before or after that. A
+    /// client, if both did.
+    asked_by: Option<Asker>,
     unthrottle: CancellationToken,
 }
 
@@ -121,7 +129,7 @@ impl Driver {
             clocks: Clocks::new(&agent.limits, Instant::now()),
             spared: false,
             pausing: Vec::new(),
-            asked: false,
+            asked_by: None,
             unthrottle,
         };
         let guest = runner.start(launch, pipes);
@@ -141,7 +149,7 @@ impl Driver {
         };
         RunEnd {
             ending,
-            asked: wish.asked,
+            asked_by: wish.asked_by,
         }
     }
 
@@ -194,9 +202,12 @@ impl Driver {
                     Some(Command::Refuel { fuel, ceiling, answer }) => {
                         let _ = answer.send(self.refuel(&guest, wish, fuel, ceiling));
                     }
-                    Some(Command::Stop { grace }) => self.stop(&guest, wish, grace),
+                    Some(Command::Stop { grace }) => {
+                        wish.asked_by = Some(Asker::Client);
+                        self.stop(&guest, wish, grace);
+                    }
                     Some(Command::Kill) => {
-                        wish.asked = true;
+                        wish.asked_by = Some(Asker::Client);
                         self.kill(&guest, wish, Intent::Kill);
                     }
                     // Every handle is gone: the host forgot a running agent.
@@ -208,6 +219,7 @@ impl Driver {
                 },
                 () = self.shutdown.cancelled(), if !shutting_down => {
                     shutting_down = true;
+                    wish.asked_by = wish.asked_by.or(Some(Asker::Host));
                     self.stop(&guest, wish, self.shutdown_grace);
                 }
                 () = sleep_until(due), if matches!(wish.intent, Intent::Run | Intent::Stop) => {
@@ -317,7 +329,6 @@ impl Driver {
     /// gets a little, once, or it could not even see that it should stop.
     fn stop(&mut self, guest: &Guest, wish: &mut Wish, grace: Duration) {
         let until = Instant::now() + grace;
-        wish.asked = true;
         match wish.intent {
             Intent::Run => {
                 self.publication.step(Step::Stop);

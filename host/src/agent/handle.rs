@@ -35,6 +35,8 @@ pub struct Status {
     pub exited_ms: Option<u64>,
     pub outcome: Option<Outcome>,
     pub restart: Option<RestartInfo>,
+    /// When its runs failed of late, for a host that comes after.
+    pub failed_ms: Vec<u64>,
     pub receipt: Option<Arc<Receipt>>,
 }
 
@@ -171,6 +173,7 @@ impl Handle {
             exited_ms: known.exited_ms,
             outcome: known.outcome,
             restart: known.restart,
+            failed_ms: known.failed_ms,
             receipt: known.receipt.map(Arc::from),
         };
         let agent = Agent {
@@ -208,10 +211,10 @@ impl Handle {
         self.state() == AgentState::Exited
     }
 
-    /// Waits until the agent has ended and its last record can be read.
-    pub async fn ended(&self) {
-        // The sender lives in the driver, which publishes the end before it
-        // drops it: an error here means the end was published.
+    /// Waits until the agent has ended and its last record can be read, or until
+    /// the host ends and leaves it to the next one.
+    pub async fn over(&self) {
+        // Whoever ends it says so before it drops the sender, unless it is left.
         let _ = self
             .status
             .clone()
@@ -294,6 +297,7 @@ impl Agent {
             usage: self.usage(),
             next_seq: self.history.next_seq(),
             restart: status.restart.clone(),
+            failed_ms: status.failed_ms.clone(),
         }
     }
 

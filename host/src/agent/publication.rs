@@ -77,14 +77,14 @@ impl Publication {
     }
 
     /// Tells that a run has ended, and whether and when the next begins.
-    pub(super) fn run_ended(&self, restart: RestartInfo) {
+    pub(super) fn run_ended(&self, restart: RestartInfo, failed_ms: Vec<u64>) {
         self.agent.meter.end();
         let again = restart.next_run_ms.is_some();
         self.status.send_modify(|status| {
             status.restart = Some(restart);
+            status.failed_ms = failed_ms;
             if again {
                 status.begun = false;
-                status.fuel = self.agent.limits.fuel;
             }
         });
         if again {
@@ -114,6 +114,7 @@ impl Publication {
             if let Some(restart) = &mut status.restart {
                 restart.next_run_ms = None;
             }
+            status.fuel = self.agent.limits.fuel;
         });
         self.step(Step::Start);
     }

@@ -158,12 +158,12 @@ pub enum Next {
 }
 
 /// What happened to an agent before this host had it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Before {
     /// How often it was run again: the number of the run that comes.
     pub restarts: u64,
-    /// How many of its runs have failed of late.
-    pub failures: u64,
+    /// How long ago its runs have failed, of late, oldest first.
+    pub failed: Vec<Duration>,
 }
 
 /// How an agent's runs went so far. Of failures it remembers as many as make a
@@ -179,14 +179,19 @@ pub struct Restarts {
 
 impl Restarts {
     #[must_use]
-    pub fn new(rule: Rule, before: Before, now: Instant) -> Self {
-        let failures = usize::try_from(before.failures).unwrap_or(usize::MAX);
-        let failures = failures.min(FAILURES + 1);
+    pub fn new(rule: Rule, before: &Before, now: Instant) -> Self {
+        let of_late = (before.failed.iter()).filter(|ago| **ago < WINDOW);
+        // A machine that has run for less time knows no such moment.
+        let at = |ago: &Duration| now.checked_sub(*ago).unwrap_or(now);
+        let mut failures: VecDeque<_> = of_late.map(at).collect();
+        while failures.len() > FAILURES + 1 {
+            failures.pop_front();
+        }
         Self {
             rule,
             restarts: before.restarts,
-            short: u32::try_from(failures).unwrap_or(u32::MAX),
-            failures: std::iter::repeat_n(now, failures).collect(),
+            short: u32::try_from(failures.len()).unwrap_or(u32::MAX),
+            failures,
         }
     }
 
@@ -205,6 +210,20 @@ impl Restarts {
     #[must_use]
     pub fn failures(&self) -> u64 {
         self.failures.len() as u64
+    }
+
+    /// Notes that a run was ended by the end of its host, which is no fault of its:
+    /// the next one comes at once, under whatever policy.
+    pub fn at_once(&mut self) -> Next {
+        self.restarts = self.restarts.saturating_add(1);
+        Next::After(Duration::ZERO)
+    }
+
+    /// How long ago they failed, oldest first.
+    #[must_use]
+    pub fn failed(&self, now: Instant) -> Vec<Duration> {
+        let ago = |at: &Instant| now.saturating_duration_since(*at);
+        self.failures.iter().map(ago).collect()
     }
 
     /// Notes that a run has ended, and decides what comes next. `dice` is within

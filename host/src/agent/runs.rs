@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_protocol::Outcome;
 use skep_protocol::info::{GaveUp, RestartInfo};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::between::{Between, between};
-use super::driver::{Driver, Recording, RunEnd};
+use super::driver::{Asker, Driver, Recording, RunEnd};
 use super::publication::Ending;
 use super::restart::{Ended, Next, Restarts};
 use crate::clock;
@@ -29,10 +30,19 @@ pub enum StdinSource {
 }
 
 /// What a run before has left to do: it waits, and is told about.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Again {
     pub told: RestartInfo,
     pub wait: Duration,
+}
+
+/// How an agent's time on this host is over.
+#[derive(Debug)]
+pub enum Over {
+    /// It has ended for good.
+    Ended(Ending),
+    /// The host ends and the agent does not: the next one goes on with it.
+    Left,
 }
 
 /// All runs of an agent.
@@ -51,7 +61,8 @@ pub struct Runs {
 
 impl Runs {
     /// Runs the agent until its last run is over, and tells how that ended; or how
-    /// it ended while it waited for the next.
+    /// it ended while it waited for the next. One that only the end of the host
+    /// keeps from its next run is left to the host that comes after.
     ///
     /// `again` is what an agent goes on from whose last run was lost with its host.
     pub async fn run(
@@ -59,29 +70,36 @@ impl Runs {
         runner: Arc<dyn Runner>,
         launch: Launch,
         again: Option<Again>,
-    ) -> Ending {
+    ) -> Over {
         if let Some(again) = again {
             let lost = Ending {
                 outcome: again.told.last_outcome.clone(),
                 written: None,
             };
-            if let Err(ending) = self.wait(again, lost).await {
-                return ending;
+            if let Err(over) = self.wait(again, lost).await {
+                return over;
             }
         }
         loop {
             let begun = Instant::now();
-            let RunEnd { ending, asked } = self.run_once(&*runner, launch.clone()).await;
+            let RunEnd { ending, asked_by } = self.run_once(&*runner, launch.clone()).await;
             if !self.restarts.rule().allows_any() {
-                return ending;
+                return Over::Ended(ending);
             }
-            let ended = Ended {
-                outcome: &ending.outcome,
-                asked,
-                lasted: begun.elapsed(),
+            let host_stopped_it =
+                asked_by == Some(Asker::Host) && matches!(ending.outcome, Outcome::Stopped { .. });
+            let next = if host_stopped_it && self.store.keeps() {
+                self.restarts.at_once()
+            } else {
+                let ended = Ended {
+                    outcome: &ending.outcome,
+                    asked: asked_by == Some(Asker::Client),
+                    lasted: begun.elapsed(),
+                };
+                self.restarts.after(ended, Instant::now(), fastrand::f64())
             };
-            let next = match self.restarts.after(ended, Instant::now(), fastrand::f64()) {
-                Next::After(_) if self.no_more_runs.is_cancelled() => {
+            let next = match next {
+                Next::After(_) if self.no_more_runs.is_cancelled() && !self.leaves() => {
                     Next::GiveUp(GaveUp::Draining)
                 }
                 next => next,
@@ -100,35 +118,42 @@ impl Runs {
                         Next::GiveUp(why) => Some(why),
                         Next::End | Next::After(_) => None,
                     };
-                    publication.run_ended(told);
-                    return ending;
+                    publication.run_ended(told, self.failed_ms());
+                    return Over::Ended(ending);
                 }
             };
-            if let Err(ending) = self.wait(Again { told, wait }, ending).await {
-                return ending;
+            if let Err(over) = self.wait(Again { told, wait }, ending).await {
+                return over;
             }
         }
     }
 
-    /// Waits for the next run; or tells how the agent ended meanwhile, after a run
-    /// that went so.
-    async fn wait(&mut self, again: Again, before: Ending) -> Result<(), Ending> {
+    /// Whether the host ends, and another finds what it leaves.
+    fn leaves(&self) -> bool {
+        self.driver.shutdown.is_cancelled() && self.store.keeps()
+    }
+
+    /// Waits for the next run; or tells what became of the agent meanwhile, after a
+    /// run that went so.
+    async fn wait(&mut self, again: Again, before: Ending) -> Result<(), Over> {
         let Again { mut told, wait } = again;
         told.next_run_ms = Some(clock::now_ms().saturating_add(milliseconds(wait)));
         let publication = Arc::clone(&self.driver.publication);
-        publication.run_ended(told);
+        publication.run_ended(told, self.failed_ms());
         self.store.note(publication.progress()).await;
         let until = Instant::now() + wait;
         let commands = &mut self.driver.commands;
         match between(until, &publication, commands, &self.no_more_runs).await {
             Between::Run => publication.next_run(),
+            // That it waits is written down.
+            Between::NoMore if self.leaves() => return Err(Over::Left),
             Between::NoMore => {
                 publication.gives_up(GaveUp::Draining);
-                return Err(before);
+                return Err(Over::Ended(before));
             }
             Between::Ended(outcome) => {
                 let written = before.written;
-                return Err(Ending { outcome, written });
+                return Err(Over::Ended(Ending { outcome, written }));
             }
         }
         // A host that comes after must not give this run's number to another. If
@@ -136,6 +161,14 @@ impl Runs {
         publication.agent.meter.is_run(self.restarts.made());
         let _ = self.store.write(publication.progress()).await;
         Ok(())
+    }
+
+    /// When its runs failed of late, by the calendar.
+    fn failed_ms(&self) -> Vec<u64> {
+        let now_ms = clock::now_ms();
+        let at = |ago: Duration| now_ms.saturating_sub(milliseconds(ago));
+        let failed = self.restarts.failed(Instant::now());
+        failed.into_iter().map(at).collect()
     }
 
     async fn run_once(&mut self, runner: &dyn Runner, launch: Launch) -> RunEnd {

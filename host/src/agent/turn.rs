@@ -1,6 +1,7 @@
 //! An agent before its guest is started: while it waits for its turn, and while
 //! what it needs is made. It holds nothing that would take long to give back, so
-//! that whoever ends it ends it at once.
+//! that whoever ends it ends it at once. When the host ends, `at_shutdown` says
+//! what becomes of it.
 
 use std::path::PathBuf;
 
@@ -9,32 +10,35 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::{Command, Declined};
+use super::publication::Ending;
+use super::runs::Over;
 use super::slots::{Slot, Turn};
 use crate::inputs::{self, Input};
 use crate::scratch::Scratch;
 
-/// Waits for the turn; or, if the agent is to end before, tells how it did.
+/// Waits for the turn; or, if that is over before, tells how.
 pub async fn turn(
     mut turn: Turn,
     commands: &mut mpsc::Receiver<Command>,
     shutdown: &CancellationToken,
-) -> Result<Slot, Outcome> {
+    at_shutdown: impl Fn() -> Over,
+) -> Result<Slot, Over> {
     let declined = || Declined::WrongState {
         state: AgentState::Queued,
         message: "it waits for its turn, and nothing of it runs yet",
     };
-    until(turn.come(), declined, commands, shutdown).await
+    until(turn.come(), declined, commands, shutdown, at_shutdown).await
 }
 
-/// Writes the agent's inputs to the disk; or, if the agent is to end before,
-/// tells how it did.
+/// Writes the agent's inputs to the disk; or, if that is over before, tells how.
 pub async fn lay_inputs(
     root: PathBuf,
     agent: AgentId,
     inputs: Vec<Input>,
     commands: &mut mpsc::Receiver<Command>,
     shutdown: &CancellationToken,
-) -> Result<Option<Scratch>, Outcome> {
+    at_shutdown: impl Fn() -> Over,
+) -> Result<Option<Scratch>, Over> {
     if inputs.is_empty() {
         return Ok(None);
     }
@@ -48,20 +52,22 @@ pub async fn lay_inputs(
         state: AgentState::Starting,
         message: "its inputs are being written, and nothing of it runs yet",
     };
-    match until(laying.as_mut(), declined, commands, shutdown).await {
+    let laid = until(laying.as_mut(), declined, commands, shutdown, at_shutdown);
+    match laid.await {
         Ok(Ok(Ok(dir))) => Ok(Some(dir)),
         Ok(Ok(Err(error))) => {
             tracing::error!(%error, %agent, "the inputs of an agent were not written");
-            Err(error.outcome())
+            Err(ended(error.outcome()))
         }
-        Ok(Err(_panicked)) => Err(Outcome::HostFault {
+        Ok(Err(_panicked)) => Err(ended(Outcome::HostFault {
             incident: crate::incident("the inputs of an agent were not written"),
-        }),
-        Err(outcome) => {
+        })),
+        Err(over) => {
             // What was written is gone before the end is told.
             unwanted.cancel();
-            let _ = laying.await;
-            Err(outcome)
+            let laid = laying.await;
+            let _ = tokio::task::spawn_blocking(move || drop(laid)).await;
+            Err(over)
         }
     }
 }
@@ -72,13 +78,14 @@ async fn until<T>(
     declined: impl Fn() -> Declined,
     commands: &mut mpsc::Receiver<Command>,
     shutdown: &CancellationToken,
-) -> Result<T, Outcome> {
+    at_shutdown: impl Fn() -> Over,
+) -> Result<T, Over> {
     tokio::pin!(ready);
     loop {
         // Who is to end must not start first: what is waited for comes last.
         let command = tokio::select! {
             biased;
-            () = shutdown.cancelled() => return Err(Outcome::Stopped { forced: false }),
+            () = shutdown.cancelled() => return Err(at_shutdown()),
             command = commands.recv() => command,
             done = ready.as_mut() => return Ok(done),
         };
@@ -89,12 +96,16 @@ async fn until<T>(
                 // Whoever asked may have gone.
                 let _ = answer.send(Err(declined()));
             }
-            Some(Command::Stop { .. }) => return Err(Outcome::Stopped { forced: false }),
-            Some(Command::Kill) => return Err(Outcome::Killed),
+            Some(Command::Stop { .. }) => return Err(ended(Outcome::Stopped { forced: false })),
+            Some(Command::Kill) => return Err(ended(Outcome::Killed)),
             None => {
                 let incident = crate::incident("a waiting agent was forgotten");
-                return Err(Outcome::HostFault { incident });
+                return Err(ended(Outcome::HostFault { incident }));
             }
         }
     }
+}
+
+fn ended(outcome: Outcome) -> Over {
+    Over::Ended(Ending::before_start(outcome))
 }

@@ -114,6 +114,14 @@ impl Logs {
         Ok(found.then(|| self.history(shelf, agent, bound, disk)))
     }
 
+    /// Whether a host before has written a log of that agent.
+    #[must_use]
+    pub fn has(&self, agent: &AgentId) -> bool {
+        (self.shelf.as_ref()).is_some_and(|shelf| {
+            shelf.journal.get(*agent).is_some() || shelf.root.join(agent.to_string()).exists()
+        })
+    }
+
     /// The history of an agent that has ended under a host before: its log is
     /// looked at when somebody reads it. Its bytes are the caller's to count.
     #[must_use]

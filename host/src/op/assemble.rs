@@ -105,6 +105,7 @@ pub(super) fn assemble(
         exited_ms: None,
         outcome: None,
         restart: None,
+        failed_ms: Vec::new(),
         receipt: None,
     });
     let (commands, command_reader) = mpsc::channel(COMMANDS);

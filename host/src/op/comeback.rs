@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use skep_protocol::event::{StatusEvent, Topic};
 use skep_protocol::info::RestartInfo;
-use skep_protocol::{AgentState, Digest, Outcome, Usage, WireError};
+use skep_protocol::{AgentId, AgentState, Digest, ErrorCode, Outcome, Usage, WireError};
 use tokio::time::Instant;
 
 use super::Error;
@@ -32,41 +32,88 @@ use crate::store::{Change, Comeback, Ended, EndedBefore, Known, Left};
 /// far it has come. Generations go on beyond what anyone may have seen.
 const UNSEEN_STEPS: u64 = 1_000_000;
 
+/// How long an agent that cannot be taken up now waits for the next attempt, at
+/// first; it doubles up to the longest.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What becomes of an agent that a host before has left.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// It has ended, and can be read again.
+    Past(EndedBefore),
+    /// It waits for its turn as it did.
+    Waits(Left),
+    /// Its run was lost, and the next one comes.
+    Returns {
+        left: Left,
+        before: Before,
+        again: Again,
+    },
+    /// Its run was lost, and there is no other.
+    Lost(Left),
+}
+
+impl Fate {
+    /// `has_log` says of which agents there is output. One that waited for its
+    /// turn, as far as was written, and has some has had its turn.
+    pub(crate) fn of(agent: Comeback, has_log: impl Fn(&AgentId) -> bool) -> Self {
+        match agent {
+            Comeback::Ended(ended) => Self::Past(ended),
+            Comeback::Queued(left) if !has_log(&left.id) => Self::Waits(left),
+            Comeback::Queued(mut left) | Comeback::Lost(mut left) => match after_loss(&mut left) {
+                Some((before, again)) => Self::Returns {
+                    left,
+                    before,
+                    again,
+                },
+                None => Self::Lost(left),
+            },
+        }
+    }
+
+    pub(crate) fn id(&self) -> AgentId {
+        match self {
+            Self::Past(ended) => ended.id,
+            Self::Waits(left) | Self::Returns { left, .. } | Self::Lost(left) => left.id,
+        }
+    }
+
+    /// Whether nothing more of it will run.
+    pub(crate) fn is_over(&self) -> bool {
+        match self {
+            Self::Past(_) | Self::Lost(_) => true,
+            Self::Waits(_) | Self::Returns { .. } => false,
+        }
+    }
+}
+
 /// Takes up all of them, before the first request is answered, and then lets go
 /// of the components that were deleted. `told` is how the refusal of a spawn is
 /// told on the wire.
 pub(crate) async fn come_back(
     core: &Arc<Core>,
-    agents: Vec<Comeback>,
+    fates: Vec<Fate>,
     deleted: &[Digest],
     told: fn(&Error) -> WireError,
 ) {
     let mut lost = 0_usize;
     let mut queued = 0_usize;
     let mut resumed = 0_usize;
-    for agent in agents {
-        match agent {
-            Comeback::Ended(ended) => core.registry.had_ended(ended).await,
-            Comeback::Queued(left) => {
+    let mut postponed = Vec::new();
+    for fate in fates {
+        match &fate {
+            Fate::Past(_) => {}
+            Fate::Waits(left) => {
                 queued += 1;
                 if let Some(ticket) = left.ticket {
                     core.slots.go_on_after(ticket);
                 }
-                let assembled = waiting_again(core, &left).await;
-                take_up(core, left, 1, assembled, told).await;
             }
-            Comeback::Lost(mut left) => match after_loss(&mut left) {
-                Some((before, again)) => {
-                    resumed += 1;
-                    let assembled = running_again(core, &left, before, again).await;
-                    take_up(core, left, UNSEEN_STEPS, assembled, told).await;
-                }
-                None => {
-                    lost += 1;
-                    end(core, left, UNSEEN_STEPS, Outcome::HostLost).await;
-                }
-            },
+            Fate::Returns { .. } => resumed += 1,
+            Fate::Lost(_) => lost += 1,
         }
+        postponed.extend(take_up(core, fate, told).await);
     }
     if lost + queued + resumed > 0 {
         tracing::info!(
@@ -81,23 +128,78 @@ pub(crate) async fn come_back(
         core.components.remove(digest);
     }
     settle(core).await;
+    if !postponed.is_empty() {
+        tokio::spawn(take_up_later(Arc::clone(core), postponed, told));
+    }
 }
 
-/// Lets an agent live that could be put together, or tells why it could not.
-async fn take_up(
-    core: &Arc<Core>,
-    left: Left,
-    unseen_steps: u64,
-    assembled: Result<(Handle, Life), Error>,
-    told: fn(&Error) -> WireError,
-) {
-    match assembled {
-        Ok((handle, life)) => launch(core, handle, life),
-        Err(error) => {
-            let WireError { code, message, .. } = told(&error);
+/// Tries again with those that could not be taken up, until the host ends; the
+/// next one finds those that are left.
+async fn take_up_later(core: Arc<Core>, mut postponed: Vec<Fate>, told: fn(&Error) -> WireError) {
+    let mut wait = FIRST_WAIT;
+    while !postponed.is_empty() {
+        tokio::select! {
+            () = core.draining.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+        for fate in std::mem::take(&mut postponed) {
+            postponed.extend(take_up(&core, fate, told).await);
+        }
+    }
+}
+
+/// Takes up an agent, or gives it back where that may be possible later: for want
+/// of room on the disk, an agent that should be running is not given up.
+async fn take_up(core: &Arc<Core>, fate: Fate, told: fn(&Error) -> WireError) -> Option<Fate> {
+    let (assembled, unseen_steps, fate) = match fate {
+        Fate::Past(ended) => {
+            core.registry.had_ended(ended).await;
+            return None;
+        }
+        Fate::Lost(left) => {
+            end(core, left, UNSEEN_STEPS, Outcome::HostLost).await;
+            return None;
+        }
+        Fate::Waits(left) => (waiting_again(core, &left).await, 1, Fate::Waits(left)),
+        Fate::Returns {
+            left,
+            before,
+            again,
+        } => {
+            let assembled = running_again(core, &left, before.clone(), again.clone()).await;
+            let fate = Fate::Returns {
+                left,
+                before,
+                again,
+            };
+            (assembled, UNSEEN_STEPS, fate)
+        }
+    };
+    let refusal = match assembled {
+        Ok((handle, life)) => {
+            core.registry.is_taken_up(&handle.id);
+            launch(core, handle, life);
+            return None;
+        }
+        Err(error) => told(&error),
+    };
+    let WireError { code, message, .. } = refusal;
+    match fate {
+        fate if code == ErrorCode::StorageUnavailable => {
+            let id = fate.id();
+            if core.registry.postpone(id) {
+                tracing::error!(agent = %id, message, "an agent of a host before cannot be taken up now");
+            }
+            Some(fate)
+        }
+        Fate::Waits(left) | Fate::Returns { left, .. } => {
+            core.registry.is_taken_up(&left.id);
             let outcome = Outcome::StartFailed { code, message };
             end(core, left, unseen_steps, outcome).await;
+            None
         }
+        Fate::Past(_) | Fate::Lost(_) => None,
     }
 }
 
@@ -127,9 +229,10 @@ fn after_loss(left: &mut Left) -> Option<(Before, Again)> {
         gave_up: None,
     });
     let now = clock::now_ms();
+    let ago = |at_ms: &u64| Duration::from_millis(now.saturating_sub(*at_ms));
     let before = Before {
         restarts: known.usage.restarts,
-        failures: told.failures,
+        failed: known.failed_ms.iter().map(ago).collect(),
     };
     // It did not run: it waited for its next run, and does so again.
     if let Some(next_run_ms) = told.next_run_ms {
@@ -140,7 +243,7 @@ fn after_loss(left: &mut Left) -> Option<(Before, Again)> {
         };
         return Some((before, Again { told, wait }));
     }
-    let mut restarts = Restarts::new(rule, before, Instant::now());
+    let mut restarts = Restarts::new(rule, &before, Instant::now());
     let began_ms = known.started_ms.unwrap_or(now);
     let ended = restart::Ended {
         outcome: &Outcome::HostLost,
@@ -152,7 +255,7 @@ fn after_loss(left: &mut Left) -> Option<(Before, Again)> {
     told.failures = restarts.failures();
     let before = Before {
         restarts: restarts.made(),
-        failures: restarts.failures(),
+        failed: restarts.failed(Instant::now()),
     };
     match next {
         Next::After(wait) => Some((before, Again { told, wait })),
@@ -175,7 +278,12 @@ async fn running_again(
 ) -> Result<(Handle, Life), Error> {
     let mut admissible = consider(core, left.born.spec.clone()).await?;
     admissible.keep_limits(left.born.limits);
-    let place = core.slots.take_or_wait(admissible.applicant())?;
+    // It was there before: it is not turned away where the queue is full.
+    let applicant = admissible.applicant();
+    let place = match core.slots.take(applicant) {
+        Ok(slot) => Place::Now(slot),
+        Err(_full) => Place::Later(core.slots.wait_again(applicant)?),
+    };
     let (logs, id, bound) = (
         core.logs.clone(),
         left.id,
@@ -212,19 +320,16 @@ async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
     } = left;
     let logs = core.logs.clone();
     let bound = born.limits.output_history_bytes;
-    let log = tokio::task::spawn_blocking(move || {
-        let history = logs.recover(id, bound)?;
-        Ok::<_, std::io::Error>(
-            history.map(|history: History| (history.next_seq(), history.bytes())),
-        )
-    });
-    let (next_seq, log_bytes) = match log.await.map_err(std::io::Error::other) {
-        Ok(Ok(log)) => log.unwrap_or_default(),
-        Ok(Err(error)) | Err(error) => {
+    let log = tokio::task::spawn_blocking(move || logs.recover(id, bound));
+    let history = match log.await.map_err(std::io::Error::other).flatten() {
+        Ok(history) => history,
+        Err(error) => {
             tracing::error!(%error, agent = %id, "the log of an agent cannot be read");
-            (0, 0)
+            None
         }
     };
+    let next_seq = history.as_ref().map_or(0, History::next_seq);
+    let log_bytes = history.as_ref().map_or(0, History::bytes);
     let now = clock::now_ms();
     let known = Known {
         generation: known.generation + steps,
@@ -255,10 +360,20 @@ async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
         id,
         bytes: ended.bytes,
         has_secrets: true,
-        known,
+        known: known.clone(),
     }));
-    // It has happened: if it cannot be written now, it is later.
-    let _ = core.store.write(change).await;
+    if core.store.write(change).await.is_ok() {
+        drop(history);
+        core.registry.had_ended(ended).await;
+    } else {
+        // It has happened, and is written later: until then what the store has of
+        // it is not how it ended.
+        let history = history
+            .unwrap_or_else(|| core.logs.recall(id, bound, known.next_seq))
+            .charged(bytes);
+        let handle = Handle::of_record(id, &born, known, history);
+        core.registry.insert(handle);
+        core.registry.has_ended(id).await;
+    }
     publish(&core.publisher, &Topic::Status(id), &event);
-    core.registry.had_ended(ended).await;
 }

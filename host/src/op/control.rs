@@ -72,31 +72,34 @@ pub async fn stop(core: &Core, body: &AgentStop) -> Result<AgentReply, Error> {
         .grace_ms
         .map_or(Ok(DEFAULT_GRACE), |ms| duration("grace_ms", ms))?;
     handle.send(Command::Stop { grace }).await;
-    handle.ended().await;
-    Ok(AgentReply {
-        agent: handle.info(),
-    })
+    ended(&handle).await
 }
 
 /// Answers when the agent has ended.
 pub async fn kill(core: &Core, agent: AgentId) -> Result<AgentReply, Error> {
     let handle = find(core, agent).await?;
     handle.send(Command::Kill).await;
-    handle.ended().await;
-    Ok(AgentReply {
-        agent: handle.info(),
-    })
+    ended(&handle).await
+}
+
+/// Waits for the end; or tells that the agent is left to the next host.
+async fn ended(handle: &Handle) -> Result<AgentReply, Error> {
+    handle.over().await;
+    let agent = handle.info();
+    match agent.state {
+        AgentState::Exited => Ok(AgentReply { agent }),
+        _ => Err(Error::LeftBehind),
+    }
 }
 
 pub async fn wait(core: &Core, body: &AgentWait) -> Result<WaitReply, Error> {
     let handle = find(core, body.agent).await?;
     let timeout = duration("timeout_ms", body.timeout_ms)?;
-    let timed_out =
-        !handle.has_ended() && tokio::time::timeout(timeout, handle.ended()).await.is_err();
-    Ok(WaitReply {
-        agent: handle.info(),
-        timed_out,
-    })
+    let (agent, timed_out) = match tokio::time::timeout(timeout, ended(&handle)).await {
+        Ok(ended) => (ended?.agent, false),
+        Err(_elapsed) => (handle.info(), true),
+    };
+    Ok(WaitReply { agent, timed_out })
 }
 
 pub async fn stdin(core: &Core, body: &AgentStdin) -> Result<StdinReply, Error> {

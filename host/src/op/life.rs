@@ -15,7 +15,7 @@ use crate::agent::driver::Driver;
 use crate::agent::handle::Command;
 use crate::agent::publication::{Ending, Publication};
 use crate::agent::restart::{Before, Restarts, Rule};
-use crate::agent::runs::{Again, Runs, StdinSource};
+use crate::agent::runs::{Again, Over, Runs, StdinSource};
 use crate::agent::slots::{Place, Slot};
 use crate::agent::turn::{lay_inputs, turn};
 use crate::components::Component;
@@ -57,17 +57,17 @@ pub(super) struct Held {
     pub(super) inputs: Vec<Input>,
 }
 
-/// What it held when its last run was over.
-struct Over {
-    ending: Ending,
+/// What it held when that was over.
+struct Rest {
+    over: Over,
     slot: Option<Slot>,
     laid: Option<Scratch>,
 }
 
-impl From<Ending> for Over {
-    fn from(ending: Ending) -> Self {
+impl From<Over> for Rest {
+    fn from(over: Over) -> Self {
         Self {
-            ending,
+            over,
             slot: None,
             laid: None,
         }
@@ -83,32 +83,43 @@ impl Life {
             held,
         } = self;
         let course = course.take(Arc::clone(&core), Arc::clone(&publication));
-        let over = match AssertUnwindSafe(course).catch_unwind().await {
-            Ok(Ok(over)) => over,
-            Ok(Err(outcome)) => Ending::before_start(outcome).into(),
+        let rest = match AssertUnwindSafe(course).catch_unwind().await {
+            Ok(Ok(rest)) => rest,
+            Ok(Err(over)) => over.into(),
             Err(_) => {
                 publication.agent.meter.kill_guest();
                 let incident = crate::incident("a driver panicked");
-                Ending::unrecorded(incident).into()
+                Over::Ended(Ending::unrecorded(incident)).into()
             }
         };
-        end(&core, &publication, held, over).await;
+        let Rest { over, slot, laid } = rest;
+        match over {
+            Over::Ended(ending) => end(&core, &publication, held, laid, slot, ending).await,
+            // The next host removes what it does not need.
+            Over::Left => {
+                for dir in [held.scratch, laid].into_iter().flatten() {
+                    dir.leave();
+                }
+            }
+        }
     }
 }
 
 impl Course {
-    /// Fails with the outcome of an agent that never ran.
-    async fn take(
-        mut self,
-        core: Arc<Core>,
-        publication: Arc<Publication>,
-    ) -> Result<Over, Outcome> {
+    /// Fails where it never ran.
+    async fn take(mut self, core: Arc<Core>, publication: Arc<Publication>) -> Result<Rest, Over> {
         publication.publish_status();
         let id = publication.agent.id;
+        let stopped = || Over::Ended(Ending::before_start(Outcome::Stopped { forced: false }));
+        let left_if = |comes_back| match comes_back && core.store.keeps() {
+            true => Over::Left,
+            false => stopped(),
+        };
         let slot = match self.place {
             Place::Now(slot) => slot,
             Place::Later(later) => {
-                let slot = turn(later, &mut self.commands, &core.shutdown).await?;
+                let commands = &mut self.commands;
+                let slot = turn(later, commands, &core.shutdown, || left_if(true)).await?;
                 // Or a host that comes after might run it again.
                 let _ = core.store.write(Change::Started(id)).await;
                 publication.step(Step::Start);
@@ -116,7 +127,12 @@ impl Course {
             }
         };
         let root = core.inputs_root.clone();
-        let laid = lay_inputs(root, id, self.inputs, &mut self.commands, &core.shutdown).await?;
+        let (inputs, commands) = (self.inputs, &mut self.commands);
+        let comes_back = self.rule.allows_any();
+        let laid = lay_inputs(root, id, inputs, commands, &core.shutdown, || {
+            left_if(comes_back)
+        })
+        .await?;
         let runs = Runs {
             driver: Driver {
                 publication,
@@ -124,14 +140,14 @@ impl Course {
                 shutdown: core.shutdown.clone(),
                 shutdown_grace: core.grace,
             },
-            restarts: Restarts::new(self.rule, self.before, Instant::now()),
+            restarts: Restarts::new(self.rule, &self.before, Instant::now()),
             no_more_runs: core.draining.clone(),
             stdin: self.stdin,
             recorder: self.recorder,
             store: core.store.clone(),
         };
-        Ok(Over {
-            ending: runs.run(self.runner, self.launch, self.again).await,
+        Ok(Rest {
+            over: runs.run(self.runner, self.launch, self.again).await,
             slot: Some(slot),
             laid,
         })
@@ -140,7 +156,14 @@ impl Course {
 
 /// Gives back all that the agent held, and tells its end then: who sees the end
 /// finds the slot free, the directories gone, and what it left kept.
-async fn end(core: &Core, publication: &Publication, held: Held, over: Over) {
+async fn end(
+    core: &Core,
+    publication: &Publication,
+    held: Held,
+    laid: Option<Scratch>,
+    slot: Option<Slot>,
+    ending: Ending,
+) {
     let agent = &publication.agent;
     let id = agent.id;
     let Held {
@@ -148,7 +171,6 @@ async fn end(core: &Core, publication: &Publication, held: Held, over: Over) {
         component,
         inputs,
     } = held;
-    let Over { ending, slot, laid } = over;
     if scratch.is_some() || laid.is_some() {
         let kept = Arc::clone(&core.kept);
         let tidy = move || {

@@ -74,6 +74,10 @@ pub enum Error {
     Program(#[from] ProgramRefused),
     #[error("the host takes no more agents, since it is to end: spawn on another, or later")]
     ShuttingDown,
+    #[error(
+        "the host is shutting down, and leaves the agent to the one that comes after: ask that one"
+    )]
+    LeftBehind,
     #[error("the host cannot make a scratch directory for the agent; its log says why")]
     Storage(#[source] std::io::Error),
     #[error("the host cannot read the agent's log from its disk; its own log says why")]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use skep_protocol::op::{AgentReply, AgentSpawn, WhenFull};
 use skep_protocol::spec::ComponentRef;
 use skep_protocol::{AgentId, AgentSpec};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Error;
 use super::admissible::{Admissible, consider};
@@ -24,6 +25,7 @@ pub struct Prepared {
     handle: Handle,
     born: Born,
     life: Life,
+    coming: TaskTrackerToken,
 }
 
 impl Prepared {
@@ -49,6 +51,8 @@ pub async fn prepare(core: &Arc<Core>, body: AgentSpawn) -> Result<Prepared, Err
         return Err(Error::ShuttingDown);
     }
     let (admissible, born) = consider_new(core, body.spec).await?;
+    // Whoever waits for all agents to end from here on waits for this one.
+    let coming = core.drivers.token();
     // It may have come to that while a component was looked at.
     if core.draining.is_cancelled() {
         return Err(Error::ShuttingDown);
@@ -64,12 +68,22 @@ pub async fn prepare(core: &Arc<Core>, body: AgentSpawn) -> Result<Prepared, Err
         past: Past::default(),
     };
     let (handle, life) = assemble(core, admissible, place, identity)?;
-    Ok(Prepared { handle, born, life })
+    Ok(Prepared {
+        handle,
+        born,
+        life,
+        coming,
+    })
 }
 
 /// Writes an agent down with the answer that tells of it, and lets it begin.
 pub async fn begin(core: &Core, prepared: Prepared, reply: Reply) -> Result<(), Error> {
-    let Prepared { handle, born, life } = prepared;
+    let Prepared {
+        handle,
+        born,
+        life,
+        coming: _coming,
+    } = prepared;
     let spawned = Spawned {
         id: handle.id,
         name: handle.name.clone(),

@@ -51,6 +51,9 @@ pub struct Known {
     pub next_seq: u64,
     #[serde(default)]
     pub restart: Option<RestartInfo>,
+    /// When its runs failed of late: as many as make a crash loop, at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_ms: Vec<u64>,
 }
 
 /// A new agent.

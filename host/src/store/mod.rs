@@ -61,6 +61,12 @@ pub enum OpenError {
 pub struct Unavailable(String);
 
 impl Unavailable {
+    /// An agent of a host before is there, but could not be taken up yet.
+    #[must_use]
+    pub fn yet() -> Self {
+        Self("the agent could not be taken up from it yet".to_owned())
+    }
+
     fn of(error: &dyn std::fmt::Display) -> Self {
         Self(error.to_string())
     }
@@ -85,6 +91,12 @@ impl Store {
     #[must_use]
     pub fn absent() -> Self {
         Self(None)
+    }
+
+    /// Whether a host that comes after finds what is written.
+    #[must_use]
+    pub const fn keeps(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Opens the store of a state directory, and gives what a host before has

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use rusqlite::{Connection, Row};
 use serde::de::DeserializeOwned;
-use skep_protocol::spec::RestartPolicy;
 use skep_protocol::{AgentId, Digest, RequestId};
 
 use super::change::{Born, KeptComponent, KeptUpload, Known, Reply};
@@ -51,14 +50,6 @@ pub struct Left {
     pub ticket: Option<u64>,
     pub born: Born,
     pub known: Known,
-}
-
-impl Left {
-    /// Whether its spec has anything to say of further runs.
-    #[must_use]
-    pub fn may_run_again(&self) -> bool {
-        self.born.spec.restart.policy != RestartPolicy::Never
-    }
 }
 
 /// All that was left.

@@ -92,6 +92,7 @@ fn known(outcome: Option<Outcome>, ended_ms: u64) -> Known {
         usage: Usage::default(),
         next_seq: 3,
         restart: None,
+        failed_ms: Vec::new(),
     }
 }
 

@@ -14,7 +14,7 @@ fn rule(policy: RestartPolicy) -> Rule {
 }
 
 fn restarts(policy: RestartPolicy) -> Restarts {
-    Restarts::new(rule(policy), Before::default(), Instant::now())
+    Restarts::new(rule(policy), &Before::default(), Instant::now())
 }
 
 fn failed(lasted: Duration) -> Ended<'static> {
@@ -148,13 +148,13 @@ fn what_happened_on_another_host_counts() {
     let now = Instant::now();
     let before = Before {
         restarts: 2,
-        failures: 2,
+        failed: vec![2 * SECOND, SECOND],
     };
     let limited = Rule {
         max: Some(3),
         ..rule(RestartPolicy::OnFailure)
     };
-    let mut restarts = Restarts::new(limited, before, now);
+    let mut restarts = Restarts::new(limited, &before, now);
     assert_eq!(
         restarts.after(failed(SECOND), now, 1.0),
         Next::After(4 * SECOND)
@@ -164,15 +164,42 @@ fn what_happened_on_another_host_counts() {
         restarts.after(failed(SECOND), now, 1.0),
         Next::GiveUp(GaveUp::Max)
     );
-    let before = Before {
+    let before = |failed| Before {
         restarts: u64::MAX,
-        failures: u64::MAX,
+        failed,
     };
-    let mut worn = Restarts::new(rule(RestartPolicy::Always), before, now);
+    let always = rule(RestartPolicy::Always);
+    let worn = before(vec![Duration::ZERO; 1000]);
     assert_eq!(
-        worn.after(failed(SECOND), now, 1.0),
+        Restarts::new(always, &worn, now).after(failed(SECOND), now, 1.0),
         Next::GiveUp(GaveUp::CrashLoop)
     );
+    // Of long ago, however many, they count no more.
+    let rested = before(vec![WINDOW; 1000]);
+    assert_eq!(
+        Restarts::new(always, &rested, now).after(failed(SECOND), now, 1.0),
+        Next::After(SECOND)
+    );
+}
+
+#[test]
+fn failures_grow_old_from_host_to_host() {
+    let always = rule(RestartPolicy::Always);
+    let mut before = Before::default();
+    let start = Instant::now();
+    for host in 0..1000 {
+        // Each host has a clock of its own, and dies after ten minutes.
+        let now = start + host * SECOND;
+        let mut restarts = Restarts::new(always, &before, now);
+        let later = now + 600 * SECOND;
+        let next = restarts.after(failed(600 * SECOND), later, 1.0);
+        assert!(matches!(next, Next::After(_)), "{next:?}");
+        before = Before {
+            restarts: restarts.made(),
+            failed: restarts.failed(later),
+        };
+        assert!(before.failed.len() <= 6);
+    }
 }
 
 #[test]
@@ -241,7 +268,7 @@ proptest! {
         })
         .unwrap();
         let mut now = Instant::now();
-        let mut restarts = Restarts::new(rule, Before::default(), now);
+        let mut restarts = Restarts::new(rule, &Before::default(), now);
         let mut failures: Vec<Instant> = Vec::new();
         for (made, (code, lasted, dice)) in runs.into_iter().enumerate() {
             let lasted = Duration::from_secs(lasted);

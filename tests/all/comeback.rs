@@ -1,0 +1,239 @@
+//! What the next host makes of the agents that one has left: what waits goes on
+//! waiting, what is kept running runs, and what was lost is told.
+
+use std::path::Path;
+use std::time::Duration;
+
+use skep_client::protocol::spec::RestartPolicy;
+use skep_client::protocol::{AgentId, AgentInfo, AgentState, ErrorCode, Outcome};
+use skep_client::{Client, ClientError};
+use skep_tests::{HostProcess, eventually, probe, run, soon, start_in_vain};
+
+use crate::store::Disk;
+use crate::supervision::{again, between_runs, later, with};
+use crate::{refused, running, written};
+
+async fn ended(client: &Client, agent: AgentId) -> AgentInfo {
+    soon("the end of an agent", client.wait(agent, None))
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_ends_leaves_what_waits_and_what_is_kept_running() {
+    let mut host = HostProcess::start(&["--max-agents", "3"]).await;
+    let client = host.client();
+    let spawn = async |spec| client.spawn(spec, None).await.unwrap().id;
+    let once = spawn(probe(&["until-stop"])).await;
+    let kept = with(
+        probe(&["until-stop"]),
+        again(RestartPolicy::OnFailure, None),
+    );
+    let kept = spawn(kept).await;
+    let paced = with(probe(&["exit", "1"]), later(RestartPolicy::Always));
+    let paced = spawn(paced).await;
+    for agent in [once, kept] {
+        written(&client, agent, 1).await;
+    }
+    let due_ms = between_runs(&client, paced)
+        .await
+        .restart
+        .unwrap()
+        .next_run_ms;
+    let queued = [
+        spawn(probe(&["lines", "2"])).await,
+        spawn(probe(&["lines", "3"])).await,
+    ];
+    // Who waits for one of them waits for the next host.
+    let waiting = tokio::spawn({
+        let client = host.client();
+        async move { client.wait(queued[1], None).await }
+    });
+    let watched = ended(&client, once);
+    // Answered once the host has taken that.
+    client.health().await.unwrap();
+    host.terminate();
+    assert_eq!(
+        watched.await.outcome,
+        Some(Outcome::Stopped { forced: false })
+    );
+    assert_eq!(host.ended().await.code(), Some(0));
+
+    host.start_again().await;
+    let back = running(&client, kept).await;
+    assert_eq!((back.usage.restarts, back.outcome), (1, None));
+    let restart = back.restart.unwrap();
+    assert_eq!(
+        (restart.last_outcome, restart.failures),
+        (Outcome::Stopped { forced: false }, 0)
+    );
+    let still = between_runs(&client, paced).await.restart.unwrap();
+    assert_eq!(still.failures, 1);
+    assert!(still.next_run_ms.unwrap().abs_diff(due_ms.unwrap()) < 60_000);
+    // There is room for one of the two.
+    for (agent, lines) in queued.into_iter().zip([2, 3]) {
+        let ended = ended(&client, agent).await;
+        assert_eq!(ended.outcome, Some(Outcome::Exited { code: 0 }));
+        assert_eq!(ended.next_seq, lines);
+    }
+    let waited = soon("who waited", waiting).await.unwrap().unwrap();
+    assert_eq!(waited.outcome, Some(Outcome::Exited { code: 0 }));
+    // A client's word is the last.
+    for agent in [kept, paced] {
+        client.stop(agent, None).await.unwrap();
+    }
+    host.terminate();
+    assert_eq!(host.ended().await.code(), Some(0));
+    host.start_again().await;
+    for agent in [once, kept, paced] {
+        let outcome = client.get(agent).await.unwrap().outcome;
+        assert_eq!(outcome, Some(Outcome::Stopped { forced: false }));
+    }
+    assert!(host.panics().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_in_vain_takes_nothing_away() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let mut spec = probe(&["write", "/note", "text"]);
+    spec.grants.scratch = true;
+    let left = run(&client, spec).await.info.id;
+    host.terminate();
+    assert_eq!(host.ended().await.code(), Some(0));
+    let audit = host.state_dir().join("audit");
+    std::fs::rename(&audit, audit.with_extension("aside")).unwrap();
+    std::fs::write(&audit, "in the way").unwrap();
+    let said = start_in_vain("tcp://127.0.0.1:0", &host.state_dir()).await;
+    assert!(said.contains("audit"), "{said}");
+    std::fs::remove_file(&audit).unwrap();
+
+    host.start_again().await;
+    // It is kept again beside the first requests.
+    let file = eventually("the file that it left", || async {
+        client.file(left, "note", 0).await.ok()
+    })
+    .await;
+    assert_eq!(file.data.as_slice(), b"text");
+}
+
+#[expect(clippy::print_stdout, reason = "which case ran")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_starts_on_a_full_disk_tells_how_agents_ended() {
+    let mut host = HostProcess::start(&[]).await;
+    host.terminate();
+    host.ended().await;
+    std::fs::remove_dir_all(host.state_dir()).unwrap();
+    let Some(disk) = Disk::mount(&host.state_dir(), 4 * 1024 * 1024) else {
+        println!("not tried: this process may not mount a disk of its own");
+        return;
+    };
+    println!("tried on a disk of 4 MiB");
+    host.start_again().await;
+    let client = host.client();
+    let lost = client.spawn(probe(&["tick", "1000000", "20"]), None).await;
+    let lost = lost.unwrap().id;
+    written(&client, lost, 5).await;
+    let filler = disk.0.join("filler");
+    fill(&filler);
+    host.kill_9();
+    for full in [true, false] {
+        if !full {
+            std::fs::remove_file(&filler).unwrap();
+        }
+        host.start_again().await;
+        let told = ended(&client, lost).await;
+        assert_eq!(told.outcome, Some(Outcome::HostLost), "full: {full}");
+        let output = client.output(lost, None, 0, None).await.unwrap();
+        assert!(output.end && output.expired.is_none());
+        assert_eq!(output.records.len() as u64, told.next_seq);
+        assert!(told.next_seq >= 5);
+        host.kill_9();
+    }
+    assert!(host.panics().is_empty());
+    drop(disk);
+}
+
+fn fill(filler: &Path) {
+    use std::io::Write;
+    let mut file = std::fs::File::create(filler).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_be_taken_up_now_is_later() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let kept = with(
+        probe(&["until-stop"]),
+        again(RestartPolicy::OnFailure, None),
+    );
+    let kept = client.spawn(kept, None).await.unwrap();
+    written(&client, kept.id, 1).await;
+    host.kill_9();
+    // As if the disk could not be read there.
+    let component = kept.spec.component.unwrap().to_string();
+    let dir = host.state_dir().join("components");
+    let file = dir.join(component.strip_prefix("sha256:").unwrap_or(&component));
+    let aside = host.state_dir().join("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    host.start_again().await;
+    refused(client.get(kept.id).await, ErrorCode::StorageUnavailable);
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+    eventually("the agent", || async {
+        match client.get(kept.id).await {
+            Ok(info) => (info.state == AgentState::Running).then_some(()),
+            Err(ClientError::Refused(refusal)) => {
+                assert_eq!(refusal.code, ErrorCode::StorageUnavailable);
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await;
+    assert_eq!(client.get(kept.id).await.unwrap().usage.restarts, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_kept_running_is_not_turned_away_for_want_of_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("skep.toml");
+    let room = |agents: u64, queued: u64| {
+        let text = format!("[capacity]\nmax_agents = {agents}\nmax_queued = {queued}\n");
+        std::fs::write(&config, text).unwrap();
+    };
+    room(3, 3);
+    let mut host = HostProcess::start(&["--config", config.to_str().unwrap()]).await;
+    let client = host.client();
+    let mut agents = Vec::new();
+    for _ in 0..3 {
+        let spec = with(
+            probe(&["until-stop"]),
+            again(RestartPolicy::OnFailure, None),
+        );
+        let agent = client.spawn(spec, None).await.unwrap().id;
+        running(&client, agent).await;
+        agents.push(agent);
+    }
+    host.kill_9();
+    room(1, 0);
+    host.start_again().await;
+    // One after the other, in whatever order.
+    while !agents.is_empty() {
+        let at = eventually("one that runs", || async {
+            for (at, agent) in agents.iter().enumerate() {
+                let info = client.get(*agent).await.unwrap();
+                assert_eq!(info.outcome, None);
+                if info.state == AgentState::Running {
+                    return Some(at);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            None
+        })
+        .await;
+        client.kill(agents.remove(at)).await.unwrap();
+    }
+}
