@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
-use rustix::fs::{CWD, fstat, openat, openat2, statat};
+use rustix::fs::{CWD, chmodat, fstat, openat, openat2, statat};
 use rustix::io::Errno;
+use rustix::path::Arg;
 use skep_protocol::op::{FileChunk, FileInfo, FileKind, FilesPage};
 
 /// A directory with more entries is not listed: each page reads all of it. An
@@ -216,12 +217,15 @@ pub struct Size {
 const ENTRY_BYTES: u64 = 1024;
 
 /// Measures a directory to which nobody writes any more, with one descriptor
-/// and a stack on the heap, however deep it is.
+/// and a stack on the heap, however deep it is. What its owner has closed is opened,
+/// for its owner alone: an agent may have taken the host's user its own permissions.
 ///
 /// # Errors
-/// Those of the file system, among them that a part may not be entered.
-pub fn measure(root: &Path) -> Result<Size, LookError> {
+/// Those of the file system.
+pub fn measure_and_open(root: &Path) -> Result<Size, LookError> {
     let mut size = Size::default();
+    let root_mode = statat(CWD, root, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
+    open_up(CWD, root, root_mode)?;
     let mut dir = open_root(root)?;
     let mut levels = vec![level(&dir, &mut size)?];
     while let Some(unseen) = levels.last_mut() {
@@ -239,6 +243,20 @@ pub fn measure(root: &Path) -> Result<Size, LookError> {
     Ok(size)
 }
 
+/// Lets its owner read a file, and enter a directory. It is no link.
+fn open_up(dir: BorrowedFd<'_>, name: impl Arg, mode: u32) -> Result<(), LookError> {
+    let needed = match FileType::from_raw_mode(mode) {
+        FileType::Directory => Mode::RWXU,
+        FileType::RegularFile => Mode::RUSR,
+        _ => return Ok(()),
+    };
+    let mode = Mode::from_raw_mode(mode);
+    if !mode.contains(needed) {
+        chmodat(dir, name, mode | needed, AtFlags::empty())?;
+    }
+    Ok(())
+}
+
 /// Counts the entries of a directory, and tells which are directories.
 fn level(dir: &OwnedFd, size: &mut Size) -> Result<Vec<OsString>, LookError> {
     let mut inner = Vec::new();
@@ -252,6 +270,7 @@ fn level(dir: &OwnedFd, size: &mut Size) -> Result<Vec<OsString>, LookError> {
         size.entries += 1;
         let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
         size.bytes += ENTRY_BYTES + blocks.saturating_mul(512);
+        open_up(dir.as_fd(), &name, stat.st_mode)?;
         if kind(&stat) == FileKind::Dir {
             inner.push(name);
         }

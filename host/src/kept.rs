@@ -76,7 +76,7 @@ impl Kept {
     /// pays, so that directories never pile up that wait to be removed. Blocks
     /// for as long as that takes.
     pub fn keep(&self, agent: AgentId, scratch: Scratch) {
-        let bytes = match below::measure(scratch.path()) {
+        let bytes = match below::measure_and_open(scratch.path()) {
             Ok(size) if size.entries == 0 => return,
             Ok(size) => size.bytes,
             Err(error) => {

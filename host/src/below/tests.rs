@@ -1,7 +1,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use tempfile::TempDir;
 
@@ -190,7 +190,7 @@ fn a_file_is_read_in_pieces() {
 #[test]
 fn a_tree_is_measured_however_deep() {
     let (_dir, root) = yard();
-    assert_eq!(measure(&root).unwrap(), Size::default());
+    assert_eq!(measure_and_open(&root).unwrap(), Size::default());
     fs::write(root.join("file"), vec![1; 100_000]).unwrap();
     symlink("/", root.join("link")).unwrap();
     // From the inside out, since no path may be as long as the tree is deep.
@@ -201,9 +201,35 @@ fn a_tree_is_measured_however_deep() {
         fs::rename(&inner, outer.join("d")).unwrap();
         fs::rename(&outer, &inner).unwrap();
     }
-    let size = measure(&root).unwrap();
+    let size = measure_and_open(&root).unwrap();
     assert_eq!(size.entries, 3003);
     assert!(size.bytes >= 100_000 + 3003 * ENTRY_BYTES, "{size:?}");
     // Not by path, which the clean-up of the test could not do.
     drop(crate::scratch::Scratch::found(root));
+}
+
+#[test]
+fn what_its_owner_closed_is_opened_to_be_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("left");
+    fs::create_dir_all(root.join("closed/inner")).unwrap();
+    let file = root.join("closed/inner/file");
+    fs::write(&file, "text").unwrap();
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for path in [
+        &file,
+        &root.join("closed/inner"),
+        &root.join("closed"),
+        &root,
+    ] {
+        set(path, 0o000);
+    }
+    assert_eq!(measure_and_open(&root).unwrap().entries, 3);
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&root), mode(&root.join("closed"))), (0o700, 0o700));
+    assert_eq!(mode(&file), 0o400);
+    let read = read(&root, "closed/inner/file", 0, 10).unwrap();
+    assert_eq!(read.data.as_slice(), b"text");
 }
