@@ -4,7 +4,7 @@
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,19 +82,18 @@ pub fn lay(
         }
         let path = dir.path().join(path);
         if let Some(parent) = path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(parent)?;
+            make_dirs(dir.path(), parent)?;
         }
-        // Readable for all, since native agents may be another user. Nobody
-        // else comes through the directory of all inputs.
+        // Readable for all, since native agents may be another user; by whatever
+        // the host's umask says. Nobody else comes through the directory of all
+        // inputs.
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)
             .create_new(true)
             .mode(0o444)
             .open(path)?;
+        file.set_permissions(Permissions::from_mode(0o444))?;
         for piece in bytes.chunks(PIECE) {
             if unwanted.is_cancelled() {
                 return Err(LayError::Unwanted);
@@ -104,6 +103,18 @@ pub fn lay(
     }
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
     Ok(dir)
+}
+
+/// Makes the directories from `top`, which is there, down to this one.
+fn make_dirs(top: &Path, dir: &Path) -> io::Result<()> {
+    if dir == top || dir.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        make_dirs(top, parent)?;
+    }
+    DirBuilder::new().create(dir)?;
+    std::fs::set_permissions(dir, Permissions::from_mode(0o755))
 }
 
 #[cfg(test)]

@@ -93,6 +93,7 @@ pub async fn begin(core: &Core, prepared: Prepared, reply: Reply) -> Result<(), 
     };
     let spawned = Change::Spawned(Box::new(spawned), reply);
     core.store.write(spawned).await?;
+    core.tally.spawned();
     launch(core, handle, life);
     Ok(())
 }
@@ -119,6 +120,5 @@ pub(super) fn launch(core: &Core, handle: Handle, life: Life) {
     let state = handle.state();
     core.registry.insert(handle);
     core.counts.moved(None, state);
-    core.tally.spawned();
     core.drivers.spawn(life.live());
 }

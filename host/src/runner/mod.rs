@@ -66,7 +66,7 @@ pub enum Access {
     /// Write, as others may.
     Write,
     /// Write. The directory is the agent's own: empty at the start of its first
-    /// run, and gone with it.
+    /// run on a host, and there until the agent is forgotten.
     Scratch,
 }
 

@@ -131,8 +131,9 @@ pub(super) enum Report {
     Holds(Layers),
     /// The tree is within a pid namespace, whose first process this is.
     Enclosed { init: i32 },
-    /// There is a process for the program, whose number is that of its group
-    /// too, and of its session where it has one, as its namespace counts. Nothing of the agent has run.
+    /// There is a process for the program. Its number, as its namespace counts, is
+    /// that of its group too, and of its session where it has one. Nothing of the
+    /// agent has run.
     Made { pid: i32 },
     /// The program was executed.
     Started,
