@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use skep_client::Client;
-use skep_client::protocol::AgentId;
 use skep_client::protocol::op::{HealthCode, HealthReason};
+use skep_client::protocol::{AgentId, AgentState};
 
 use super::report::Report;
 use super::{KILL, LINE_EVERY, PATIENCE};
@@ -22,6 +22,7 @@ pub(super) struct Fairness {
     spinners: usize,
     health: Vec<Duration>,
     kills: Vec<Duration>,
+    pauses: Vec<Duration>,
 }
 
 impl Fairness {
@@ -46,10 +47,12 @@ impl Fairness {
             assert!(!answer.reasons.iter().any(other), "{answer:?}");
         }
         let mut kills = Vec::with_capacity(KILLS);
+        let mut pauses = Vec::with_capacity(KILLS);
         for number in 0..KILLS.min(spinners * 2) {
             let at = number % spinning.len();
             let next = spin(&client).await;
             if let Some(spinner) = spinning.get_mut(at) {
+                pauses.push(pause(&client, *spinner).await);
                 kills.push(end(&client, std::mem::replace(spinner, next)).await);
             }
         }
@@ -60,11 +63,13 @@ impl Fairness {
         let honest = honest.heard().await;
         health.sort_unstable();
         kills.sort_unstable();
+        pauses.sort_unstable();
         Self {
             honest,
             spinners,
             health,
             kills,
+            pauses,
         }
     }
 
@@ -88,15 +93,17 @@ impl Fairness {
             late,
             PATIENCE,
         );
-        report.fact(
-            &format!("kill beside {spinners} spinners, p50"),
-            super::report::ms(at(&self.kills, 50)),
-        );
-        report.within(
-            &format!("kill beside {spinners} spinners, at most"),
-            at(&self.kills, 100),
-            KILL,
-        );
+        for (what, times) in [("kill", &self.kills), ("pause", &self.pauses)] {
+            report.fact(
+                &format!("{what} beside {spinners} spinners, p50"),
+                super::report::ms(at(times, 50)),
+            );
+            report.within(
+                &format!("{what} beside {spinners} spinners, at most"),
+                at(times, 100),
+                KILL,
+            );
+        }
     }
 }
 
@@ -109,6 +116,16 @@ async fn spin(client: &Client) -> AgentId {
     })
     .await;
     agent
+}
+
+/// It goes on then.
+async fn pause(client: &Client, agent: AgentId) -> Duration {
+    let start = Instant::now();
+    let paused = client.pause(agent).await.expect("a pause");
+    let took = start.elapsed();
+    assert_eq!(paused.state, AgentState::Paused, "{paused:?}");
+    client.resume(agent).await.expect("a paused agent goes on");
+    took
 }
 
 async fn end(client: &Client, agent: AgentId) -> Duration {
