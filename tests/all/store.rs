@@ -328,7 +328,9 @@ async fn two_hosts_do_not_share_a_state_directory() {
 async fn a_damaged_store_is_set_aside_and_named() {
     let mut host = HostProcess::start(&[]).await;
     let client = host.client();
-    let agent = client.spawn(spec("hello", &[]), None).await.unwrap();
+    let mut writes = probe(&["write", "/result", "worth keeping"]);
+    writes.grants.scratch = true;
+    let agent = client.spawn(writes, None).await.unwrap();
     ended(&client, agent.id).await;
     host.kill_9();
     let file = host.state_dir().join("state.db");
@@ -340,6 +342,12 @@ async fn a_damaged_store_is_set_aside_and_named() {
     let log = host.log();
     let aside = format!("{}.corrupt-", file.display());
     assert!(log.contains("WARN") && log.contains(&aside), "{log}");
+    // What its agents left is not taken for nobody's.
+    let entries = std::fs::read_dir(host.state_dir()).unwrap();
+    let scratch = (entries.map(|entry| entry.unwrap().path()))
+        .find(|path| path.display().to_string().contains("/scratch.corrupt-"));
+    let result = scratch.unwrap().join(agent.id.to_string()).join("result");
+    assert_eq!(std::fs::read(result).unwrap(), b"worth keeping");
     let agent = client.spawn(spec("hello", &[]), None).await.unwrap();
     assert_eq!(
         ended(&client, agent.id).await.outcome,

@@ -27,6 +27,7 @@ pub use recover::{Comeback, EndedBefore, Left, Recovered};
 
 use crate::state_dir::Claim;
 use blobs::Blobs;
+use recover::Found;
 use writer::{Size, Trouble, Work, Writer};
 
 /// Why a store was not opened.
@@ -72,6 +73,14 @@ impl Unavailable {
     }
 }
 
+/// Opens the file of a directory and reads what is in it.
+fn read(dir: &Path) -> Result<(Connection, Found), OpenError> {
+    let db = schema::open(dir)?;
+    let found = recover::recover(&db);
+    let found = found.map_err(|error| schema::failed(&dir.join(schema::FILE), error))?;
+    Ok((db, found))
+}
+
 /// A cheap reference to a store.
 #[derive(Debug, Clone, Default)]
 pub struct Store(Option<Arc<Kept>>);
@@ -105,35 +114,22 @@ impl Store {
     /// # Errors
     /// [`OpenError`]
     pub fn open(dir: &Path, claim: Claim) -> Result<(Self, Recovered), OpenError> {
-        let (db, aside) = schema::open(dir)?;
-        if let Some(aside) = aside {
-            tracing::warn!(
-                path = %aside.display(),
-                "the store was damaged and is set aside, with the logs and components of its \
-                 agents: the host begins without them"
-            );
-        }
-        let of_file = |error| OpenError::Sql {
-            path: dir.join(schema::FILE),
-            error,
+        let (db, (recovered, replies)) = match read(dir) {
+            Err(error @ OpenError::Damaged { .. }) => {
+                let aside = schema::set_aside(dir)?;
+                tracing::warn!(
+                    %error, path = %aside.display(),
+                    "the store was damaged and is set aside, with the logs, scratch directories \
+                     and components of its agents: the host begins without them, and never \
+                     removes what is set aside"
+                );
+                read(dir)?
+            }
+            found => found?,
         };
         let of_dir = |error| OpenError::Io {
             path: dir.to_owned(),
             error,
-        };
-        let (db, (recovered, replies)) = match recover::recover(&db) {
-            Err(error) if schema::is_damage(&error) => {
-                drop(db);
-                let aside = schema::set_aside(dir)?;
-                tracing::warn!(%error, path = %aside.display(), "the store was damaged and is set aside");
-                let (db, _) = schema::open(dir)?;
-                let found = recover::recover(&db).map_err(of_file)?;
-                (db, found)
-            }
-            found => {
-                let found = found.map_err(of_file)?;
-                (db, found)
-            }
         };
         let reader = schema::open_reader(dir)?;
         let blobs = Blobs::open(dir.join("components")).map_err(of_dir)?;

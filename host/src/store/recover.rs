@@ -64,7 +64,10 @@ pub struct Recovered {
     pub uploads: Vec<KeptUpload>,
 }
 
-pub(super) fn recover(db: &Connection) -> rusqlite::Result<(Recovered, VecDeque<WrittenReply>)> {
+/// What was left, and which replies are written down.
+pub(super) type Found = (Recovered, VecDeque<WrittenReply>);
+
+pub(super) fn recover(db: &Connection) -> rusqlite::Result<Found> {
     let mut agents = ended(db)?;
     agents.extend(open(db)?);
     let (replies, written) = replies(db)?;

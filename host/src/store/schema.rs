@@ -16,8 +16,9 @@ pub(super) const FILE: &str = "state.db";
 /// What lies beside the file while it is used.
 const BESIDE: [&str; 3] = ["", "-wal", "-shm"];
 
-/// What else is told of by the file only, and set aside with it.
-const TOLD_OF: [&str; 2] = ["logs", "components"];
+/// What else is told of by the file only, and set aside with it: a host removes
+/// what lies there of agents that it does not know.
+const TOLD_OF: [&str; 3] = ["logs", "scratch", "components"];
 
 /// Each brings a file from the version of its place to the next. What was
 /// released is never changed: a new version is a new entry.
@@ -41,19 +42,6 @@ pub(super) fn files(dir: &Path) -> [PathBuf; 2] {
     ["", "-wal"].map(|beside| dir.join(format!("{FILE}{beside}")))
 }
 
-/// Opens the file for the one who writes. One that is damaged is set aside; it
-/// is given where it lies then.
-pub(super) fn open(dir: &Path) -> Result<(Connection, Option<PathBuf>), OpenError> {
-    match ready(&dir.join(FILE)) {
-        Ok(db) => Ok((db, None)),
-        Err(OpenError::Damaged { .. }) => {
-            let aside = set_aside(dir)?;
-            Ok((ready(&dir.join(FILE))?, Some(aside)))
-        }
-        Err(error) => Err(error),
-    }
-}
-
 /// Another connection to the file, which only reads.
 pub(super) fn open_reader(dir: &Path) -> Result<Connection, OpenError> {
     let path = dir.join(FILE);
@@ -71,7 +59,9 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-fn ready(path: &Path) -> Result<Connection, OpenError> {
+/// Opens the file for the one who writes.
+pub(super) fn open(dir: &Path) -> Result<Connection, OpenError> {
+    let path = &dir.join(FILE);
     // SQLite would make it for others to read; what lies beside it is as open as
     // it is itself.
     let mut options = OpenOptions::new();
@@ -139,7 +129,7 @@ fn prepare(db: &mut Connection, path: &Path) -> Result<(), PrepareError> {
     Ok(())
 }
 
-fn failed(path: &Path, error: rusqlite::Error) -> OpenError {
+pub(super) fn failed(path: &Path, error: rusqlite::Error) -> OpenError {
     let path = path.to_owned();
     if is_damage(&error) {
         let found = error.to_string();
@@ -149,7 +139,7 @@ fn failed(path: &Path, error: rusqlite::Error) -> OpenError {
 }
 
 /// Whether the file is not what SQLite has written.
-pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
@@ -166,14 +156,16 @@ pub(super) fn set_aside(dir: &Path) -> Result<PathBuf, OpenError> {
         }
         _ => Ok(()),
     };
+    // The file last: a host that dies in between leaves one that is damaged, and
+    // not a new one that tells of nothing.
+    for told_of in TOLD_OF {
+        rename(dir.join(told_of), dir.join(format!("{told_of}{mark}")))?;
+    }
     for beside in BESIDE {
         rename(
             dir.join(format!("{FILE}{beside}")),
             dir.join(format!("{FILE}{mark}{beside}")),
         )?;
-    }
-    for told_of in TOLD_OF {
-        rename(dir.join(told_of), dir.join(format!("{told_of}{mark}")))?;
     }
     Ok(dir.join(format!("{FILE}{mark}")))
 }

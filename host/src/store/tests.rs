@@ -379,8 +379,11 @@ async fn a_damaged_file_is_set_aside() {
         }
         store.close().await;
         drop(store);
-        let logs = dir.0.path().join("logs");
-        std::fs::create_dir(&logs).unwrap();
+        let of_agents = ["logs", "scratch"].map(|name| dir.0.path().join(name));
+        for directory in &of_agents {
+            std::fs::create_dir(directory).unwrap();
+            std::fs::write(directory.join("file"), "left").unwrap();
+        }
         let mut bytes = std::fs::read(dir.file()).unwrap();
         match damage {
             "a hole" => {
@@ -398,13 +401,15 @@ async fn a_damaged_file_is_set_aside() {
         let aside = names
             .iter()
             .find(|name| name.starts_with("state.db.corrupt-"));
-        let aside = dir.0.path().join(aside.unwrap());
-        assert_eq!(std::fs::read(aside).unwrap(), bytes, "{damage}");
-        assert!(
-            names.iter().any(|name| name.starts_with("logs.corrupt-")),
-            "{names:?}"
-        );
-        assert!(!logs.exists());
+        let aside = aside.unwrap();
+        let set_aside = std::fs::read(dir.0.path().join(aside)).unwrap();
+        assert_eq!(set_aside, bytes, "{damage}");
+        let mark = aside.strip_prefix("state.db").unwrap();
+        for directory in &of_agents {
+            assert!(!directory.exists());
+            let aside = format!("{}{mark}/file", directory.display());
+            assert_eq!(std::fs::read(&aside).unwrap(), b"left", "{aside}");
+        }
         let (store, found) = dir.open();
         assert_eq!(found.agents.len(), 1);
         store.close().await;
