@@ -340,10 +340,14 @@ impl Disk {
         if std::mem::replace(&mut state.forgotten, true) {
             return false;
         }
+        self.let_go(&mut state);
+        state.phase != Phase::Writing
+    }
+
+    fn let_go(&self, state: &mut State) {
         self.budget.give_back(std::mem::take(&mut state.cost));
         state.segments.clear();
         state.small = 0..0;
-        state.phase != Phase::Writing
     }
 
     /// Removes what is on disk of an agent that was forgotten.

@@ -11,8 +11,19 @@ use crate::log::tail::{self, Stored};
 
 impl Disk {
     /// Takes up what is there, written by a host that is gone. What follows the
-    /// last sound entry of a segment is cut. Whether there is anything.
+    /// last sound entry of a segment is cut. Whether there is anything. What
+    /// cannot be read as a whole is not taken up: the next attempt begins anew.
     pub(in crate::log) fn recover(&self) -> io::Result<bool> {
+        let recovered = self.recover_all();
+        if recovered.is_err() {
+            let mut state = self.state();
+            self.let_go(&mut state);
+            state.next_seq = 0;
+        }
+        recovered
+    }
+
+    fn recover_all(&self) -> io::Result<bool> {
         match self.files.list() {
             Ok(segments) => self.recover_segments(&segments)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

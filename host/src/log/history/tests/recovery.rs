@@ -151,3 +151,40 @@ async fn a_log_is_looked_at_when_it_is_first_read() {
         drop(dir);
     }
 }
+
+#[tokio::test]
+async fn a_log_that_could_not_be_read_once_is_read_when_it_can_be() {
+    let kept = on_disk(MIB);
+    kept.history.commit(&lines(0..9000)).await;
+    kept.history.close().await;
+    let (root, directory) = (kept.root(), kept.directory());
+    let (dir, agent) = kept.left_behind();
+    let there = segments(&directory);
+    let whole: Vec<_> = there
+        .iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .collect();
+    let budget = Budget::new(u64::MAX);
+    let logs = Logs::on_disk(&root, Arc::clone(&budget)).unwrap();
+    let recalled = Arc::new(logs.recall(agent, MIB, 9000));
+    // Reading a directory fails, whoever reads.
+    let last = there.last().unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::rename(last, &elsewhere).unwrap();
+    std::fs::create_dir(last).unwrap();
+    for _ in 0..3 {
+        recalled.window(0, &Stream::ALL, MIB).await.unwrap_err();
+        assert_eq!(recalled.bytes(), 0);
+        logs.recover(agent, MIB).unwrap_err();
+        assert_eq!(budget.used(), 0);
+    }
+    std::fs::remove_dir(last).unwrap();
+    std::fs::rename(&elsewhere, last).unwrap();
+    assert_eq!(all(&recalled, 0).await, (numbers(0..9000), Vec::new()));
+    assert_eq!(segments(&directory), there);
+    for (path, whole) in there.iter().zip(&whole) {
+        assert!(std::fs::read(path).unwrap() == *whole, "{}", path.display());
+    }
+    let again = logs.recover(agent, MIB).unwrap().unwrap();
+    assert_eq!(recalled.bytes(), again.bytes());
+}
