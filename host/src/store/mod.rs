@@ -20,6 +20,8 @@ mod change;
 mod recover;
 mod schema;
 mod tables;
+mod transaction;
+mod upkeep;
 mod writer;
 
 pub use change::{Born, Change, Ended, KeptComponent, KeptUpload, Known, Reply, Spawned};

@@ -10,7 +10,7 @@ use skep_protocol::{AgentId, Digest, RequestId};
 
 use super::change::{Born, KeptComponent, KeptUpload, Known, Reply};
 use super::tables::QUEUED;
-use super::writer::WrittenReply;
+use super::transaction::WrittenReply;
 
 /// An agent of a host before, and what is to become of it.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,16 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::Unavailable;
 use super::change::Change;
-use super::schema::{self, NEWEST};
-use super::tables::{apply, forget_replies};
-use crate::clock;
-use crate::replies::{MAX_BYTES, MAX_REPLIES, REMEMBER_FOR};
+use super::transaction::{Written, WrittenReply, commit};
+use super::upkeep::Upkeep;
 use crate::state_dir::Claim;
 
 /// What may wait to be written. Whoever comes then waits before that: their
@@ -34,21 +32,6 @@ const BATCH: usize = 512;
 /// How long after a failure the next attempt comes, the first and at most.
 const RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(5);
-
-/// Replies are forgotten by as many, since each time costs a statement.
-const FORGET_BY: usize = 64;
-
-/// What lies free in the file is the next agents'. More than so many pages, which
-/// many forgotten at once leave, go back to the disk.
-const SPARE_PAGES: i64 = 1024;
-
-/// So many of them go at a time: whoever has something to write comes in between.
-const VACUUM_PAGES: i64 = 256;
-
-/// It is tidied up when nothing was written for so long, and no more often than
-/// this: it waits for the medium.
-const QUIET: Duration = Duration::from_secs(1);
-const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// What the writer is asked for.
 #[derive(Debug)]
@@ -94,14 +77,6 @@ impl Size {
     }
 }
 
-/// A reply that is written down.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct WrittenReply {
-    pub(super) number: i64,
-    pub(super) given_ms: u64,
-    pub(super) bytes: usize,
-}
-
 /// Who writes.
 pub(super) struct Writer {
     db: Connection,
@@ -115,10 +90,7 @@ pub(super) struct Writer {
     reply_bytes: usize,
     files: [PathBuf; 2],
     size: Size,
-    /// Something was erased that the file, or the log before it, still has.
-    untidy: bool,
-    /// When it is quiet enough to see to that.
-    tidy_at: Instant,
+    upkeep: Upkeep,
     _claim: Claim,
 }
 
@@ -150,9 +122,7 @@ impl Writer {
             replies,
             files,
             size: size.clone(),
-            // What a host before has left so.
-            untidy: true,
-            tidy_at: Instant::now() + QUIET,
+            upkeep: Upkeep::new(),
             _claim: claim,
         };
         // A runtime of its own, for the clock: the thread waits for work, or for
@@ -170,19 +140,14 @@ impl Writer {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let failed = self.failed;
-            let retry = async {
-                match failed {
-                    Some(failed) => sleep_until(failed.retry_at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let (untidy, tidy_at) = (self.untidy && failed.is_none(), self.tidy_at);
+            let upkeep_at = self.upkeep.due_at().filter(|_| failed.is_none());
             let closed = tokio::select! {
                 biased;
                 taken = self.work.recv_many(&mut batch, BATCH) => taken == 0,
-                () = retry => false,
-                () = sleep_until(tidy_at), if untidy => {
-                    self.tidy();
+                () = at(failed.map(|failed| failed.retry_at)) => false,
+                () = at(upkeep_at) => {
+                    self.upkeep.tidy(&self.db);
+                    self.size.measure(&self.files);
                     continue;
                 }
             };
@@ -223,46 +188,6 @@ impl Writer {
         }
     }
 
-    /// Gives some of what is free back to the disk; if that is enough, empties the
-    /// log, which has what was erased since it was begun.
-    fn tidy(&mut self) {
-        match self.give_back() {
-            Ok(true) => {}
-            Ok(false) => {
-                let emptied = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
-                self.rest_after(emptied);
-            }
-            Err(error) => self.rest_after(Err(error)),
-        }
-        self.size.measure(&self.files);
-    }
-
-    /// Whether there was something, and may be more.
-    fn give_back(&self) -> rusqlite::Result<bool> {
-        let count = |row: &rusqlite::Row<'_>| row.get(0);
-        let free: i64 = self.db.query_row("PRAGMA freelist_count", [], count)?;
-        let mode: i64 = self.db.query_row("PRAGMA auto_vacuum", [], count)?;
-        if free <= SPARE_PAGES || mode != schema::INCREMENTAL {
-            return Ok(false);
-        }
-        let pages = VACUUM_PAGES.min(free - SPARE_PAGES);
-        // It gives a page back for each row that is asked for.
-        let sql = format!("PRAGMA incremental_vacuum({pages})");
-        let mut vacuum = self.db.prepare(&sql)?;
-        let mut rows = vacuum.query([])?;
-        while rows.next()?.is_some() {}
-        Ok(true)
-    }
-
-    /// What did not do now is tried again after the next change.
-    fn rest_after(&mut self, done: rusqlite::Result<()>) {
-        if let Err(error) = done {
-            tracing::debug!(%error, "the store is not tidied up now");
-        }
-        self.untidy = false;
-        self.tidy_at = Instant::now() + TIDY_EVERY;
-    }
-
     fn write(&mut self, writes: Vec<(Change, oneshot::Sender<Result<(), Unavailable>>)>) {
         let too_early = (self.failed).is_some_and(|failed| Instant::now() < failed.retry_at);
         let written = if too_early {
@@ -271,8 +196,8 @@ impl Writer {
             let changes = writes.iter().map(|(change, _)| change);
             let erases =
                 |change: &Change| matches!(change, Change::Ended(_) | Change::Forgotten(_));
-            self.untidy |= changes.clone().chain(&self.owed).any(erases);
-            self.tidy_at = self.tidy_at.max(Instant::now() + QUIET);
+            let erases = changes.clone().chain(&self.owed).any(erases);
+            self.upkeep.put_off(erases);
             let written = commit(
                 &mut self.db,
                 &self.owed,
@@ -330,67 +255,10 @@ impl Writer {
     }
 }
 
-/// What a transaction has come to.
-struct Written {
-    replies: Vec<WrittenReply>,
-    /// How many of the oldest replies are gone.
-    forgotten: usize,
-}
-
-/// One transaction of all these.
-fn commit<'a>(
-    db: &mut Connection,
-    owed: &'a VecDeque<Change>,
-    changes: impl Iterator<Item = &'a Change>,
-    known: &VecDeque<WrittenReply>,
-    known_bytes: usize,
-) -> rusqlite::Result<Written> {
-    let writing = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut replies = Vec::new();
-    let mut empty = true;
-    for change in owed.iter().chain(changes) {
-        empty = false;
-        apply(&writing, change)?;
-        if let Change::Spawned(_, reply) | Change::Replied(reply) = change {
-            replies.push(WrittenReply {
-                number: writing.last_insert_rowid(),
-                given_ms: reply.given_ms,
-                bytes: reply.answer.len(),
-            });
-        }
-    }
-    if empty {
-        // Nothing is to be written: it is only tried whether it could be.
-        writing.pragma_update(None, "user_version", NEWEST)?;
-    }
-    let forgotten = outlived(known, known_bytes, &replies);
-    if let Some(last) = forgotten.checked_sub(1).and_then(|last| known.get(last)) {
-        forget_replies(&writing, last.number)?;
-    }
-    writing.commit()?;
-    Ok(Written { replies, forgotten })
-}
-
-/// How many of the oldest replies are to be forgotten, by the same bounds as
-/// those in memory.
-fn outlived(known: &VecDeque<WrittenReply>, known_bytes: usize, new: &[WrittenReply]) -> usize {
-    let now = clock::now_ms();
-    let mut count = known.len() + new.len();
-    let mut bytes = known_bytes + new.iter().map(|reply| reply.bytes).sum::<usize>();
-    let too_large = bytes > MAX_BYTES;
-    let mut forgotten = 0;
-    for reply in known {
-        let age = Duration::from_millis(now.saturating_sub(reply.given_ms));
-        if age < REMEMBER_FOR && count <= MAX_REPLIES && bytes <= MAX_BYTES {
-            break;
-        }
-        count -= 1;
-        bytes -= reply.bytes;
-        forgotten += 1;
-    }
-    if forgotten >= FORGET_BY || too_large {
-        forgotten
-    } else {
-        0
+/// Waits until then, or for ever.
+async fn at(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => std::future::pending().await,
     }
 }
