@@ -128,20 +128,23 @@ pub enum Change {
 
 impl Change {
     /// Whether it has happened, written down or not, and is written as soon as
-    /// that is possible. All else is refused where it cannot be written.
+    /// that is possible: no more of these come than there are agents and
+    /// components. All else is refused where it cannot be written, but that an
+    /// upload is gone: its file is, from which the next host learns it, and a
+    /// client may begin and delete any number of them.
     pub(super) const fn has_happened(&self) -> bool {
         match self {
             Self::Started(_)
             | Self::Ended(_)
             | Self::Forgotten(_)
             | Self::ComponentDeleted(_)
-            | Self::ComponentGone(_)
-            | Self::UploadGone(_) => true,
+            | Self::ComponentGone(_) => true,
             Self::Spawned(..)
             | Self::Seen(..)
             | Self::Replied(_)
             | Self::ComponentKept(_)
-            | Self::UploadGrew(_) => false,
+            | Self::UploadGrew(_)
+            | Self::UploadGone(_) => false,
         }
     }
 }

@@ -2,9 +2,9 @@
 //! commits that, and then tells all who wait for it.
 //!
 //! Where the disk does not take it, what may be refused is refused, and what has
-//! happened is owed: the ends of agents first of all. New agents are refused all
-//! the while, so that no more can be owed than there are agents. It is tried
-//! again and again, later each time, until it is written.
+//! happened is owed: the ends of agents first of all. New agents and components
+//! are refused all the while, so that no more can be owed than there are of them.
+//! It is tried again and again, later each time, until it is written.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -109,22 +109,8 @@ impl Writer {
         files: [PathBuf; 2],
     ) -> std::io::Result<(mpsc::Sender<Work>, Trouble, Size)> {
         let (sender, work) = mpsc::channel(WAITING);
-        let trouble = Trouble::default();
-        let size = Size::default();
-        size.measure(&files);
-        let writer = Self {
-            db,
-            work,
-            trouble: trouble.clone(),
-            owed: VecDeque::new(),
-            failed: None,
-            reply_bytes: replies.iter().map(|reply| reply.bytes).sum(),
-            replies,
-            files,
-            size: size.clone(),
-            upkeep: Upkeep::new(),
-            _claim: claim,
-        };
+        let writer = Self::new(db, work, replies, claim, files);
+        let (trouble, size) = (writer.trouble.clone(), writer.size.clone());
         // A runtime of its own, for the clock: the thread waits for work, or for
         // the time to try again.
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -134,6 +120,30 @@ impl Writer {
             .name("skep-store".to_owned())
             .spawn(move || runtime.block_on(writer.serve()))?;
         Ok((sender, trouble, size))
+    }
+
+    fn new(
+        db: Connection,
+        work: mpsc::Receiver<Work>,
+        replies: VecDeque<WrittenReply>,
+        claim: Claim,
+        files: [PathBuf; 2],
+    ) -> Self {
+        let size = Size::default();
+        size.measure(&files);
+        Self {
+            db,
+            work,
+            trouble: Trouble::default(),
+            owed: VecDeque::new(),
+            failed: None,
+            reply_bytes: replies.iter().map(|reply| reply.bytes).sum(),
+            replies,
+            files,
+            size,
+            upkeep: Upkeep::new(),
+            _claim: claim,
+        }
     }
 
     async fn serve(mut self) {
@@ -260,5 +270,45 @@ async fn at(then: Option<Instant>) {
     match then {
         Some(then) => sleep_until(then).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_protocol::{AgentId, Digest};
+
+    use super::*;
+    use crate::store::{KeptUpload, schema};
+
+    #[tokio::test]
+    async fn what_anybody_can_ask_for_is_not_owed() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Claim::new(dir.path()).unwrap();
+        let db = schema::open(dir.path()).unwrap();
+        let (_sender, work) = mpsc::channel(1);
+        let files = schema::files(dir.path());
+        let mut writer = Writer::new(db, work, VecDeque::new(), claim, files);
+        // As if there were no room.
+        let other = schema::open(dir.path()).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut refused = |change| {
+            let (done, mut is_done) = oneshot::channel();
+            writer.write(vec![(change, done)]);
+            assert!(is_done.try_recv().unwrap().is_err());
+            writer.owed.len()
+        };
+        let agent = AgentId::random();
+        assert_eq!(refused(Change::Forgotten(vec![agent])), 1);
+        // Uploads begun and deleted, or whole and not what they should be.
+        for number in 0..1_000_u64 {
+            let upload = KeptUpload {
+                digest: Digest::of(&number.to_le_bytes()),
+                size: 2,
+                parts: vec![(0, 1)],
+            };
+            let digest = upload.digest;
+            refused(Change::UploadGrew(upload));
+            assert_eq!(refused(Change::UploadGone(digest)), 1);
+        }
     }
 }
