@@ -77,6 +77,7 @@ impl Core {
             agents: _,
             replies,
             components,
+            gone,
             uploads,
         } = recovered;
         self.replies.take_up(replies);
@@ -87,6 +88,15 @@ impl Core {
                 Some(parts) => self.components.take_up_upload(&upload, parts),
                 None => self.store.forget_upload(upload.digest).await,
             }
+        }
+        if !gone.is_empty() {
+            tracing::warn!(
+                components = gone.len(),
+                "the files of components are gone or damaged: they are forgotten"
+            );
+        }
+        for digest in gone {
+            self.store.forget_component(digest).await;
         }
         let deleted = components.iter().filter(|component| component.deleted);
         let deleted: Vec<_> = deleted.map(|component| component.digest).collect();

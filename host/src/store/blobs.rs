@@ -2,12 +2,15 @@
 //! and one for each upload that is under way. A file that nothing tells of is
 //! removed by the next host.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use skep_protocol::Digest;
+
+use super::{KeptComponent, KeptUpload};
 
 #[derive(Debug)]
 pub(super) struct Blobs {
@@ -20,29 +23,44 @@ impl Blobs {
         Ok(Self { dir })
     }
 
-    /// Removes what is neither a component of these nor an upload of those.
-    pub(super) fn sweep(&self, whole: &[Digest], uploads: &[Digest]) -> io::Result<()> {
-        let known: std::collections::HashSet<PathBuf> = (whole.iter().map(|it| self.whole(it)))
-            .chain(uploads.iter().map(|it| self.part(it)))
+    /// Removes what is neither a component of these nor an upload of those, and
+    /// says of which components the file is gone, or has another size.
+    pub(super) fn sweep(
+        &self,
+        whole: &[KeptComponent],
+        uploads: &[KeptUpload],
+    ) -> io::Result<HashSet<Digest>> {
+        let parts: HashSet<_> = uploads.iter().map(|it| self.part(&it.digest)).collect();
+        let mut missing: HashMap<_, _> = (whole.iter())
+            .map(|it| (self.whole(&it.digest), it))
             .collect();
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
-            if entry.file_type()?.is_file() && !known.contains(&entry.path()) {
-                remove(&entry.path());
+            let (path, file) = (entry.path(), entry.metadata()?);
+            match missing.get(&path) {
+                // What is no file is not ours, and says nothing of the bytes.
+                Some(component) if !file.is_file() || component.size == file.len() => {
+                    missing.remove(&path);
+                }
+                None if !file.is_file() || parts.contains(&path) => {}
+                Some(_) | None => remove(&path),
             }
         }
-        Ok(())
+        Ok(missing.into_values().map(|it| it.digest).collect())
     }
 
-    /// Writes a whole component. It has its name once all of it is there.
-    pub(super) fn keep(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+    /// Writes a whole component, and says whether its file is new. It has its name
+    /// once all of it is there.
+    pub(super) fn keep(&self, digest: &Digest, bytes: &[u8]) -> io::Result<bool> {
+        let path = self.whole(digest);
         let mut file = tempfile::Builder::new()
             .prefix("new-")
             .tempfile_in(&self.dir)?;
         file.write_all(bytes)?;
-        file.persist(self.whole(digest))?;
+        let is_new = !path.try_exists()?;
+        file.persist(path)?;
         remove(&self.part(digest));
-        Ok(())
+        Ok(is_new)
     }
 
     /// Reads a whole component; none if it is not what it should be.

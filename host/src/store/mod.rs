@@ -8,15 +8,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use rusqlite::Connection;
-use skep_protocol::{AgentId, AgentName, Digest};
-use tokio::sync::{mpsc, oneshot};
+use skep_protocol::{AgentId, AgentName};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 mod blobs;
 mod change;
+mod components;
 mod recover;
 mod schema;
 mod tables;
@@ -29,6 +29,7 @@ pub use recover::{Comeback, EndedBefore, Left, Recovered};
 
 use crate::state_dir::Claim;
 use blobs::Blobs;
+use components::Files;
 use recover::Found;
 use writer::{Size, Trouble, Work, Writer};
 
@@ -93,8 +94,8 @@ struct Kept {
     work: mpsc::Sender<Work>,
     trouble: Trouble,
     size: Size,
-    reader: Mutex<Connection>,
-    blobs: Blobs,
+    reader: Arc<Mutex<Connection>>,
+    files: Files,
 }
 
 impl Store {
@@ -116,7 +117,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`]
     pub fn open(dir: &Path, claim: Claim) -> Result<(Self, Recovered), OpenError> {
-        let (db, (recovered, replies)) = match read(dir) {
+        let (db, (mut recovered, replies)) = match read(dir) {
             Err(error @ OpenError::Damaged { .. }) => {
                 let aside = schema::set_aside(dir)?;
                 tracing::warn!(
@@ -135,17 +136,18 @@ impl Store {
         };
         let reader = schema::open_reader(dir)?;
         let blobs = Blobs::open(dir.join("components")).map_err(of_dir)?;
-        let whole: Vec<_> = recovered.components.iter().map(|it| it.digest).collect();
-        let uploads: Vec<_> = recovered.uploads.iter().map(|it| it.digest).collect();
-        blobs.sweep(&whole, &uploads).map_err(of_dir)?;
+        let gone = blobs.sweep(&recovered.components, &recovered.uploads);
+        let gone = gone.map_err(of_dir)?;
+        (recovered.components).retain(|component| !gone.contains(&component.digest));
+        recovered.gone = gone.into_iter().collect();
         let (work, trouble, size) =
             Writer::start(db, replies, claim, schema::files(dir)).map_err(of_dir)?;
         let kept = Kept {
             work,
             trouble,
             size,
-            reader: Mutex::new(reader),
-            blobs,
+            reader: Arc::new(Mutex::new(reader)),
+            files: Files::new(blobs),
         };
         Ok((Self(Some(Arc::new(kept))), recovered))
     }
@@ -198,18 +200,21 @@ impl Store {
         }
     }
 
-    /// Does something that waits for the disk, elsewhere.
-    async fn aside<T: Send + 'static>(
+    /// Reads the file on another thread, one at a time. The others wait without
+    /// one: a client that asks for everything at once does not take all threads
+    /// from who reads files.
+    async fn read<T: Send + 'static>(
         &self,
         absent: T,
-        work: impl FnOnce(&Kept) -> Result<T, Unavailable> + Send + 'static,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        let Some(kept) = self.0.clone() else {
+        let Some(kept) = &self.0 else {
             return Ok(absent);
         };
-        tokio::task::spawn_blocking(move || work(&kept))
-            .await
-            .unwrap_or_else(|error| Err(Unavailable::of(&error)))
+        let reader = Arc::clone(&kept.reader).lock_owned().await;
+        let read = tokio::task::spawn_blocking(move || work(&reader)).await;
+        let read = read.map_err(|error| Unavailable::of(&error))?;
+        read.map_err(|error| Unavailable::of(&error))
     }
 
     /// The records of agents that have ended, as far as they are there.
@@ -220,12 +225,10 @@ impl Store {
         &self,
         ids: Vec<AgentId>,
     ) -> Result<Vec<(AgentId, Born, Known)>, Unavailable> {
-        self.aside(Vec::new(), move |kept| {
-            let reader = kept.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        self.read(Vec::new(), move |db| {
             let mut found = Vec::with_capacity(ids.len());
             for id in ids {
-                let record =
-                    recover::recall(&reader, id).map_err(|error| Unavailable::of(&error))?;
+                let record = recover::recall(db, id)?;
                 found.extend(record.map(|(born, known)| (id, born, known)));
             }
             Ok(found)
@@ -238,98 +241,8 @@ impl Store {
     /// # Errors
     /// If they cannot be read now.
     pub async fn named(&self, name: AgentName) -> Result<Vec<AgentId>, Unavailable> {
-        self.aside(Vec::new(), move |kept| {
-            let reader = kept.reader.lock().unwrap_or_else(PoisonError::into_inner);
-            recover::named(&reader, name.as_str()).map_err(|error| Unavailable::of(&error))
-        })
-        .await
-    }
-
-    /// Writes down a component, its bytes first.
-    ///
-    /// # Errors
-    /// If it cannot be written now.
-    pub async fn keep_component(
-        &self,
-        component: KeptComponent,
-        bytes: Bytes,
-    ) -> Result<(), Unavailable> {
-        let digest = component.digest;
-        self.aside((), move |kept| {
-            let written = kept.blobs.keep(&digest, &bytes);
-            written.map_err(|error| Unavailable::of(&error))
-        })
-        .await?;
-        self.write(Change::ComponentKept(Box::new(component))).await
-    }
-
-    /// The bytes of a component that a host before has kept; none if they are
-    /// gone or damaged.
-    ///
-    /// # Errors
-    /// If they cannot be read now.
-    pub async fn load_component(&self, digest: Digest) -> Result<Option<Bytes>, Unavailable> {
-        self.aside(None, move |kept| {
-            let loaded = kept.blobs.load(&digest);
-            let loaded = loaded.map_err(|error| Unavailable::of(&error))?;
-            Ok(loaded.map(Bytes::from))
-        })
-        .await
-    }
-
-    /// Forgets a component, its bytes last.
-    pub async fn forget_component(&self, digest: Digest) {
-        // What could not be written is owed. Until it is, nobody finds the
-        // component's bytes, and takes it for gone.
-        let _ = self.write(Change::ComponentGone(digest)).await;
-        let _ = self
-            .aside((), move |kept| {
-                kept.blobs.remove(&digest);
-                Ok(())
-            })
-            .await;
-    }
-
-    /// Writes a part of an upload to its file.
-    ///
-    /// # Errors
-    /// If it cannot be written now.
-    pub async fn write_part(
-        &self,
-        digest: Digest,
-        offset: u64,
-        bytes: Bytes,
-    ) -> Result<(), Unavailable> {
-        self.aside((), move |kept| {
-            let written = kept.blobs.write_part(&digest, offset, &bytes);
-            written.map_err(|error| Unavailable::of(&error))
-        })
-        .await
-    }
-
-    /// The parts of an upload, as a host before has left them; none if they are
-    /// not there any more. Reads its file: for the start of a host.
-    #[must_use]
-    pub fn read_parts(&self, upload: &KeptUpload) -> Option<Vec<Vec<u8>>> {
-        let kept = self.0.as_ref()?;
-        match kept.blobs.read_parts(&upload.digest, &upload.parts) {
-            Ok(parts) => parts,
-            Err(error) => {
-                tracing::warn!(%error, digest = %upload.digest, "an upload cannot be gone on with");
-                None
-            }
-        }
-    }
-
-    /// Forgets an upload.
-    pub async fn forget_upload(&self, digest: Digest) {
-        let _ = self.write(Change::UploadGone(digest)).await;
-        let _ = self
-            .aside((), move |kept| {
-                kept.blobs.remove_part(&digest);
-                Ok(())
-            })
-            .await;
+        self.read(Vec::new(), move |db| recover::named(db, name.as_str()))
+            .await
     }
 }
 

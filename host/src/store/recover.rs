@@ -61,6 +61,8 @@ pub struct Recovered {
     /// Oldest first.
     pub replies: Vec<Reply>,
     pub components: Vec<KeptComponent>,
+    /// Components of which the bytes are gone.
+    pub gone: Vec<Digest>,
     pub uploads: Vec<KeptUpload>,
 }
 
@@ -75,6 +77,7 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Found> {
         agents,
         replies,
         components: components(db)?,
+        gone: Vec::new(),
         uploads: uploads(db)?,
     };
     Ok((recovered, written))

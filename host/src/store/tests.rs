@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 use skep_protocol::info::Enforcement;
 use skep_protocol::spec::Stdin;
-use skep_protocol::{AgentSpec, Enforced, Limits, Outcome, RequestId, Usage};
+use skep_protocol::{AgentSpec, Digest, Enforced, Limits, Outcome, RequestId, Usage};
 
 use super::*;
 use crate::runner::wasm::Facts;
@@ -266,10 +268,16 @@ async fn components_and_uploads_outlive_a_host() {
     std::fs::write(&file, "a companion").unwrap();
     assert_eq!(store.load_component(component.digest).await.unwrap(), None);
     store.forget_upload(upload.digest).await;
+    store.close().await;
+    // Nobody is told that it is there where it can be seen that it is not.
+    std::fs::write(&file, "cut").unwrap();
+    let (store, found) = dir.open();
+    assert_eq!(found.gone, [component.digest]);
+    assert!(found.components.is_empty() && found.uploads.is_empty());
     store.forget_component(component.digest).await;
     store.close().await;
     let (store, found) = dir.open();
-    assert!(found.components.is_empty() && found.uploads.is_empty());
+    assert!(found.components.is_empty() && found.gone.is_empty());
     assert_eq!(
         std::fs::read_dir(dir.0.path().join("components"))
             .unwrap()
@@ -331,6 +339,92 @@ async fn what_is_owed_is_written_at_the_end() {
     let (store, found) = dir.open();
     assert!(matches!(found.agents[..], [Comeback::Ended(_)]));
     store.close().await;
+}
+
+#[tokio::test]
+async fn what_is_refused_of_components_leaves_nothing_behind() {
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    let bytes = |number: u8| Bytes::from(vec![number; 10]);
+    let component = |number| KeptComponent {
+        digest: Digest::of(&bytes(number)),
+        size: 10,
+        facts: Facts::default(),
+        deleted: false,
+    };
+    let upload = KeptUpload {
+        digest: Digest::of(b"ab"),
+        size: 2,
+        parts: vec![(0, 1)],
+    };
+    store.keep_component(component(1), bytes(1)).await.unwrap();
+    store
+        .write_part(upload.digest, 0, Bytes::from_static(b"a"))
+        .await
+        .unwrap();
+    store
+        .write(Change::UploadGrew(upload.clone()))
+        .await
+        .unwrap();
+    let other = Connection::open(dir.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for number in 1..4 {
+        let refused = store.keep_component(component(number), bytes(number));
+        assert!(refused.await.is_err());
+    }
+    store.forget_upload(upload.digest).await;
+    let components = dir.0.path().join("components");
+    assert_eq!(std::fs::read_dir(&components).unwrap().count(), 1);
+    let kept = store.load_component(component(1).digest).await.unwrap();
+    assert_eq!(kept, Some(bytes(1)), "it was there before");
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(other);
+    store.close().await;
+    // What is told of an upload that is gone is of no use to the next host.
+    let (store, found) = dir.open();
+    assert_eq!(found.uploads, std::slice::from_ref(&upload));
+    assert_eq!(store.read_parts(&upload), None);
+    store.close().await;
+}
+
+/// However many wait for the store, others have threads to wait with.
+#[test]
+fn those_who_wait_for_their_turn_hold_no_thread() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let dir = Dir::new();
+        let (store, _) = dir.open();
+        store.write(spawned(1, None)).await.unwrap();
+        let kept = store.0.as_ref().unwrap();
+        let reading = Arc::clone(&kept.reader).lock_owned().await;
+        let begun = Arc::new(AtomicUsize::new(0));
+        let mut waiting: Vec<_> = (0..10)
+            .map(|_| {
+                let (store, begun) = (store.clone(), Arc::clone(&begun));
+                tokio::spawn(async move {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    store.recall(vec![id(1)]).await
+                })
+            })
+            .collect();
+        while begun.load(Ordering::SeqCst) < 10 {
+            tokio::task::yield_now().await;
+        }
+        let other = tokio::task::spawn_blocking(|| 7);
+        let other = tokio::time::timeout(Duration::from_secs(10), other).await;
+        assert_eq!(other.unwrap().unwrap(), 7);
+        assert!(waiting.iter().all(|one| !one.is_finished()));
+        drop(reading);
+        for one in waiting.drain(..) {
+            assert_eq!(one.await.unwrap().unwrap().len(), 1);
+        }
+        store.close().await;
+    });
 }
 
 #[tokio::test]
