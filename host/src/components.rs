@@ -6,10 +6,11 @@
 mod held;
 mod upload;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use skep_protocol::{Digest, MAX_CHUNK};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 pub use self::held::Gone;
@@ -30,7 +31,7 @@ pub struct Component {
     pub digest: Digest,
     pub size: usize,
     /// Empty until they are needed, where they are in the store alone.
-    pub bytes: OnceLock<Bytes>,
+    pub bytes: OnceCell<Bytes>,
     pub facts: Facts,
 }
 
@@ -41,7 +42,7 @@ impl Component {
         Self {
             digest,
             size: bytes.len(),
-            bytes: OnceLock::from(bytes),
+            bytes: OnceCell::from(bytes),
             facts,
         }
     }
@@ -126,7 +127,7 @@ impl Components {
             let component = Arc::new(Component {
                 digest,
                 size: usize::try_from(size).unwrap_or(usize::MAX),
-                bytes: OnceLock::new(),
+                bytes: OnceCell::new(),
                 facts,
             });
             let used = state.uses;

@@ -355,6 +355,50 @@ async fn a_damaged_store_is_set_aside_and_named() {
     );
 }
 
+/// The file of a component.
+fn file_of(host: &HostProcess, digest: Digest) -> PathBuf {
+    let digest = digest.to_string();
+    let name = digest.trim_start_matches("sha256:");
+    host.state_dir().join("components").join(name)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spawn_that_brings_its_component_mends_it() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let bytes = guest("hello");
+    let digest = client.upload(&bytes).await.unwrap();
+    let by_digest = || {
+        let mut spec = spec("hello", &[]);
+        spec.component = Some(skep_client::protocol::spec::ComponentRef::Digest(digest));
+        spec
+    };
+    host.kill_9();
+    let file = file_of(&host, digest);
+    std::fs::write(&file, vec![0; bytes.len()]).unwrap();
+    host.start_again().await;
+    let brought = client.spawn(spec("hello", &[]), None).await.unwrap();
+    let brought = ended(&client, brought.id).await;
+    assert_eq!(brought.outcome, Some(Outcome::Exited { code: 0 }));
+    assert_eq!(brought.spec.component, Some(digest));
+    host.kill_9();
+    assert!(std::fs::read(&file).unwrap() == bytes);
+    host.start_again().await;
+    let agent = client.spawn(by_digest(), None).await.unwrap();
+    let outcome = ended(&client, agent.id).await.outcome;
+    assert_eq!(outcome, Some(Outcome::Exited { code: 0 }));
+    // One whose file is gone is not said to be there.
+    host.kill_9();
+    std::fs::remove_file(&file).unwrap();
+    host.start_again().await;
+    refused(client.stat_component(digest).await, ErrorCode::NotFound);
+    refused(client.spawn(by_digest(), None).await, ErrorCode::NotFound);
+    assert_eq!(client.upload(&bytes).await.unwrap(), digest);
+    let agent = client.spawn(by_digest(), None).await.unwrap();
+    let outcome = ended(&client, agent.id).await.outcome;
+    assert_eq!(outcome, Some(Outcome::Exited { code: 0 }));
+}
+
 /// A small disk of its own, as long as it lives.
 pub(crate) struct Disk(pub(crate) PathBuf);
 

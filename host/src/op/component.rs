@@ -44,6 +44,7 @@ pub(super) async fn admit(
     if let Some(known) = core.components.get(&digest)
         && (known.facts.kind != Kind::Blob || lifeless == Lifeless::Take)
     {
+        see_to_bytes(core, &known, bytes).await;
         return Ok(known);
     }
     let facts = match core.wasm.check(digest, bytes.clone()).await {
@@ -78,34 +79,55 @@ pub(super) async fn admit(
     Ok(component?)
 }
 
-/// The bytes of a component, from the store if need be.
+/// Uses the bytes at hand of a component that a host before has kept: its file
+/// may be gone or damaged, which nobody has looked for yet.
+async fn see_to_bytes(core: &Core, known: &Component, bytes: Bytes) {
+    if known.bytes.initialized() {
+        return;
+    }
+    let bytes = known.bytes.get_or_init(|| async { bytes }).await.clone();
+    let _in_store = core.components.in_store.lock().await;
+    let mended = core.store.mend_component(known.digest, bytes).await;
+    if let Err(error) = mended {
+        tracing::warn!(%error, digest = %known.digest, "the file of a component cannot be seen to");
+    }
+}
+
+/// The bytes of a component, from the store if need be. However many ask, its
+/// file is read once.
 pub(super) async fn bytes_of(core: &Core, component: &Component) -> Result<Bytes, Error> {
-    if let Some(bytes) = component.bytes.get() {
-        return Ok(bytes.clone());
-    }
     let digest = component.digest;
-    if let Some(bytes) = core.store.load_component(digest).await? {
-        return Ok(component.bytes.get_or_init(|| bytes).clone());
+    let load = || async {
+        let loaded = core.store.load_component(digest).await?;
+        loaded.ok_or(Error::NoComponent(digest))
+    };
+    let loaded = component.bytes.get_or_try_init(load).await;
+    // Somebody may have come with them meanwhile.
+    if matches!(loaded, Err(Error::NoComponent(_))) && !component.bytes.initialized() {
+        tracing::warn!(%digest, "the file of a component is gone or damaged: it is forgotten");
+        core.components.remove(&digest);
+        settle(core).await;
     }
-    tracing::warn!(%digest, "the file of a component is gone or damaged: it is forgotten");
-    core.components.remove(&digest);
-    settle(core).await;
-    Err(Error::NoComponent(digest))
+    loaded.cloned()
 }
 
 /// Tells the store what is not held any more.
 pub(super) async fn settle(core: &Core) {
     for gone in core.components.take_gone() {
-        let _in_store = core.components.in_store.lock().await;
-        // It may have been put again meanwhile.
-        if core.components.holds(gone) {
-            continue;
-        }
-        match gone {
-            Gone::Component(digest) => core.store.forget_component(digest).await,
-            Gone::Deleted(digest) => core.store.note(Change::ComponentDeleted(digest)).await,
-            Gone::Upload(digest) => core.store.forget_upload(digest).await,
-        }
+        forget(core, gone).await;
+    }
+}
+
+async fn forget(core: &Core, gone: Gone) {
+    let _in_store = core.components.in_store.lock().await;
+    // It may have been put again meanwhile.
+    if core.components.holds(gone) {
+        return;
+    }
+    match gone {
+        Gone::Component(digest) => core.store.forget_component(digest).await,
+        Gone::Deleted(digest) => core.store.note(Change::ComponentDeleted(digest)).await,
+        Gone::Upload(digest) => core.store.forget_upload(digest).await,
     }
 }
 
@@ -150,7 +172,7 @@ pub async fn put(core: &Core, body: ComponentPut) -> Result<PutReply, Error> {
         Put::Assembled(data) => {
             let admitted = admit(core, Bytes::from(data), Some(body.digest), Lifeless::Take).await;
             if admitted.is_err() {
-                core.store.forget_upload(body.digest).await;
+                forget(core, Gone::Upload(body.digest)).await;
             }
             Ok(PutReply {
                 received: admitted?.size as u64,
@@ -170,12 +192,18 @@ async fn keep_part(core: &Core, body: ComponentPut) -> Result<(), Error> {
     } = body;
     let data = Bytes::from(data.into_vec());
     let bytes = data.len();
-    core.store.write_part(digest, offset, data).await?;
-    // It may have been finished or deleted by another request meanwhile.
-    match core.components.note_written(digest, offset, bytes) {
-        Some(upload) => Ok(core.store.write(Change::UploadGrew(upload)).await?),
-        None => Ok(()),
+    let written = core.store.write_part(digest, offset, data).await;
+    let in_store = core.components.in_store.lock().await;
+    if written.is_ok()
+        && let Some(upload) = core.components.note_written(digest, offset, bytes)
+    {
+        return Ok(core.store.write(Change::UploadGrew(upload)).await?);
     }
+    drop(in_store);
+    // Another request may have finished or deleted it meanwhile, and removed its
+    // file before this made it again.
+    forget(core, Gone::Upload(digest)).await;
+    Ok(written?)
 }
 
 pub fn stat(core: &Core, digest: Digest) -> Result<ComponentInfo, Error> {
