@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 pub use self::held::Gone;
-use self::held::{Held, State};
+use self::held::{Held, State, is_unused};
 use self::upload::Upload;
 use crate::runner::wasm::{Facts, Kind};
 use crate::store::{KeptComponent, KeptUpload};
@@ -316,7 +316,7 @@ impl Components {
             state.gone.push(Gone::Upload(*digest));
         }
         if let Some(Held { component, .. }) = whole {
-            if Arc::strong_count(&component) > 1 {
+            if !is_unused(&component) {
                 state.gone.push(Gone::Deleted(*digest));
             }
             state.deleted.push(component);
@@ -329,31 +329,26 @@ impl Components {
     /// and how many bytes they have. They stay if it is only asked.
     pub fn remove_unused(&self, only_ask: bool) -> (u64, u64) {
         let mut state = self.state();
-        let unused: Vec<_> = (state.whole.values())
-            .filter(|held| held.is_unused())
-            .map(|held| (held.component.digest, held.component.size as u64))
-            .collect();
-        let bytes = unused.iter().map(|(_, bytes)| bytes).sum();
+        let unused = || state.all().filter(|component| is_unused(component));
+        let count = unused().count() as u64;
+        let bytes = unused().map(|component| component.size as u64).sum();
         if !only_ask {
-            for (digest, _) in &unused {
-                state.let_go(digest);
-            }
+            state.drop_deleted();
+            state.drop_unused();
         }
-        (unused.len() as u64, bytes)
+        (count, bytes)
     }
 
     /// How much is held.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let state = self.state();
-        let used = || state.whole.values().filter(|held| !held.is_unused());
-        let of_deleted = || state.deleted.iter().map(|component| component.size as u64);
-        let of_used = used().map(|held| held.component.size as u64);
+        let used = || state.all().filter(|component| !is_unused(component));
         Totals {
-            components: (state.whole.len() + state.deleted.len()) as u64,
-            used: (used().count() + state.deleted.len()) as u64,
+            components: state.all().count() as u64,
+            used: used().count() as u64,
             bytes: state.bytes,
-            bytes_used: of_used.chain(of_deleted()).sum(),
+            bytes_used: used().map(|component| component.size as u64).sum(),
             bound: self.bound,
         }
     }

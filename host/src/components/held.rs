@@ -19,12 +19,10 @@ pub(super) struct Held {
     pub(super) used: u64,
 }
 
-impl Held {
-    /// Whether no agent is made of it, or waits to be. Nobody begins to use it
-    /// while the state is held.
-    pub(super) fn is_unused(&self) -> bool {
-        Arc::strong_count(&self.component) == 1
-    }
+/// Whether no agent is made of it, or waits to be. Nobody begins to use it
+/// while the state is held.
+pub(super) fn is_unused(component: &Arc<Component>) -> bool {
+    Arc::strong_count(component) == 1
 }
 
 #[derive(Debug, Default)]
@@ -52,10 +50,16 @@ pub enum Gone {
 }
 
 impl State {
+    /// All that count, those that were deleted too.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Component>> {
+        let whole = self.whole.values().map(|held| &held.component);
+        whole.chain(&self.deleted)
+    }
+
     pub(super) fn drop_deleted(&mut self) {
         let (bytes, gone) = (&mut self.bytes, &mut self.gone);
         self.deleted.retain(|component| {
-            let stays = Arc::strong_count(component) > 1;
+            let stays = !is_unused(component);
             if !stays {
                 *bytes -= component.size as u64;
                 gone.push(Gone::Component(component.digest));
@@ -88,7 +92,7 @@ impl State {
             let oldest = self
                 .whole
                 .values()
-                .filter(|held| held.is_unused())
+                .filter(|held| is_unused(&held.component))
                 .min_by_key(|held| held.used)
                 .map(|held| held.component.digest);
             let Some(oldest) = oldest else {
@@ -103,7 +107,19 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn let_go(&mut self, digest: &Digest) {
+    pub(super) fn drop_unused(&mut self) {
+        let (bytes, gone) = (&mut self.bytes, &mut self.gone);
+        self.whole.retain(|digest, held| {
+            let stays = !is_unused(&held.component);
+            if !stays {
+                *bytes -= held.component.size as u64;
+                gone.push(Gone::Component(*digest));
+            }
+            stays
+        });
+    }
+
+    fn let_go(&mut self, digest: &Digest) {
         if let Some(held) = self.whole.remove(digest) {
             self.bytes -= held.component.size as u64;
             self.gone.push(Gone::Component(*digest));

@@ -215,7 +215,27 @@ fn what_agents_use_is_never_let_go() {
     assert_eq!(store.remove_unused(false), (0, 0));
     assert!(store.get(&used.digest).is_some());
     let digest = used.digest;
-    drop((used, deleted));
-    assert_eq!(store.remove_unused(false), (1, 100));
+    // One that was put again is another's than the one that was deleted.
+    let again = store.insert(component(&[2; 10])).unwrap();
+    drop(deleted);
+    assert_eq!(store.remove_unused(false), (1, 10));
+    assert!(store.get(&again.digest).is_some());
+    assert!(store.remove(&again.digest));
+    // One that was deleted is no agent's either, once the last has ended.
+    drop((used, again));
+    let unused = Totals {
+        components: 2,
+        used: 0,
+        bytes: 110,
+        bytes_used: 0,
+        bound: 1000,
+    };
+    assert_eq!(store.totals(), unused);
+    assert_eq!(store.remove_unused(true), (2, 110));
+    assert_eq!(store.totals(), unused, "it was only asked");
+    let _ = store.take_gone();
+    assert_eq!(store.remove_unused(false), (2, 110));
     assert!(store.get(&digest).is_none());
+    assert_eq!((store.totals().components, store.totals().bytes), (0, 0));
+    assert_eq!(store.take_gone().len(), 2);
 }
