@@ -92,7 +92,8 @@ impl Core {
         if !gone.is_empty() {
             tracing::warn!(
                 components = gone.len(),
-                "the files of components are gone or damaged: they are forgotten"
+                "components are forgotten: their files are gone or damaged, or what is written \
+                 down of them is another build's"
             );
         }
         for digest in gone {

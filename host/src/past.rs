@@ -2,7 +2,7 @@
 //! somebody asks for one. A hundred thousand of them cost the start of a host
 //! the reading of an index, and its memory an entry each.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,7 @@ use skep_protocol::{AgentId, AgentName};
 
 use crate::agent::handle::Handle;
 use crate::log::{Budget, Logs};
-use crate::store::{Born, EndedBefore, Known, Store, Unavailable};
+use crate::store::{EndedBefore, Record, Store, Unavailable};
 
 /// Those that were asked for last stay as they are, with what is known of where
 /// their records are in their logs: a log is read in many requests.
@@ -23,6 +23,8 @@ struct State {
     bytes: BTreeMap<AgentId, u64>,
     /// Newest last.
     recalled: VecDeque<Handle>,
+    /// Those of whom it was told that they are left out of lists.
+    left_out: BTreeSet<AgentId>,
 }
 
 /// The agents that hosts before have left.
@@ -87,7 +89,7 @@ impl Past {
     /// One agent, kept at hand for who asks again.
     ///
     /// # Errors
-    /// If the store cannot be read.
+    /// If the store, or what it has of the agent, cannot be read.
     pub async fn recall(&self, id: AgentId) -> Result<Option<Handle>, Unavailable> {
         {
             let state = self.state();
@@ -98,8 +100,9 @@ impl Past {
                 return Ok(Some(handle.clone()));
             }
         }
-        let Some(handle) = self.recall_all(vec![id]).await?.pop() else {
-            return Ok(None);
+        let handle = match self.store.recall(vec![id]).await?.pop() {
+            Some(record) => self.handle(record)?,
+            None => return Ok(None),
         };
         let mut state = self.state();
         // Two may have asked at once, and share what the first has found.
@@ -116,18 +119,38 @@ impl Past {
         Ok(Some(handle))
     }
 
-    /// These agents, as far as they are there.
+    /// These agents, as far as they are there. One of which the record cannot be
+    /// read is left out, which is told once.
     ///
     /// # Errors
     /// If the store cannot be read.
     pub async fn recall_all(&self, ids: Vec<AgentId>) -> Result<Vec<Handle>, Unavailable> {
         let records = self.store.recall(ids).await?;
-        let handle = |(id, born, known): (AgentId, Born, Known)| {
-            let bound = born.limits.output_history_bytes;
-            let history = self.logs.recall(id, bound, known.next_seq);
-            Handle::of_record(id, &born, known, history)
-        };
-        Ok(records.into_iter().map(handle).collect())
+        let mut handles = Vec::with_capacity(records.len());
+        for record in records {
+            let id = record.0;
+            match self.handle(record) {
+                Ok(handle) => handles.push(handle),
+                Err(error) if self.leave_out(id) => {
+                    tracing::warn!(%error, "an agent is left out of lists");
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(handles)
+    }
+
+    fn handle(&self, (id, record): Record) -> Result<Handle, Unavailable> {
+        let (born, known) = record?;
+        let bound = born.limits.output_history_bytes;
+        let history = self.logs.recall(id, bound, known.next_seq);
+        Ok(Handle::of_record(id, &born, known, history))
+    }
+
+    /// Whether it was not told of before.
+    fn leave_out(&self, id: AgentId) -> bool {
+        let mut state = self.state();
+        state.bytes.contains_key(&id) && state.left_out.insert(id)
     }
 
     /// What is remembered of an agent, in bytes.
@@ -140,6 +163,7 @@ impl Past {
     pub fn forget(&self, id: &AgentId) -> Option<u64> {
         let mut state = self.state();
         let bytes = state.bytes.remove(id)?;
+        state.left_out.remove(id);
         let at = state.recalled.iter().position(|handle| handle.id == *id);
         let recalled = at.and_then(|at| state.recalled.remove(at));
         drop(state);

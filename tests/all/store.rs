@@ -399,6 +399,73 @@ async fn a_spawn_that_brings_its_component_mends_it() {
     assert_eq!(outcome, Some(Outcome::Exited { code: 0 }));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_record_cannot_be_read_is_in_nobodys_way() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let mut agents = Vec::new();
+    for mark in ["first-mark", "-", "second-mark"] {
+        let mut spec = match mark {
+            "second-mark" => probe(&["until-stop"]),
+            _ => spec("hello", &[]),
+        };
+        spec.task = mark.to_owned();
+        agents.push(client.spawn(spec, None).await.unwrap().id);
+    }
+    let [ended_one, other, open] = agents[..] else {
+        unreachable!()
+    };
+    ended(&client, ended_one).await;
+    running(&client, open).await;
+    ended(&client, other).await;
+    // What is written down goes to the file once the host is quiet.
+    let file = host.state_dir().join("state.db");
+    let log = file.with_extension("db-wal");
+    eventually("all in one file", || async {
+        (std::fs::metadata(&log).unwrap().len() == 0).then_some(())
+    })
+    .await;
+    host.kill_9();
+    let mut bytes = std::fs::read(&file).unwrap();
+    for mark in ["first-mark", "second-mark"] {
+        let found: Vec<_> = (0..bytes.len() - mark.len())
+            .filter(|&at| bytes[at..].starts_with(mark.as_bytes()))
+            .collect();
+        assert!(!found.is_empty(), "{mark}");
+        for at in found {
+            bytes[at..at + mark.len()].fill(0xff);
+        }
+    }
+    std::fs::write(&file, &bytes).unwrap();
+    for _ in 0..2 {
+        host.start_again().await;
+        let all = client.list_all(&AgentFilter::default()).await.unwrap();
+        let listed: Vec<_> = all.iter().map(|agent| agent.id).collect();
+        assert_eq!(listed, [other]);
+        for agent in [ended_one, open] {
+            let error = client.get(agent).await.unwrap_err();
+            assert_eq!(error.code(), Some(ErrorCode::StorageUnavailable));
+            assert!(error.to_string().contains("another build"), "{error}");
+        }
+        // What it printed is there, for a build that can read the record.
+        let logs = host.state_dir().join("logs");
+        assert!(std::fs::read_dir(logs).unwrap().count() > 0);
+        host.kill_9();
+    }
+    host.start_again().await;
+    for agent in [ended_one, open] {
+        client.forget(agent).await.unwrap();
+        refused(client.get(agent).await, ErrorCode::NotFound);
+    }
+    host.kill_9();
+    host.start_again().await;
+    for agent in [ended_one, open] {
+        refused(client.get(agent).await, ErrorCode::NotFound);
+    }
+    client.get(other).await.unwrap();
+    assert!(host.panics().is_empty());
+}
+
 /// A small disk of its own, as long as it lives.
 pub(crate) struct Disk(pub(crate) PathBuf);
 

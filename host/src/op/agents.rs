@@ -110,12 +110,15 @@ pub(super) fn shown_bytes(spec: &SpecInfo) -> usize {
 }
 
 pub async fn forget(core: &Core, id: AgentId) -> Result<Done, Error> {
-    let handle = find(core, id).await?;
-    if !handle.has_ended() {
-        return Err(Error::WrongState {
-            state: handle.state(),
-            message: "only an agent that has ended can be forgotten: stop or kill it first",
-        });
+    // Those of hosts before have ended, also where their records cannot be read.
+    if !core.registry.past.has(&id) {
+        let handle = find(core, id).await?;
+        if !handle.has_ended() {
+            return Err(Error::WrongState {
+                state: handle.state(),
+                message: "only an agent that has ended can be forgotten: stop or kill it first",
+            });
+        }
     }
     core.registry.forget(id).await;
     Ok(Done {})

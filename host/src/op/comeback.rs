@@ -60,6 +60,12 @@ impl Fate {
     pub(crate) fn of(agent: Comeback, has_log: impl Fn(&AgentId) -> bool) -> Self {
         match agent {
             Comeback::Ended(ended) => Self::Past(ended),
+            // It is answered for, and grows old.
+            Comeback::Unreadable(id) => Self::Past(EndedBefore {
+                id,
+                ended_ms: clock::now_ms(),
+                bytes: 0,
+            }),
             Comeback::Queued(left) if !has_log(&left.id) => Self::Waits(left),
             Comeback::Queued(mut left) | Comeback::Lost(mut left) => match after_loss(&mut left) {
                 Some((before, again)) => Self::Returns {

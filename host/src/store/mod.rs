@@ -58,23 +58,33 @@ pub enum OpenError {
 
 /// Something could not be written down, or not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the host cannot use its state directory ({0}): ask its operator to see to its disk, and try \
-     again"
-)]
-pub struct Unavailable(String);
+pub enum Unavailable {
+    #[error(
+        "the host cannot use its state directory ({0}): ask its operator to see to its disk, and \
+         try again"
+    )]
+    Disk(String),
+    #[error(
+        "what the host has written down of agent {agent} cannot be read ({why}): it is damaged, or \
+         of another build. It is there until agent {agent} is forgotten"
+    )]
+    Record { agent: AgentId, why: String },
+}
 
 impl Unavailable {
     /// An agent of a host before is there, but could not be taken up yet.
     #[must_use]
     pub fn yet() -> Self {
-        Self("the agent could not be taken up from it yet".to_owned())
+        Self::of(&"the agent could not be taken up from it yet")
     }
 
     fn of(error: &dyn std::fmt::Display) -> Self {
-        Self(error.to_string())
+        Self::Disk(error.to_string())
     }
 }
+
+/// What is written down of one agent, as far as that can be read.
+pub type Record = (AgentId, Result<(Born, Known), Unavailable>);
 
 /// Opens the file of a directory and reads what is in it.
 fn read(dir: &Path) -> Result<(Connection, Found), OpenError> {
@@ -139,7 +149,7 @@ impl Store {
         let gone = blobs.sweep(&recovered.components, &recovered.uploads);
         let gone = gone.map_err(of_dir)?;
         (recovered.components).retain(|component| !gone.contains(&component.digest));
-        recovered.gone = gone.into_iter().collect();
+        recovered.gone.extend(gone);
         let (work, trouble, size) =
             Writer::start(db, replies, claim, schema::files(dir)).map_err(of_dir)?;
         let kept = Kept {
@@ -173,7 +183,7 @@ impl Store {
         match self.send(change).await {
             Some(done) => done
                 .await
-                .unwrap_or_else(|_| Err(Unavailable("the store is closed".to_owned()))),
+                .unwrap_or_else(|_| Err(Unavailable::of(&"the store is closed"))),
             None => Ok(()),
         }
     }
@@ -217,21 +227,28 @@ impl Store {
         read.map_err(|error| Unavailable::of(&error))
     }
 
-    /// The records of agents that have ended, as far as they are there.
+    /// The records of agents that have ended, as far as they are there. One that
+    /// cannot be read does not hide the others.
     ///
     /// # Errors
     /// If they cannot be read now.
-    pub async fn recall(
-        &self,
-        ids: Vec<AgentId>,
-    ) -> Result<Vec<(AgentId, Born, Known)>, Unavailable> {
+    pub async fn recall(&self, ids: Vec<AgentId>) -> Result<Vec<Record>, Unavailable> {
         self.read(Vec::new(), move |db| {
-            let mut found = Vec::with_capacity(ids.len());
+            let mut records = Vec::with_capacity(ids.len());
             for id in ids {
-                let record = recover::recall(db, id)?;
-                found.extend(record.map(|(born, known)| (id, born, known)));
+                let found = match recover::recall(db, id) {
+                    Err(error) if recover::is_of_record(&error) || schema::is_damage(&error) => {
+                        let why = error.to_string();
+                        Err(Unavailable::Record { agent: id, why })
+                    }
+                    found => match found? {
+                        Some(found) => Ok(found),
+                        None => continue,
+                    },
+                };
+                records.push((id, found));
             }
-            Ok(found)
+            Ok(records)
         })
         .await
     }

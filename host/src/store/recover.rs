@@ -21,6 +21,9 @@ pub enum Comeback {
     Queued(Left),
     /// It may have run when the host died.
     Lost(Left),
+    /// It had not ended, and this build cannot read what is written down of it.
+    /// That stays as it is, for the build that can, until the agent is forgotten.
+    Unreadable(AgentId),
 }
 
 impl Comeback {
@@ -29,6 +32,7 @@ impl Comeback {
         match self {
             Self::Ended(ended) => ended.id,
             Self::Queued(left) | Self::Lost(left) => left.id,
+            Self::Unreadable(id) => *id,
         }
     }
 }
@@ -61,7 +65,8 @@ pub struct Recovered {
     /// Oldest first.
     pub replies: Vec<Reply>,
     pub components: Vec<KeptComponent>,
-    /// Components of which the bytes are gone.
+    /// Components that are to be forgotten: their bytes are gone, or their records
+    /// another build's.
     pub gone: Vec<Digest>,
     pub uploads: Vec<KeptUpload>,
 }
@@ -73,17 +78,18 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Found> {
     let mut agents = ended(db)?;
     agents.extend(open(db)?);
     let (replies, written) = replies(db)?;
+    let (components, gone) = components(db)?;
     let recovered = Recovered {
         agents,
         replies,
-        components: components(db)?,
-        gone: Vec::new(),
+        components,
+        gone,
         uploads: uploads(db)?,
     };
     Ok((recovered, written))
 }
 
-/// Reads the index alone.
+/// Asks the index alone.
 fn ended(db: &Connection) -> rusqlite::Result<Vec<Comeback>> {
     let sql = "SELECT ended_ms, id, bytes FROM agents WHERE class = 2 ORDER BY ended_ms, number";
     let mut select = db.prepare(sql)?;
@@ -94,27 +100,93 @@ fn ended(db: &Connection) -> rusqlite::Result<Vec<Comeback>> {
             bytes: unsigned(row.get(2)?),
         }))
     })?;
-    rows.collect()
+    readable("agents that have ended", rows)
 }
 
 fn open(db: &Connection) -> rusqlite::Result<Vec<Comeback>> {
     let sql = "SELECT id, class, ticket, known, born FROM agents WHERE class < 2 \
                ORDER BY ticket, number";
     let mut select = db.prepare(sql)?;
+    let mut unreadable = Passed::default();
     let rows = select.query_map([], |row| {
-        let ticket: Option<i64> = row.get(2)?;
-        let left = Left {
-            id: agent_id(row, 0)?,
-            ticket: ticket.map(unsigned),
-            known: unpack(row, 3)?,
-            born: unpack(row, 4)?,
-        };
-        Ok(match row.get::<_, i64>(1)? {
-            QUEUED => Comeback::Queued(left),
-            _ => Comeback::Lost(left),
-        })
+        let id = agent_id(row, 0)?;
+        match left(row, id) {
+            Err(error) if is_of_record(&error) => {
+                unreadable.note(error);
+                Ok(Comeback::Unreadable(id))
+            }
+            left => left,
+        }
     })?;
-    rows.collect()
+    let agents = readable("agents that had not ended", rows)?;
+    unreadable.tell("agents that had not ended, which are neither run nor listed");
+    Ok(agents)
+}
+
+fn left(row: &Row<'_>, id: AgentId) -> rusqlite::Result<Comeback> {
+    let ticket: Option<i64> = row.get(2)?;
+    let left = Left {
+        id,
+        ticket: ticket.map(unsigned),
+        known: unpack(row, 3)?,
+        born: unpack(row, 4)?,
+    };
+    Ok(match row.get::<_, i64>(1)? {
+        QUEUED => Comeback::Queued(left),
+        _ => Comeback::Lost(left),
+    })
+}
+
+/// What is passed over, of which one line is told however much it is.
+#[derive(Default)]
+struct Passed {
+    count: usize,
+    first: Option<rusqlite::Error>,
+}
+
+impl Passed {
+    fn note(&mut self, error: rusqlite::Error) {
+        self.count += 1;
+        self.first.get_or_insert(error);
+    }
+
+    fn tell(self, what: &str) {
+        if let Some(error) = self.first {
+            tracing::error!(
+                count = self.count, what, %error,
+                "the store has records that are damaged or of another build"
+            );
+        }
+    }
+}
+
+/// These rows without those that cannot be read: no record that another build has
+/// written stops a host.
+fn readable<C: FromIterator<T>, T>(
+    what: &str,
+    rows: impl Iterator<Item = rusqlite::Result<T>>,
+) -> rusqlite::Result<C> {
+    let mut passed = Passed::default();
+    let found = rows.filter_map(|row| match row {
+        Err(error) if is_of_record(&error) => {
+            passed.note(error);
+            None
+        }
+        row => Some(row),
+    });
+    let found = found.collect();
+    passed.tell(what);
+    found
+}
+
+/// Whether it is a row that has something else in it than it should, and not the
+/// file that cannot be read.
+pub(super) fn is_of_record(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    matches!(
+        error,
+        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..)
+    )
 }
 
 fn replies(db: &Connection) -> rusqlite::Result<(Vec<Reply>, VecDeque<WrittenReply>)> {
@@ -134,21 +206,34 @@ fn replies(db: &Connection) -> rusqlite::Result<(Vec<Reply>, VecDeque<WrittenRep
         };
         Ok((reply, written))
     })?;
-    rows.collect()
+    let replies: Vec<_> = readable("replies", rows)?;
+    Ok(replies.into_iter().unzip())
 }
 
-fn components(db: &Connection) -> rusqlite::Result<Vec<KeptComponent>> {
+/// The components, and those of which the facts cannot be read.
+fn components(db: &Connection) -> rusqlite::Result<(Vec<KeptComponent>, Vec<Digest>)> {
     let sql = "SELECT digest, size, deleted, facts FROM components ORDER BY rowid";
     let mut select = db.prepare(sql)?;
     let rows = select.query_map([], |row| {
-        Ok(KeptComponent {
-            digest: digest(row, 0)?,
-            size: unsigned(row.get(1)?),
-            deleted: row.get(2)?,
-            facts: unpack(row, 3)?,
-        })
+        let digest = digest(row, 0)?;
+        let (size, deleted) = (unsigned(row.get(1)?), row.get(2)?);
+        let component = unpack(row, 3).map(|facts| KeptComponent {
+            digest,
+            size,
+            facts,
+            deleted,
+        });
+        Ok(component.map_err(|_| digest))
     })?;
-    rows.collect()
+    let rows: Vec<_> = readable("components", rows)?;
+    let (mut components, mut gone) = (Vec::with_capacity(rows.len()), Vec::new());
+    for component in rows {
+        match component {
+            Ok(component) => components.push(component),
+            Err(digest) => gone.push(digest),
+        }
+    }
+    Ok((components, gone))
 }
 
 fn uploads(db: &Connection) -> rusqlite::Result<Vec<KeptUpload>> {
@@ -157,10 +242,11 @@ fn uploads(db: &Connection) -> rusqlite::Result<Vec<KeptUpload>> {
         Ok(KeptUpload {
             digest: digest(row, 0)?,
             size: unsigned(row.get(1)?),
-            parts: unpack(row, 2)?,
+            // Where they cannot be read, it begins anew.
+            parts: unpack(row, 2).unwrap_or_default(),
         })
     })?;
-    rows.collect()
+    readable("uploads", rows)
 }
 
 /// The record of one agent that has ended.

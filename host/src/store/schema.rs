@@ -139,7 +139,7 @@ pub(super) fn failed(path: &Path, error: rusqlite::Error) -> OpenError {
 }
 
 /// Whether the file is not what SQLite has written.
-fn is_damage(error: &rusqlite::Error) -> bool {
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)

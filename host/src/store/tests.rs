@@ -197,8 +197,8 @@ async fn a_host_finds_what_another_has_left() {
     assert_eq!(
         recalled,
         [
-            (id(1), wiped(1), known(Some(Outcome::Killed), 20)),
-            (id(5), wiped(5), known(Some(Outcome::Killed), 10)),
+            (id(1), Ok((wiped(1), known(Some(Outcome::Killed), 20)))),
+            (id(5), Ok((wiped(5), known(Some(Outcome::Killed), 10)))),
         ]
     );
     let name = "agent-5".parse().unwrap();
@@ -209,6 +209,61 @@ async fn a_host_finds_what_another_has_left() {
         .unwrap();
     assert_eq!(store.recall(vec![id(1)]).await.unwrap(), []);
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_record_of_another_build_hides_nothing_else() {
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    for number in 1..6 {
+        store.write(spawned(number, None)).await.unwrap();
+    }
+    for number in 1..4 {
+        let ended_ms = 10 * u64::from(number);
+        store.write(ended(number, ended_ms)).await.unwrap();
+    }
+    let kept = |number: u8| KeptComponent {
+        digest: Digest::of(&[number]),
+        size: 1,
+        facts: Facts::default(),
+        deleted: false,
+    };
+    for number in 0..3 {
+        let bytes = Bytes::from(vec![number]);
+        store.keep_component(kept(number), bytes).await.unwrap();
+    }
+    store.close().await;
+    let db = Connection::open(dir.file()).unwrap();
+    let sql = "UPDATE components SET facts = x'c0' WHERE rowid = 2";
+    assert_eq!(db.execute(sql, []).unwrap(), 1);
+    // One that has ended, one that has not, and an answer.
+    for (set, number) in [("born = x'c0'", 2), ("known = x'80'", 4)] {
+        let sql = format!("UPDATE agents SET {set} WHERE number = {number}");
+        assert_eq!(db.execute(&sql, []).unwrap(), 1);
+    }
+    let sql = "UPDATE replies SET request = 'md5:0' WHERE number = 1";
+    assert_eq!(db.execute(sql, []).unwrap(), 1);
+    drop(db);
+    // However often it is found.
+    for _ in 0..2 {
+        let (store, found) = dir.open();
+        let ids: Vec<_> = found.agents.iter().map(Comeback::id).collect();
+        assert_eq!(ids, [1, 2, 3, 4, 5].map(id));
+        assert_eq!(found.agents[3], Comeback::Unreadable(id(4)));
+        assert!(matches!(found.agents[4], Comeback::Lost(_)));
+        assert_eq!(found.replies.len(), 4);
+        assert_eq!(found.components, [kept(0), kept(2)]);
+        assert_eq!(found.gone, [kept(1).digest]);
+        let recalled = store.recall(vec![id(1), id(2), id(3)]).await.unwrap();
+        assert!(recalled[0].1.is_ok() && recalled[2].1.is_ok());
+        let error = recalled[1].1.as_ref().unwrap_err();
+        assert!(
+            matches!(error, Unavailable::Record { agent, .. } if *agent == id(2)),
+            "{error}"
+        );
+        assert!(error.to_string().contains("another build"), "{error}");
+        store.close().await;
+    }
 }
 
 #[tokio::test]
@@ -576,10 +631,10 @@ async fn a_file_of_version_1_is_read() {
         ]
     );
     let recalled = store.recall(vec![id(1)]).await.unwrap();
-    let mut of_ended = recalled[0].1.clone();
+    let (mut of_ended, known_of_ended) = recalled[0].1.clone().unwrap();
     of_ended.wipe();
     assert_eq!(of_ended, wiped(1));
-    assert_eq!(recalled[0].2.outcome, Some(Outcome::Killed));
+    assert_eq!(known_of_ended.outcome, Some(Outcome::Killed));
     assert_eq!(found.replies[0].answer, reply(1).answer);
     store.close().await;
 }
@@ -664,7 +719,8 @@ async fn what_was_handed_to_an_agent_does_not_outlive_it() {
     store.write(ended(1, 10)).await.unwrap();
     store.write(ended(2, 20)).await.unwrap();
     let recalled = store.recall(vec![id(1), id(2)]).await.unwrap();
-    for (_, born, _) in recalled {
+    for (_, record) in recalled {
+        let (born, _) = record.unwrap();
         assert_eq!(born.spec.env["KEY"], "");
         assert_eq!(born.spec.stdin, Stdin::Data(ByteBuf::new()));
         assert_eq!(born.spec.task, "do it");
@@ -822,6 +878,7 @@ async fn play(moves: Vec<Move>) -> Result<(), TestCaseError> {
                         Comeback::Lost(left) => Stands::Live {
                             seen: left.known == seen(),
                         },
+                        Comeback::Unreadable(id) => panic!("{id} cannot be read"),
                     };
                     prop_assert_eq!(Some(&stands), model.get(&number));
                 }

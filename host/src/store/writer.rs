@@ -218,7 +218,7 @@ impl Writer {
             self.note(written)
         };
         for (change, done) in writes {
-            let told = written.clone().map_err(Unavailable);
+            let told = written.clone().map_err(Unavailable::Disk);
             if told.is_err() && change.has_happened() {
                 self.owed.push_back(change);
             }
