@@ -1,6 +1,7 @@
 //! Agents that ended under a host before: their records stay in the store until
 //! somebody asks for one. A hundred thousand of them cost the start of a host
-//! the reading of an index, and its memory an entry each.
+//! a look through the store's file, which is checked then, and the reading of an
+//! index, and its memory an entry each.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;

@@ -89,7 +89,7 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Found> {
     Ok((recovered, written))
 }
 
-/// Asks the index alone.
+/// Asks an index alone, and no record.
 fn ended(db: &Connection) -> rusqlite::Result<Vec<Comeback>> {
     let sql = "SELECT ended_ms, id, bytes FROM agents WHERE class = 2 ORDER BY ended_ms, number";
     let mut select = db.prepare(sql)?;

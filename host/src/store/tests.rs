@@ -648,7 +648,8 @@ async fn a_store_that_is_absent_keeps_nothing_and_refuses_nothing() {
     store.close().await;
 }
 
-/// One of many ended agents costs a start an entry of an index.
+/// One of many ended agents costs a start a check of its pages, and an entry of an
+/// index.
 #[expect(clippy::print_stdout, reason = "how long it takes is worth knowing")]
 #[tokio::test]
 async fn many_that_have_ended_are_found_quickly() {
