@@ -355,6 +355,26 @@ async fn a_damaged_store_is_set_aside_and_named() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_gone_takes_nothing_with_it() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let agent = client.spawn(probe(&["lines", "2000"]), None).await.unwrap();
+    ended(&client, agent.id).await;
+    host.kill_9();
+    for beside in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(host.state_dir().join(format!("state.db{beside}")));
+    }
+    host.start_again().await;
+    refused(client.get(agent.id).await, ErrorCode::NotFound);
+    let log = host.log();
+    assert!(log.contains("WARN") && log.contains("it is empty"), "{log}");
+    let entries = std::fs::read_dir(host.state_dir()).unwrap();
+    let logs = (entries.map(|entry| entry.unwrap().path()))
+        .find(|path| path.display().to_string().contains("/logs.corrupt-"));
+    assert!(logs.unwrap().join(agent.id.to_string()).is_dir());
+}
+
 /// The file of a component.
 fn file_of(host: &HostProcess, digest: Digest) -> PathBuf {
     let digest = digest.to_string();

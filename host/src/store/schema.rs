@@ -95,6 +95,12 @@ impl From<rusqlite::Error> for PrepareError {
 fn prepare(db: &mut Connection, path: &Path) -> Result<(), PrepareError> {
     let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
     if pages == 0 {
+        let dir = path.parent().unwrap_or(path);
+        if let Some(orphaned) = TOLD_OF.iter().find(|name| holds_something(&dir.join(name))) {
+            let path = path.to_owned();
+            let found = format!("it is empty, and `{orphaned}` beside it is not");
+            return Err(PrepareError::Open(OpenError::Damaged { path, found }));
+        }
         // Later it would take writing all of it anew: in a file that was begun
         // without, pages that are free are used again, and stay.
         db.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
@@ -129,6 +135,10 @@ fn prepare(db: &mut Connection, path: &Path) -> Result<(), PrepareError> {
         migrating.commit()?;
     }
     Ok(())
+}
+
+fn holds_something(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 pub(super) fn failed(path: &Path, error: rusqlite::Error) -> OpenError {
