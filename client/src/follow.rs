@@ -11,11 +11,12 @@ use skep_protocol::AgentId;
 use skep_protocol::AgentState;
 use skep_protocol::codec::decode;
 use skep_protocol::event::{LogRecord, StatusEvent, Stream, Topic};
-use skep_protocol::op::SeqRange;
+use skep_protocol::op::{OutputReply, SeqRange};
 use skep_transport::{Event, Subscription};
-use tokio::time::Instant;
 
 use crate::absence::{Absence, HOST_AWAY};
+use crate::asking::Asking;
+use crate::poll::Poll;
 use crate::{Client, Result};
 
 mod sequence;
@@ -72,14 +73,18 @@ pub struct Follow {
     streams: Option<Vec<Stream>>,
     sequence: Sequence,
     live: Option<Live>,
+    subscribing: Asking<Result<Live>>,
     /// When to read the history without cause.
-    poll_at: Instant,
-    poll_pause: Duration,
+    poll: Poll,
+    reading: Asking<Read>,
     /// The history was read for what is missing and did not have it: it is not
     /// read again at once.
     barren: bool,
     absence: Absence,
 }
+
+/// A piece of the history, and from which record on it was asked for.
+type Read = (u64, Result<OutputReply>);
 
 /// The subscriptions. Both streams always: only then is a hole a loss.
 #[derive(Debug)]
@@ -93,6 +98,24 @@ struct Live {
 }
 
 impl Live {
+    /// Subscribes before the history is read for the first time, so that nothing
+    /// falls between.
+    async fn subscribe(client: Client, agent: AgentId) -> Result<Self> {
+        let connection = client.connection();
+        let log = connection.subscribe(&format!("log.{agent}.")).await;
+        let status = connection
+            .subscribe(&Topic::Status(agent).to_string())
+            .await;
+        let on = client.connect_events(agent).await?;
+        Ok(Self {
+            log,
+            status,
+            on,
+            closed: false,
+            interruptions: 0,
+        })
+    }
+
     fn interruptions(&self) -> u64 {
         self.log.interruptions() + self.status.interruptions()
     }
@@ -111,8 +134,9 @@ impl Follow {
             sequence: Sequence::new(from_seq, streams.clone()),
             streams,
             live: None,
-            poll_at: Instant::now(),
-            poll_pause: FIRST_POLL,
+            subscribing: Asking::nothing(),
+            poll: Poll::new(FIRST_POLL),
+            reading: Asking::nothing(),
             barren: false,
             absence: Absence::new(host_away),
         }
@@ -135,12 +159,13 @@ impl Follow {
                 return Ok(None);
             }
             if self.live.is_none() {
-                let subscribed = self.subscribe().await;
+                let question = || Live::subscribe(self.client.clone(), self.agent);
+                let subscribed = self.subscribing.answer(question).await;
                 self.live = self.absence.forgive(subscribed)?;
                 continue;
             }
             let lacks = self.sequence.lacks() && !self.barren;
-            if lacks || Instant::now() >= self.poll_at {
+            if self.reading.is_under_way() || lacks || self.poll.is_due() {
                 let read = self.read_history().await;
                 self.absence.forgive(read)?;
                 continue;
@@ -167,53 +192,30 @@ impl Follow {
         self.sequence.next_seq()
     }
 
-    /// Subscribes before the history is read for the first time, so that nothing
-    /// falls between.
-    async fn subscribe(&self) -> Result<Live> {
-        let connection = self.client.connection();
-        let log = connection.subscribe(&format!("log.{}.", self.agent)).await;
-        let status = connection
-            .subscribe(&Topic::Status(self.agent).to_string())
-            .await;
-        let on = self.client.connect_events(self.agent).await?;
-        Ok(Live {
-            log,
-            status,
-            on,
-            closed: false,
-            interruptions: 0,
-        })
-    }
-
+    /// Reads on in the history. Cancel-safe.
     async fn read_history(&mut self) -> Result<()> {
-        let from_seq = self.sequence.next_seq();
-        let reply = self
-            .client
-            .output(self.agent, self.streams.as_deref(), from_seq, Some(READ))
-            .await?;
+        let question = || {
+            let (client, agent, streams) = (self.client.clone(), self.agent, self.streams.clone());
+            let from_seq = self.sequence.next_seq();
+            async move {
+                let reply = client.output(agent, streams.as_deref(), from_seq, Some(READ));
+                (from_seq, reply.await)
+            }
+        };
+        let (from_seq, reply) = self.reading.answer(question).await;
+        let reply = reply?;
         // A page may go past records of other streams alone.
         let more = reply.next_seq > from_seq;
         let lacked = self.sequence.lacks();
         self.sequence.history(reply);
         self.barren = lacked && self.sequence.next_seq() == from_seq;
-        self.schedule(more);
-        Ok(())
-    }
-
-    /// Sets when the history is read next without cause.
-    fn schedule(&mut self, more: bool) {
-        let now = Instant::now();
-        if more {
+        match &self.live {
             // There may be as much again behind it.
-            self.poll_at = now;
-            return;
+            _ if more => self.poll.hurry(),
+            Some(live) if live.on => self.poll.put_off(POLL),
+            _ => self.poll.put_off(POLL_WITHOUT_EVENTS),
         }
-        let longest = match &self.live {
-            Some(live) if live.on => POLL,
-            _ => POLL_WITHOUT_EVENTS,
-        };
-        self.poll_at = now + self.poll_pause.min(longest);
-        self.poll_pause = (self.poll_pause * 2).min(longest);
+        Ok(())
     }
 
     /// Waits for an event, or for the time to read the history.
@@ -223,7 +225,7 @@ impl Follow {
             Status(Option<Event>),
             Time,
         }
-        let poll_at = self.poll_at;
+        let poll_at = self.poll.at();
         let Some(live) = &mut self.live else { return };
         let closed = live.closed;
         let heard = tokio::select! {
@@ -236,15 +238,13 @@ impl Follow {
         let interruptions = live.interruptions();
         if std::mem::replace(&mut live.interruptions, interruptions) != interruptions {
             // The events connection was lost; it is as in the beginning.
-            self.poll_pause = FIRST_POLL;
-            self.poll_at = Instant::now();
+            self.poll.reset();
         }
         match heard {
             Heard::Log(Some(event)) => {
                 live.on = true;
                 self.heard_log(&event);
-                self.poll_pause = POLL;
-                self.poll_at = self.poll_at.max(Instant::now() + POLL);
+                self.poll.relax(POLL);
             }
             Heard::Status(Some(event)) => self.heard_status(&event),
             // The connection is closed: the history will say so.

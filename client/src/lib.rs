@@ -30,10 +30,12 @@
 
 mod absence;
 mod agents;
+mod asking;
 mod client;
 mod error;
 mod files;
 mod follow;
+mod poll;
 mod seek;
 mod upload;
 mod watch;

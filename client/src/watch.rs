@@ -5,17 +5,24 @@
 //! the host is asked in the beginning, when the connection was interrupted, and
 //! now and then; the generation of a state tells whether it is news.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use skep_protocol::codec::decode;
 use skep_protocol::event::{ProgressEvent, StatusEvent, Topic};
-use skep_protocol::{AgentId, AgentInfo, AgentState, ErrorCode};
+use skep_protocol::{AgentId, AgentState};
 use skep_transport::{Event, Subscription};
-use tokio::time::Instant;
 
 use crate::absence::{Absence, HOST_AWAY};
-use crate::{AgentFilter, Client, ClientError, Result};
+use crate::asking::Asking;
+use crate::poll::Poll;
+use crate::{Client, Result};
+
+mod known;
+mod standing;
+
+use known::Known;
+use standing::{Standing, Whom};
 
 /// The pause before the host is asked again, in the beginning: over sockets a
 /// subscription is effective some time after it was made. It doubles.
@@ -24,9 +31,6 @@ const FIRST_POLL: Duration = Duration::from_millis(20);
 const POLL: Duration = Duration::from_secs(5);
 /// The same, where there are no events.
 const POLL_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
-/// How many agents are remembered before those that have ended are forgotten.
-/// Of these a late event could then be told twice.
-const MAX_KNOWN: usize = 100_000;
 
 /// A stream of what becomes of agents.
 #[derive(Debug)]
@@ -39,27 +43,17 @@ pub struct Watch {
     /// Whether the host publishes events.
     on: bool,
     closed: bool,
-    known: HashMap<AgentId, Known>,
+    known: Known,
     ready: VecDeque<WatchEvent>,
     /// Events that may have been lost so far, as far as it was looked.
     losses: u64,
     poll: Poll,
-    absence: Absence,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Known {
-    generation: u64,
-    ended: bool,
-}
-
-#[derive(Debug)]
-struct Poll {
-    at: Instant,
-    pause: Duration,
+    asking: Asking<(Standing, Result<()>)>,
     /// Whether agents that ended meanwhile may be unknown.
-    all: bool,
+    lost: bool,
+    /// Whether the host has not been asked yet.
     first: bool,
+    absence: Absence,
 }
 
 /// One thing that became of an agent.
@@ -142,15 +136,13 @@ impl Watch {
             progress,
             on,
             closed: false,
-            known: HashMap::new(),
+            known: Known::default(),
             ready: VecDeque::new(),
             losses: 0,
-            poll: Poll {
-                at: Instant::now(),
-                pause: FIRST_POLL,
-                all: true,
-                first: true,
-            },
+            poll: Poll::new(FIRST_POLL),
+            asking: Asking::nothing(),
+            lost: true,
+            first: true,
             absence: Absence::new(HOST_AWAY),
         })
     }
@@ -161,6 +153,8 @@ impl Watch {
     pub fn only(mut self, agent: AgentId) -> Self {
         self.agents = Some(BTreeSet::from([agent]));
         self.ready.retain(|event| event.agent() == agent);
+        // It was about all, of whom those that have ended are no news.
+        self.asking = Asking::nothing();
         self
     }
 
@@ -182,7 +176,7 @@ impl Watch {
             if self.is_complete() {
                 return Ok(None);
             }
-            if Instant::now() >= self.poll.at {
+            if self.asking.is_under_way() || self.poll.is_due() {
                 let asked = self.ask().await;
                 self.absence.forgive(asked)?;
                 continue;
@@ -206,14 +200,14 @@ impl Watch {
     }
 
     fn is_complete(&self) -> bool {
-        let ended = |agent| self.known.get(agent).is_some_and(|known| known.ended);
+        let ended = |&agent| self.known.has_ended(agent);
         self.agents
             .as_ref()
             .is_some_and(|agents| agents.iter().all(ended))
     }
 
     async fn listen(&mut self) {
-        let (closed, at) = (self.closed, self.poll.at);
+        let (closed, at) = (self.closed, self.poll.at());
         // Not biased: neither may hold up the other.
         let event = tokio::select! {
             event = self.status.recv(), if !closed => Some(event),
@@ -223,9 +217,8 @@ impl Watch {
         let losses = self.status.interruptions() + self.status.lagged();
         if std::mem::replace(&mut self.losses, losses) != losses {
             // It is as in the beginning.
-            self.poll.pause = FIRST_POLL;
-            self.poll.at = Instant::now();
-            self.poll.all = true;
+            self.poll.reset();
+            self.lost = true;
         }
         match event {
             Some(Some(event)) => {
@@ -258,124 +251,43 @@ impl Watch {
 
     /// Takes a state, if it is news.
     fn status(&mut self, status: StatusEvent) {
-        if self.concerns(status.agent) && self.learn(&status) {
+        if self.concerns(status.agent) && self.known.learn(&status) {
             self.ready.push_back(WatchEvent::Status(status));
         }
     }
 
-    fn learn(&mut self, status: &StatusEvent) -> bool {
-        let now = Known {
-            generation: status.generation,
-            ended: status.state == AgentState::Exited,
-        };
-        if self.known.len() >= MAX_KNOWN {
-            self.known.retain(|_, known| !known.ended);
-        }
-        let before = self.known.insert(status.agent, now);
-        if let Some(before) = before
-            && before.generation >= now.generation
-        {
-            self.known.insert(status.agent, before);
-            return false;
-        }
-        true
-    }
-
-    fn gone(&mut self, agent: AgentId) {
-        let generation = u64::MAX;
-        let known = Known {
-            generation,
-            ended: true,
-        };
-        let before = self.known.insert(agent, known);
-        if before.is_none_or(|before| !before.ended) {
-            self.ready.push_back(WatchEvent::Gone(agent));
-        }
-    }
-
-    /// Asks the host how things stand.
+    /// Asks the host how things stand. Cancel-safe.
     async fn ask(&mut self) -> Result<()> {
-        match self.agents.clone() {
+        let whom = || match &self.agents {
             Some(agents) => {
-                for agent in agents {
-                    self.ask_about(agent).await?;
-                }
+                let alive = agents.iter().filter(|agent| !self.known.has_ended(**agent));
+                Whom::These(alive.copied().collect())
             }
-            None => self.ask_about_all().await?,
-        }
-        let longest = if self.on { POLL } else { POLL_WITHOUT_EVENTS };
-        self.poll = Poll {
-            at: Instant::now() + self.poll.pause.min(longest),
-            pause: (self.poll.pause * 2).min(longest),
-            all: false,
-            first: false,
+            None => Whom::All {
+                ended: self.lost,
+                expected: self.known.alive().collect(),
+            },
         };
-        Ok(())
-    }
-
-    async fn ask_about(&mut self, agent: AgentId) -> Result<()> {
-        if self.known.get(&agent).is_some_and(|known| known.ended) {
-            return Ok(());
-        }
-        match self.client.get(agent).await {
-            Ok(info) => self.status(of_info(&info)),
-            Err(ClientError::Refused(refusal)) if refusal.code == ErrorCode::NotFound => {
-                self.gone(agent);
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    async fn ask_about_all(&mut self) -> Result<()> {
-        let alive = AgentState::ALL
-            .into_iter()
-            .filter(|state| *state != AgentState::Exited);
-        let filter = AgentFilter {
-            states: (!self.poll.all).then(|| alive.collect()),
-            ..AgentFilter::default()
-        };
-        let mut missing: BTreeSet<AgentId> = (self.known.iter())
-            .filter(|(_, known)| !known.ended)
-            .map(|(agent, _)| *agent)
-            .collect();
-        let mut after = None;
-        loop {
-            let page = self.client.list(&filter, after).await?;
-            for info in &page.agents {
-                missing.remove(&info.id);
-                let status = of_info(info);
-                // Those that had ended before are no news.
-                if self.poll.first && status.state == AgentState::Exited {
-                    self.learn(&status);
-                } else {
-                    self.status(status);
-                }
-            }
-            match page.next {
-                Some(next) if after.is_none_or(|after| after < next) => after = Some(next),
-                _ => break,
+        let question = || Standing::ask(self.client.clone(), whom());
+        let (standing, asked) = self.asking.answer(question).await;
+        for status in standing.states {
+            // Of all, those that had ended before are no news.
+            if self.first && self.agents.is_none() && status.state == AgentState::Exited {
+                self.known.learn(&status);
+            } else {
+                self.status(status);
             }
         }
-        for agent in missing {
-            self.ask_about(agent).await?;
+        for agent in standing.gone {
+            if self.known.gone(agent) {
+                self.ready.push_back(WatchEvent::Gone(agent));
+            }
         }
+        asked?;
+        (self.lost, self.first) = (false, false);
+        self.poll
+            .put_off(if self.on { POLL } else { POLL_WITHOUT_EVENTS });
         Ok(())
-    }
-}
-
-/// The event that would have told this.
-fn of_info(info: &AgentInfo) -> StatusEvent {
-    StatusEvent {
-        agent: info.id,
-        generation: info.generation,
-        state: info.state,
-        outcome: info.outcome.clone(),
-        restart: info.restart.clone(),
-        receipt: info.receipt.clone().map(Box::new),
-        usage: info.usage,
-        last_seq: info.next_seq.checked_sub(1),
-        time_ms: (info.exited_ms.or(info.started_ms)).unwrap_or(info.created_ms),
     }
 }
 

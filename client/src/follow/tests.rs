@@ -8,6 +8,7 @@ use skep_protocol::event::LogRecord;
 use skep_protocol::op::{OutputReply, Request, SubscribeReply};
 use skep_protocol::{ErrorCode, Usage, WireError};
 use skep_transport::{Publisher, local};
+use tokio::time::Instant;
 
 use super::*;
 use crate::ClientError;
@@ -33,6 +34,8 @@ struct State {
     events: bool,
     /// No request is answered.
     away: bool,
+    /// How long each answer takes.
+    takes: Duration,
 }
 
 impl Script {
@@ -53,6 +56,10 @@ impl Script {
             let mut unanswered = Vec::new();
             while let Some(message) = wire.inbox.recv().await {
                 let payload = message.payload.unwrap();
+                let takes = host.with(|state| state.takes);
+                if !takes.is_zero() {
+                    tokio::time::sleep(takes).await;
+                }
                 if host.with(|state| state.away) {
                     unanswered.push(message.peer);
                 } else {
@@ -384,6 +391,27 @@ async fn being_cancelled_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_who_gives_up_often_reads_it_all_the_same() {
+    let (script, client) = Script::new();
+    script.write_to(35);
+    script.end();
+    script.with(|state| state.takes = Duration::from_millis(50));
+    let mut follow = client.follow(script.agent, both());
+    let mut seen = Vec::new();
+    for _ in 0..1000 {
+        let next = tokio::time::timeout(Duration::from_millis(20), follow.next());
+        match next.await.map(Result::unwrap) {
+            Ok(Some(LogItem::Record(record))) => seen.push(record.seq),
+            Ok(Some(LogItem::Gap(gap))) => panic!("{gap:?}"),
+            Ok(None) => break,
+            Err(_) => {}
+        }
+    }
+    assert_eq!(seen, (0..35).collect::<Vec<_>>());
+    assert_eq!(script.reads(), [0, 10, 20, 30], "each piece once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_status_that_promises_too_much_does_not_make_it_spin() {
     let (script, client) = Script::new();
     script.write_to(3);
@@ -483,7 +511,13 @@ fn happening() -> impl Strategy<Value = Happening> {
 /// Every record once and in order, or within a gap of what had expired.
 async fn whatever_happens(happenings: Vec<Happening>, from_seq: u64, end_is_told: bool) {
     let (script, client) = Script::new();
-    let mut follow = client.follow(script.agent, FollowOptions { from_seq, ..both() });
+    let options = FollowOptions {
+        from_seq,
+        // Gone several times in a row, the host is not seen to be back between.
+        host_away: Duration::MAX,
+        ..both()
+    };
+    let mut follow = client.follow(script.agent, options);
     let mut items = Vec::new();
     for happening in happenings {
         let written = script.with(|state| state.history.len() as u64);

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use skep_protocol::codec::{Envelope, encode, encode_error, encode_reply};
 use skep_protocol::op::{AgentPage, AgentReply, HostInfo, Request};
-use skep_protocol::{Usage, WireError};
+use skep_protocol::{AgentInfo, ErrorCode, Usage, WireError};
 use skep_transport::{Publisher, local};
 
+use super::standing::of_info;
 use super::*;
 
 /// Agents on a scripted host, by id: generation and state.
@@ -15,6 +16,8 @@ use super::*;
 struct Script {
     agents: Arc<Mutex<BTreeMap<AgentId, (u64, AgentState)>>>,
     publisher: Publisher,
+    /// How long each answer takes, and how many were given.
+    pace: Arc<Mutex<(Duration, usize)>>,
 }
 
 impl Script {
@@ -23,11 +26,17 @@ impl Script {
         let script = Self {
             agents: Arc::default(),
             publisher: wire.publisher,
+            pace: Arc::default(),
         };
         let host = script.clone();
         tokio::spawn(async move {
             while let Some(message) = wire.inbox.recv().await {
                 let payload = message.payload.unwrap();
+                let takes = host.paced(|(takes, _)| *takes);
+                if !takes.is_zero() {
+                    tokio::time::sleep(takes).await;
+                }
+                host.paced(|(_, given)| *given += 1);
                 message.peer.reply(host.answer(&payload));
             }
         });
@@ -36,6 +45,19 @@ impl Script {
 
     fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<AgentId, (u64, AgentState)>) -> T) -> T {
         act(&mut self.agents.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn paced<T>(&self, act: impl FnOnce(&mut (Duration, usize)) -> T) -> T {
+        act(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn takes(&self, time: Duration) {
+        self.paced(|(takes, _)| *takes = time);
+    }
+
+    /// How many answers were given.
+    fn asked(&self) -> usize {
+        self.paced(|(_, given)| *given)
     }
 
     fn answer(&self, payload: &[u8]) -> Vec<u8> {
@@ -210,22 +232,46 @@ async fn an_agent_that_the_host_no_longer_knows_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_that_have_ended_are_forgotten_when_there_are_many() {
-    let (_script, client) = Script::new();
-    let mut watch = client.watch_all().await.unwrap();
-    let status = |state| of_info(&info(AgentId::random(), (1, state)));
-    let (runs, first) = (status(AgentState::Running), status(AgentState::Exited));
-    assert!(watch.learn(&runs) && watch.learn(&first));
-    let mut other = first.clone();
-    while watch.known.len() < MAX_KNOWN - 1 {
-        other.agent = AgentId::random();
-        assert!(watch.learn(&other));
+async fn one_who_gives_up_often_is_told_all_the_same() {
+    const AGENTS: usize = 10;
+    for all in [false, true] {
+        let (script, client) = Script::new();
+        let agents = [(); AGENTS].map(|()| AgentId::random());
+        for agent in agents {
+            script.step(agent, AgentState::Running, false);
+        }
+        let mut watch = match all {
+            false => client.watch_some(agents).await.unwrap(),
+            true => client.watch_all().await.unwrap(),
+        };
+        script.takes(Duration::from_millis(50));
+        let before = script.asked();
+        let mut told = 0;
+        for _ in 0..1000 {
+            let impatient = Duration::from_millis(20);
+            let next = tokio::time::timeout(impatient, watch.next()).await;
+            told += usize::from(next.is_ok());
+            if told == AGENTS {
+                break;
+            }
+        }
+        assert_eq!(told, AGENTS, "all: {all}");
+        // Two are on a page, and the last page is empty.
+        let once = if all { AGENTS / 2 + 1 } else { AGENTS };
+        assert_eq!(script.asked() - before, once, "all: {all}");
     }
-    assert!(!watch.learn(&first), "it is remembered");
-    for _ in 0..2 {
-        other.agent = AgentId::random();
-        assert!(watch.learn(&other));
-    }
-    assert_eq!(watch.known.len(), 2, "the last and the one that runs");
-    assert!(!watch.learn(&runs) && watch.learn(&first));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_dropped_asks_no_more() {
+    let (script, client) = Script::new();
+    let agents = [AgentId::random(), AgentId::random()];
+    let mut watch = client.watch_some(agents).await.unwrap();
+    script.takes(Duration::from_millis(50));
+    let before = script.asked();
+    let next = tokio::time::timeout(Duration::from_millis(20), watch.next()).await;
+    assert!(next.is_err());
+    drop(watch);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(script.asked() - before, 1);
 }
