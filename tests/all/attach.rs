@@ -1,7 +1,7 @@
 //! `skep attach`: on a terminal and without one.
 
 use skep_client::protocol::spec::Stdin;
-use skep_client::protocol::{AgentInfo, Outcome};
+use skep_client::protocol::{AgentInfo, AgentState, Outcome};
 use skep_tests::{Terminal, TestHost, probe, skep_binary, spec};
 
 use crate::command::{skep, skep_with};
@@ -46,9 +46,10 @@ async fn the_detach_keys_leave_it_running() {
     terminal.shows("Ctrl-C x leaves it running").await;
     terminal.types("second\n").await;
     terminal.shows("second\nsecond").await;
-    terminal.types("\x03x").await;
+    // What stands before the keys is sent.
+    terminal.types("more\x03x").await;
     terminal.shows("code 0\nrestored").await;
-    assert_eq!(client.get(agent.id).await.unwrap().usage.stdin_bytes, 18);
+    assert_eq!(client.get(agent.id).await.unwrap().usage.stdin_bytes, 22);
 
     // The end of what is typed is the end of its stdin, and then its own.
     let mut terminal = attach(&host, "--since 0 echo");
@@ -57,6 +58,31 @@ async fn the_detach_keys_leave_it_running() {
     terminal.shows("code 0\nrestored").await;
     let ended = client.wait(agent.id, None).await.unwrap();
     assert_eq!(ended.outcome, Some(Outcome::Exited { code: 0 }));
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_no_stdin_can_be_left() {
+    let host = TestHost::with(|config| config.capacity.max_agents = 1).await;
+    let client = host.client().await;
+    client.spawn(probe(&["until-stop"]), None).await.unwrap();
+    let queued = echo(&host).await;
+    assert_eq!(queued.state, AgentState::Queued);
+    // In a line of their own, and behind something else.
+    for (lines, keys) in [("first\nsecond\n", DETACH), ("third\n", "more\x10\x11")] {
+        let mut terminal = attach(&host, "echo");
+        terminal.shows("Ctrl-P Ctrl-Q leaves it running").await;
+        terminal.types(lines).await;
+        terminal.types(keys).await;
+        terminal.shows("left running").await;
+        terminal.shows("has not taken all").await;
+        terminal.shows("code 0\nrestored").await;
+    }
+    let info = client.get(queued.id).await.unwrap();
+    assert_eq!(
+        (info.state, info.usage.stdin_bytes),
+        (AgentState::Queued, 0)
+    );
     host.end().await;
 }
 

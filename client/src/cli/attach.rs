@@ -14,15 +14,17 @@ use super::show::{Beside, STOPPING, View, conclude};
 use super::signals::Signals;
 use super::sink::{Form, Sink};
 use super::terminal::Attached;
-use super::{Context, Outcome, agent, exit, restarts, stdin};
+use super::{Context, Outcome, agent, exit, restarts, stdin, typed};
 
 /// Ctrl-C.
 const INTERRUPT: i32 = 2;
 
 /// Why this command ends before the agent does.
 enum Left {
-    /// The detach keys.
-    Detached,
+    /// The detach keys, and whether all that was typed before them was taken.
+    Detached {
+        all_taken: bool,
+    },
     Signal(i32),
 }
 
@@ -91,7 +93,9 @@ pub(super) async fn attach(context: &Context, args: &AttachArgs) -> Outcome {
             shown?;
             None
         }
-        () = send(&client, agent, typed, detector) => Some(Left::Detached),
+        all_taken = typed::send(&client, agent, typed, detector) => {
+            Some(Left::Detached { all_taken })
+        }
         signal = obey(&client, agent, &mut signals, &answers, args.no_stop) => Some(Left::Signal(signal)),
     };
     beside.hide();
@@ -102,69 +106,14 @@ pub(super) async fn attach(context: &Context, args: &AttachArgs) -> Outcome {
     drop(attached);
     match left {
         None => Ok(conclude(&client, agent, &mut sink).await?.1),
-        Some(Left::Detached) => {
+        Some(Left::Detached { all_taken }) => {
+            if !all_taken {
+                sink.note("the agent has not taken all that was typed")?;
+            }
             sink.note(&format!("left running: `skep attach {agent}` comes back"))?;
             Ok(0)
         }
         Some(Left::Signal(signal)) => Err(Failure::quiet(exit::of_signal(signal))),
-    }
-}
-
-/// Sends what is typed; returns when the detach keys are.
-async fn send(
-    client: &Client,
-    agent: AgentId,
-    typed: Option<mpsc::Receiver<io::Result<Vec<u8>>>>,
-    mut detector: Option<Detector>,
-) {
-    let Some(mut typed) = typed else {
-        return std::future::pending().await;
-    };
-    let mut open = true;
-    loop {
-        let piece = typed.recv().await;
-        let more = piece.is_some();
-        let typed = match piece {
-            Some(Ok(piece)) => piece,
-            Some(Err(_)) | None => Vec::new(),
-        };
-        let (mut bytes, detached) = match &mut detector {
-            Some(detector) => detector.pass(&typed),
-            None => (typed.clone(), false),
-        };
-        let ends = typed.is_empty();
-        if let Some(detector) = detector.as_mut().filter(|_| ends) {
-            bytes.extend(detector.rest());
-        }
-        if open && let Err(failure) = write(client, agent, &bytes, ends).await {
-            open = false;
-            failure.tell();
-        }
-        if detached {
-            return;
-        }
-        open &= !ends;
-        if !more {
-            return std::future::pending().await;
-        }
-    }
-}
-
-async fn write(client: &Client, agent: AgentId, bytes: &[u8], close: bool) -> Result<(), Failure> {
-    let written = async {
-        client.write_all_stdin(agent, bytes, None).await?;
-        if close {
-            client.close_stdin(agent).await?;
-        }
-        Ok(())
-    };
-    match written.await {
-        Err(error) if close && stdin::had_enough(&error) => Ok(()),
-        Err(error) if stdin::had_enough(&error) => Err(Failure::of_skep(
-            "the agent does not take what is typed: its stdin is closed, or was never open: spawn \
-             with `--stdin open`",
-        )),
-        written => Ok(written?),
     }
 }
 

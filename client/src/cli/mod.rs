@@ -48,6 +48,7 @@ mod spec;
 mod stdin;
 mod terminal;
 mod text;
+mod typed;
 mod verify;
 mod wait;
 
