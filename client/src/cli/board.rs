@@ -7,7 +7,7 @@ use std::time::Duration;
 use console::Term;
 use skep_client::protocol::event::{ProgressEvent, StatusEvent};
 use skep_client::protocol::{AgentId, AgentInfo, AgentState};
-use skep_client::{AgentFilter, Client, WatchEvent};
+use skep_client::{AgentFilter, Client, ClientError, WatchEvent};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -48,13 +48,14 @@ pub(super) async fn show(client: &Client, filter: &AgentFilter, all: bool) -> Ou
                 None => return Ok(0),
             },
             agents = answer(&mut asking) => {
-                board.renew(agents?, all);
+                if let Some(agents) = agents? {
+                    board.renew(agents, all);
+                }
                 ask_at = Instant::now() + ASK_EVERY;
             }
             () = tokio::time::sleep_until(ask_at), if asking.is_none() => {
                 asked_at = Instant::now();
-                let (client, filter) = (client.clone(), filter.clone());
-                asking = Some(tokio::spawn(async move { client.list_all(&filter).await }));
+                asking = Some(ask(client, filter));
             }
             () = tokio::time::sleep_until(draw_at) => {
                 draw_at = Instant::now() + DRAW_EVERY;
@@ -65,14 +66,24 @@ pub(super) async fn show(client: &Client, filter: &AgentFilter, all: bool) -> Ou
     }
 }
 
-async fn answer(asking: &mut Option<Asking>) -> Result<Vec<AgentInfo>, Failure> {
+/// In a task of its own: here it would be given up at each frame.
+fn ask(client: &Client, filter: &AgentFilter) -> Asking {
+    let (client, filter) = (client.clone(), filter.clone());
+    tokio::spawn(async move { client.list_all(&filter).await })
+}
+
+/// What the host has; `None` where it does not answer, as while it is started
+/// again. Whoever watches is told if that takes too long.
+async fn answer(asking: &mut Option<Asking>) -> Result<Option<Vec<AgentInfo>>, Failure> {
     let Some(task) = asking else {
         return std::future::pending().await;
     };
     let answer = task.await;
     *asking = None;
     match answer {
-        Ok(agents) => Ok(agents?),
+        Ok(Ok(agents)) => Ok(Some(agents)),
+        Ok(Err(ClientError::Timeout { .. })) => Ok(None),
+        Ok(Err(error)) => Err(error.into()),
         Err(error) => Err(Failure::of_skep(format!(
             "agents cannot be listed: {error}"
         ))),
@@ -231,4 +242,24 @@ fn bar(event: &ProgressEvent) -> String {
     )]
     let done = (fraction * BAR as f64) as usize;
     format!("[{:<BAR$}] {said}", "=".repeat(done))
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_transport::local;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_is_away_ends_nothing() {
+        let (wire, connection) = local();
+        let client = Client::over(connection);
+        // It is there, and answers nothing.
+        let mut asking = Some(ask(&client, &AgentFilter::default()));
+        assert!(matches!(answer(&mut asking).await, Ok(None)));
+        assert!(asking.is_none(), "it is asked again");
+        drop(wire);
+        let mut asking = Some(ask(&client, &AgentFilter::default()));
+        assert!(answer(&mut asking).await.is_err());
+    }
 }
