@@ -429,6 +429,33 @@ async fn a_file_that_is_replaced_while_it_is_read_ends() {
     host.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_vanishes_while_it_is_copied_is_left_out() {
+    let host = native_host().await;
+    let client = host.client().await;
+    let script = "echo stays > stays; echo ready; while :; do mkdir d; for f in $(seq 200); do \
+                  : > $f; : > d/$f; done; rm -r d [0-9]*; done";
+    let agent = client
+        .spawn(with_scratch(sh(script)), None)
+        .await
+        .unwrap()
+        .id;
+    crate::written(&client, agent, 1).await;
+    let (at, from) = (host.control().to_string(), format!("{agent}:"));
+    let copy = async || {
+        let to = tempfile::tempdir().unwrap();
+        let into = to.path().to_str().unwrap();
+        let ran = skep(&["--host", &at, "cp", "-r", &from, into]).await;
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let stays = std::fs::read(to.path().join("stays")).unwrap();
+        assert_eq!(stays, b"stays\n");
+        ran.stderr.contains("left out").then_some(())
+    };
+    eventually("a file that vanishes", copy).await;
+    client.kill(agent).await.unwrap();
+    host.end().await;
+}
+
 #[tokio::test]
 async fn run_takes_files_in_and_brings_files_out() {
     let dir = tempfile::tempdir().unwrap();

@@ -39,6 +39,11 @@ impl Failure {
         self
     }
 
+    /// Whether it is of this code.
+    pub(super) fn is(&self, code: ErrorCode) -> bool {
+        self.code == Some(code.as_str())
+    }
+
     /// Nobody reads what is printed. That is no error, and nothing more is said.
     pub(super) fn quiet(exit: u8) -> Self {
         Self {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use skep_client::Client;
 use skep_client::protocol::op::{FileInfo, FileKind};
 use skep_client::protocol::{AgentId, ErrorCode};
-use skep_client::{Client, ClientError};
 
 use super::args::{CopyArgs, FilesArgs};
 use super::failure::Failure;
@@ -177,9 +177,8 @@ async fn copy_tree(client: &Client, agent: AgentId, path: Option<&str>, to: &Pat
             }
         };
         let files = match client.all_files(agent, next.path.as_deref()).await {
-            // The agent has removed it meanwhile.
-            Err(error) if next.depth > 0 && is_gone(&error) => {
-                skipped.add(shown);
+            Err(error) if next.depth > 0 && error.code() == Some(ErrorCode::NotFound) => {
+                skipped.gone(shown);
                 continue;
             }
             files => files?,
@@ -193,17 +192,20 @@ async fn copy_tree(client: &Client, agent: AgentId, path: Option<&str>, to: &Pat
                     path: Some(file.path.clone()),
                     depth: next.depth + 1,
                 }),
-                FileKind::File => fetch(client, agent, &file.path, &dir, name).await?,
+                FileKind::File => match fetch(client, agent, &file.path, &dir, name).await {
+                    Err(failure) if failure.is(ErrorCode::NotFound) => skipped.gone(&file.path),
+                    fetched => fetched?,
+                },
                 FileKind::Link | FileKind::Other => skipped.add(&file.path),
             }
         }
     }
     skipped.tell();
+    if skipped.some_gone {
+        // As much may be missing because the agent itself was forgotten.
+        client.files(agent, path, None).await?;
+    }
     Ok(0)
-}
-
-fn is_gone(error: &ClientError) -> bool {
-    error.code() == Some(ErrorCode::NotFound)
 }
 
 /// The name of an entry. Where it lies is the host's word, and may not lead
@@ -229,6 +231,7 @@ fn name_in<'a>(dir: Option<&str>, file: &'a FileInfo) -> Result<&'a str, Failure
 struct Skipped {
     count: u64,
     first: String,
+    some_gone: bool,
 }
 
 impl Skipped {
@@ -237,6 +240,12 @@ impl Skipped {
             self.first = text::clean(path);
         }
         self.count += 1;
+    }
+
+    /// The agent has removed it since it was listed.
+    fn gone(&mut self, path: &str) {
+        self.some_gone = true;
+        self.add(path);
     }
 
     fn tell(&self) {
