@@ -3,9 +3,11 @@
 use serde_json::Value;
 use skep_client::protocol::spec::ComponentRef;
 use skep_client::protocol::{AgentId, Digest};
-use skep_tests::{Terminal, TestHost, end_of, guest, probe, sh, skep_binary, soon};
+use skep_tests::{HostProcess, Terminal, TestHost, end_of, guest, probe, sh, skep_binary, soon};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::command::{Ran, ended, skep, start};
+use crate::running;
 
 /// A host that runs scripts.
 async fn native_host() -> TestHost {
@@ -185,6 +187,35 @@ async fn lines_of_agents_that_write_in_pieces_are_never_mixed() {
     }
     assert_eq!(ran.stdout.lines().count(), 14, "{}", ran.stdout);
     host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_be_followed_to_the_end_is_told_of_and_counts() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let mut follows = vec!["logs".to_owned(), "-f".to_owned()];
+    for _ in 0..2 {
+        let agent = client.spawn(probe(&["until-stop"]), None).await.unwrap();
+        running(&client, agent.id).await;
+        follows.push(agent.id.to_string());
+    }
+    let control = host.control().to_string();
+    let args: Vec<&str> = follows.iter().map(String::as_str).collect();
+    let mut child = start(&[&["--host", &control], args.as_slice()].concat());
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    for _ in 0..2 {
+        soon("a line", lines.next_line()).await.unwrap().unwrap();
+    }
+    // The next host knows nothing of them.
+    host.kill_9();
+    std::fs::remove_dir_all(host.state_dir()).unwrap();
+    host.start_again().await;
+    let ran = ended(child).await;
+    assert_eq!(ran.code, Some(125), "{}", ran.stderr);
+    for agent in &follows[2..] {
+        let told = format!("skep: {agent}: ");
+        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -77,14 +77,15 @@ pub(super) async fn logs(context: &Context, args: &LogsArgs) -> Outcome {
         _ => Out::Lines(Lines::new(&agents, args.timestamps)),
     };
     history(&client, &mut pages, &mut out).await?;
-    if args.follow {
-        follow(&client, pages, &mut out).await?;
-    }
+    let code = match args.follow {
+        true => follow(&client, pages, &mut out).await?,
+        false => 0,
+    };
     for agent in &agents {
         out.end(agent.id)?;
     }
     out.flush()?;
-    Ok(0)
+    Ok(code)
 }
 
 /// The agents that were asked for, each once, the oldest first.
@@ -254,8 +255,9 @@ async fn history(client: &Client, pages: &mut [Pages], out: &mut Out) -> Result<
     }
 }
 
-/// What comes, until all have ended.
-async fn follow(client: &Client, pages: Vec<Pages>, out: &mut Out) -> Result<(), Failure> {
+/// What comes, until all have ended; gives the exit code of the first that could
+/// not be followed to its end.
+async fn follow(client: &Client, pages: Vec<Pages>, out: &mut Out) -> Outcome {
     let (sender, mut items) = mpsc::channel(WAITING);
     let mut following = JoinSet::new();
     for page in pages {
@@ -273,6 +275,9 @@ async fn follow(client: &Client, pages: Vec<Pages>, out: &mut Out) -> Result<(),
     }
     drop(sender);
     let mut away = Away::new(client);
+    let mut code = 0;
+    // What there was before: it may take long until there is more.
+    out.flush()?;
     loop {
         let next = tokio::select! {
             next = items.recv() => next,
@@ -282,14 +287,17 @@ async fn follow(client: &Client, pages: Vec<Pages>, out: &mut Out) -> Result<(),
             }
         };
         let Some((agent, item)) = next else {
-            return Ok(());
+            return Ok(code);
         };
         match item {
             Some(Ok(item)) => out.item(agent, &item)?,
             Some(Err(error)) => {
                 // The others go on.
                 out.end(agent)?;
-                Failure::from(error).about(&agent.to_string()).tell();
+                let told = Failure::from(error).about(&agent.to_string()).tell();
+                if code == 0 {
+                    code = told;
+                }
             }
             None => out.end(agent)?,
         }
