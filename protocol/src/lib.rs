@@ -10,7 +10,8 @@
 //! - [`op`] has one type per operation, [`event`] one per event.
 //! - [`spec`], [`limits`], [`info`] and [`outcome`] are what they speak about.
 //! - [`receipt`] is the record of a run, [`path`] what its files may be called.
-//! - [`error`] has the codes that a refusal carries.
+//! - [`error`] has the codes that a refusal carries, [`text`] what of its words
+//!   is not to be printed as it is.
 #![warn(missing_docs)]
 
 pub mod codec;
@@ -24,6 +25,7 @@ pub mod outcome;
 pub mod path;
 pub mod receipt;
 pub mod spec;
+pub mod text;
 
 pub use error::{ErrorCode, ErrorDetails, WireError};
 pub use id::{AgentId, AgentName, Digest, RequestId};

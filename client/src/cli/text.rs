@@ -4,16 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use skep_client::protocol::AgentInfo;
 use skep_client::protocol::info::PausedReason;
+use skep_client::protocol::text::deceives;
 
 /// A text from a host, an agent or another client, with nothing in it that
-/// would move a terminal's cursor.
+/// would move a terminal's cursor or show as something else.
 pub(super) fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     for c in text.chars() {
-        // Control characters, and those that turn the direction of writing.
-        if c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
+        if deceives(c) {
             cleaned.extend(c.escape_default());
         } else {
             cleaned.push(c);
@@ -106,8 +104,8 @@ mod tests {
     #[test]
     fn terminals_are_left_alone() {
         assert_eq!(
-            clean("a\x1b[2Jb\nc\u{202e}d é"),
-            "a\\u{1b}[2Jb\\nc\\u{202e}d é"
+            clean("a\x1b[2Jb\nc\u{202e}d\u{200b} é"),
+            "a\\u{1b}[2Jb\\nc\\u{202e}d\\u{200b} é"
         );
     }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use skep_protocol::codec::Envelope;
 use skep_protocol::op::{AgentReply, HostGc, Op, Request};
 use skep_protocol::spec::{ComponentRef, DirGrant};
+use skep_protocol::text::deceives;
 use skep_protocol::{AgentId, AgentName, AgentSpec, Digest, LimitsAsk, RequestId, RunnerKind};
 
 /// Of each list so many members are told, and of each text so many bytes. With
@@ -264,10 +265,4 @@ pub(super) fn told(text: &str, most: usize) -> String {
         told.push(CUT);
     }
     told
-}
-
-/// Controls, and what changes the direction of what follows.
-fn deceives(char: char) -> bool {
-    char.is_control()
-        || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
