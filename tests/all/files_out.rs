@@ -456,6 +456,31 @@ async fn what_vanishes_while_it_is_copied_is_left_out() {
     host.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_deep_a_tree_is_copied_and_no_deeper() {
+    const MOST: usize = 256;
+    let host = native_host().await;
+    let client = host.client().await;
+    let at = host.control().to_string();
+    for (depth, fits) in [(MOST, true), (MOST + 1, false)] {
+        let bottom = "d/".repeat(depth);
+        let script = format!("mkdir -p {bottom} && echo deep > {bottom}bottom");
+        let agent = run(&client, with_scratch(sh(&script))).await.info.id;
+        let to = tempfile::tempdir().unwrap();
+        let (from, into) = (format!("{agent}:"), to.path().to_str().unwrap());
+        let ran = skep(&["--host", &at, "cp", "-r", &from, into]).await;
+        assert_eq!(ran.code, Some(if fits { 0 } else { 125 }), "{}", ran.stderr);
+        assert_eq!(
+            ran.stderr.contains("more than 256"),
+            !fits,
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(to.path().join(format!("{bottom}bottom")).exists(), fits);
+    }
+    host.end().await;
+}
+
 #[tokio::test]
 async fn run_takes_files_in_and_brings_files_out() {
     let dir = tempfile::tempdir().unwrap();

@@ -598,6 +598,13 @@ mod tests {
     }
 
     #[test]
+    fn a_tail_is_of_so_many_lines_and_no_more() {
+        assert!(parse("skep logs --tail 1000000 x").is_ok());
+        let error = parse("skep logs --tail 1000001 x").unwrap_err();
+        assert!(error.contains("1000000"), "{error}");
+    }
+
+    #[test]
     fn wrong_flags_are_refused() {
         for (line, named) in [
             ("skep run", "AGENT.wasm"),
