@@ -7,7 +7,7 @@ use serde_json::json;
 use skep_client::protocol::{AgentId, Outcome};
 use skep_protocol::spec::{DirGrant, DirMode, Restart, RestartPolicy};
 use skep_protocol::{AgentSpec, ErrorCode};
-use skep_tests::hostile::core_module;
+use skep_tests::hostile::{core_module, preview1};
 use skep_tests::{Ended, TestHost, probe, run};
 
 use crate::refusal;
@@ -234,18 +234,7 @@ async fn no_path_leads_out_of_a_granted_directory() {
 /// Puts a link in the place of a directory that it was granted by itself besides
 /// its parent, and empties `canary` in whatever it is granted there.
 fn swaps_its_grant(shared: &Path) -> AgentSpec {
-    let import = |name: &str, short: &str, params: &str| {
-        format!(
-            "(import \"wasi_snapshot_preview1\" \"{name}\" \
-             (func ${short} (param {params}) (result i32)))"
-        )
-    };
-    let imports = [
-        import("path_rename", "rename", "i32 i32 i32 i32 i32 i32"),
-        import("path_symlink", "symlink", "i32 i32 i32 i32 i32"),
-        import("path_open", "open", "i32 i32 i32 i32 i32 i64 i64 i32 i32"),
-    ]
-    .concat();
+    let imports = preview1(&["rename", "symlink", "open"]);
     let text = |from: usize, length: usize| {
         let from = 1024 + from;
         format!("(i32.const {from}) (i32.const {length})")

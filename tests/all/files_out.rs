@@ -8,22 +8,11 @@ use skep_client::Client;
 use skep_client::protocol::op::FileKind;
 use skep_client::protocol::receipt::CanonicalSpec;
 use skep_client::protocol::{AgentId, AgentSpec, Digest, ErrorCode, Outcome};
-use skep_host::config::Native;
-use skep_tests::hostile::core_module;
+use skep_tests::hostile::{core_module, preview1};
 use skep_tests::{HostProcess, TestHost, eventually, probe, run, sh};
 
 use crate::command::{prebuilt, skep};
-use crate::{refusal, refused, running};
-
-async fn native_host() -> TestHost {
-    TestHost::with(|config| {
-        config.native = Some(Native {
-            programs: Vec::new(),
-            user: None,
-        });
-    })
-    .await
-}
+use crate::{native, refusal, refused, running};
 
 fn with_scratch(mut spec: AgentSpec) -> AgentSpec {
     spec.grants.scratch = true;
@@ -120,33 +109,15 @@ fn vandal() -> AgentSpec {
         "(call $write (i32.const 1024) (i32.const 4))".to_owned(),
     ]
     .concat();
-    let import = |name: &str, short: &str, params: &str| {
-        format!(
-            "(import \"wasi_snapshot_preview1\" \"{name}\" \
-             (func ${short} (param {params}) (result i32)))"
-        )
-    };
-    let imports = [
-        import("path_rename", "rename", "i32 i32 i32 i32 i32 i32"),
-        import("path_link", "link", "i32 i32 i32 i32 i32 i32 i32"),
-        import("path_unlink_file", "unlink", "i32 i32 i32"),
-        import("path_create_directory", "mkdir", "i32 i32 i32"),
-        import("path_symlink", "symlink", "i32 i32 i32 i32 i32"),
-        import("path_open", "open", "i32 i32 i32 i32 i32 i64 i64 i32 i32"),
-        import(
-            "path_filestat_set_times",
-            "times",
-            "i32 i32 i32 i32 i64 i64 i32",
-        ),
-        import("fd_filestat_set_size", "resize", "i32 i64"),
-    ]
-    .concat();
+    let imports = preview1(&[
+        "rename", "link", "unlink", "mkdir", "symlink", "open", "times", "resize",
+    ]);
     core_module(&imports, b"fileother", &start)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_cannot_change_its_inputs() {
-    let host = native_host().await;
+    let host = native::host().await;
     let client = host.client().await;
     let files: &[(&str, &[u8])] = &[("file", b"the input")];
     let ended = run(&client, with_inputs(&client, vandal(), files).await).await;
@@ -305,7 +276,7 @@ async fn what_all_agents_leave_is_bounded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_strangers_tree_shows_nothing_of_the_host() {
-    let host = native_host().await;
+    let host = native::host().await;
     let client = host.client().await;
     std::fs::write(host.dir().join("canary"), "secret").unwrap();
     let script = format!(
@@ -383,7 +354,7 @@ async fn a_strangers_tree_shows_nothing_of_the_host() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_files_are_listed_in_pages() {
-    let host = native_host().await;
+    let host = native::host().await;
     let client = host.client().await;
     let script = "i=0; while [ $i -lt 100 ]; do seq -f \"$i-%03g\" 0 999 | xargs touch; \
                   i=$((i + 1)); done; d=.; i=0; while [ $i -lt 200 ]; do d=$d/d; i=$((i + 1)); done
@@ -411,7 +382,7 @@ async fn a_hundred_thousand_files_are_listed_in_pages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_replaced_while_it_is_read_ends() {
-    let host = native_host().await;
+    let host = native::host().await;
     let client = host.client().await;
     let script = "while :; do head -c 3000000 /dev/zero > t; mv t f; \
                   head -c 100 /dev/zero > t; mv t f; echo round; done";
@@ -431,7 +402,7 @@ async fn a_file_that_is_replaced_while_it_is_read_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_vanishes_while_it_is_copied_is_left_out() {
-    let host = native_host().await;
+    let host = native::host().await;
     let client = host.client().await;
     let script = "echo stays > stays; echo ready; while :; do mkdir d; for f in $(seq 200); do \
                   : > $f; : > d/$f; done; rm -r d [0-9]*; done";
@@ -459,7 +430,7 @@ async fn what_vanishes_while_it_is_copied_is_left_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_deep_a_tree_is_copied_and_no_deeper() {
     const MOST: usize = 256;
-    let host = native_host().await;
+    let host = native::host().await;
     let client = host.client().await;
     let at = host.control().to_string();
     for (depth, fits) in [(MOST, true), (MOST + 1, false)] {

@@ -175,6 +175,8 @@ async fn a_directory_is_one_hosts_alone() {
     assert!(said.contains("another host"), "{said}");
     let log = logs_of(&host.state_dir()).join(agent.to_string());
     assert!(log.is_dir(), "the second has removed the first one's logs");
+    let ended = run(&client, probe(&["exit", "0"])).await;
+    assert_eq!(ended.outcome, Outcome::Exited { code: 0 });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,18 +7,7 @@ use skep_tests::{HostProcess, Terminal, TestHost, end_of, guest, probe, sh, skep
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::command::{Ran, ended, skep, start};
-use crate::running;
-
-/// A host that runs scripts.
-async fn native_host() -> TestHost {
-    TestHost::with(|config| {
-        config.native = Some(skep_host::config::Native {
-            programs: Vec::new(),
-            user: None,
-        });
-    })
-    .await
-}
+use crate::{native, running};
 
 /// A command for this host that must succeed.
 async fn ask(host: &TestHost, args: &[&str]) -> Ran {
@@ -100,7 +89,7 @@ async fn a_range_is_found_by_record_time_and_lines() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_lines_are_whole_lines_of_their_stream() {
-    let host = native_host().await;
+    let host = native::host().await;
     let client = host.client().await;
     let script = "echo one; echo err >&2; printf 'two, in '; sleep 0.2; printf 'pieces\\n'; \
                   echo more >&2; printf tail";
@@ -161,7 +150,7 @@ async fn several_agents_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lines_of_agents_that_write_in_pieces_are_never_mixed() {
-    let host = native_host().await;
+    let host = native::host().await;
     let client = host.client().await;
     for name in ["left", "right"] {
         let script = format!(
@@ -250,7 +239,7 @@ async fn a_gap_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn colours_are_for_terminals_and_can_be_refused() {
-    let host = native_host().await;
+    let host = native::host().await;
     let client = host.client().await;
     for (name, script) in [
         ("wild", "printf '\\033[2J\\033[31mred\\033[0m\\rover\\n'"),

@@ -292,38 +292,6 @@ async fn the_operators_bounds_hold_for_agents_of_hosts_before() {
     }
 }
 
-async fn serve_in(state: &Path) -> std::process::Output {
-    let host = tokio::process::Command::new(skep_tests::skep_binary())
-        .args([
-            "serve",
-            "--events",
-            "none",
-            "--control",
-            "tcp://127.0.0.1:0",
-            "--state-dir",
-        ])
-        .arg(state)
-        .env_clear()
-        .kill_on_drop(true)
-        .output();
-    soon("the end of a host", host).await.unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_do_not_share_a_state_directory() {
-    let host = HostProcess::start(&[]).await;
-    let second = serve_in(&host.state_dir()).await;
-    assert_eq!(second.status.code(), Some(125));
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert!(said.contains("another host uses"), "{said}");
-    let client = host.client();
-    let agent = client.spawn(spec("hello", &[]), None).await.unwrap();
-    assert_eq!(
-        ended(&client, agent.id).await.outcome,
-        Some(Outcome::Exited { code: 0 })
-    );
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_store_is_set_aside_and_named() {
     let mut host = HostProcess::start(&[]).await;

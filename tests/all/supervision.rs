@@ -69,7 +69,7 @@ fn runs(records: &[skep_client::protocol::event::LogRecord]) -> Vec<(u64, String
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_runs_are_one_sequence_until_max_is_used_up() {
-    let host = TestHost::with(|config| config.native = Some(native_on())).await;
+    let host = crate::native::host().await;
     let client = host.client().await;
     let spec = with(
         sh("echo out; echo err >&2; printf tail; exit 7"),
@@ -111,13 +111,6 @@ async fn all_runs_are_one_sequence_until_max_is_used_up() {
         "it was told of an end that was none"
     );
     host.end().await;
-}
-
-fn native_on() -> skep_host::config::Native {
-    skep_host::config::Native {
-        programs: Vec::new(),
-        user: None,
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,18 +230,18 @@ async fn who_was_asked_to_end_is_not_run_again() {
     assert_eq!(outcome, Some(Outcome::Stopped { forced: false }));
     // Also if its time is over before its grace is.
     let mut late = with(probe(&["spin"]), again(RestartPolicy::Always, None));
-    late.limits.wall_ms = Some(300);
+    late.limits.wall_ms = Some(3_000);
     let late = client.spawn(late, None).await.unwrap().id;
     running(&client, late).await;
     let hour = Some(std::time::Duration::from_secs(3600));
     let outcome = client.stop(late, hour).await.unwrap().outcome;
-    assert_eq!(outcome, Some(Outcome::Deadline { limit_ms: 300 }));
+    assert_eq!(outcome, Some(Outcome::Deadline { limit_ms: 3_000 }));
     host.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_run_has_its_limits_anew_and_the_disk_is_the_agents() {
-    let host = TestHost::with(|config| config.native = Some(native_on())).await;
+    let host = crate::native::host().await;
     let client = host.client().await;
     let mut spec = with(probe(&["spin"]), again(RestartPolicy::OnFailure, Some(1)));
     spec.limits.fuel = Some(100_000_000);
@@ -282,7 +275,7 @@ async fn each_run_has_its_limits_anew_and_the_disk_is_the_agents() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stdin_is_given_again_or_goes_on() {
-    let host = TestHost::with(|config| config.native = Some(native_on())).await;
+    let host = crate::native::host().await;
     let client = host.client().await;
     let mut given = with(native(&["/bin/cat"]), again(RestartPolicy::Always, Some(2)));
     given.stdin = Stdin::Data(b"again\n".to_vec().into());

@@ -5,6 +5,7 @@ use serde_json::Value;
 use skep_client::protocol::spec::{ComponentRef, OnFuelExhausted};
 use skep_client::protocol::{AgentId, AgentSpec, AgentState};
 use skep_client::{Client, WatchEvent};
+use skep_tests::hostile::PROGRESS;
 use skep_tests::{HostProcess, Terminal, TestHost, probe, skep_binary, soon};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
@@ -14,16 +15,7 @@ use crate::command::{ended, prebuilt, run, skep, start};
 /// An agent that says that it has done 3 of 6, with a note and a stage that
 /// would clear a terminal, and a preview; and then computes for ever.
 fn reporter() -> Vec<u8> {
-    let text = r#"(component
-        (import "skep:agent/progress@0.1.0" (instance $progress
-            (type $preview' (record (field "mime" string) (field "data" (list u8))))
-            (export "preview" (type $preview (eq $preview')))
-            (type $update' (record (field "stage" string) (field "step" (option u64))
-                (field "total" (option u64)) (field "fraction" (option f64))
-                (field "eta-ms" (option u64)) (field "note" (option string))
-                (field "preview" (option $preview))))
-            (export "update" (type $update (eq $update')))
-            (export "report" (func (param "update" $update)))))
+    let component = r#"
         (core module $libc (memory (export "memory") 1)
             (data (i32.const 200) "read\1b[2Jing")
             (data (i32.const 220) "page\1b[1;1H 3")
@@ -51,8 +43,8 @@ fn reporter() -> Vec<u8> {
             (with "" (instance (export "f" (func $f)) (export "memory" (memory $libc "memory"))))))
         (func $run (result (result)) (canon lift (core func $i "run")))
         (instance $e (export "run" (func $run)))
-        (export "wasi:cli/run@0.2.0" (instance $e)))"#;
-    wat::parse_str(text).unwrap()
+        (export "wasi:cli/run@0.2.0" (instance $e))"#;
+    wat::parse_str(format!("(component {PROGRESS} {component})")).unwrap()
 }
 
 fn reporting() -> AgentSpec {

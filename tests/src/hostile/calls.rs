@@ -2,7 +2,7 @@
 
 use skep_client::protocol::{AgentSpec, Trap};
 
-use super::wat::calling;
+use super::wat::{PROGRESS, calling};
 use super::{Case, Ends, MIB, SOON_MS};
 use crate::guests::probe;
 
@@ -191,15 +191,7 @@ fn strings() -> Vec<Case> {
                 (call $report (i32.const 0)) i32.const 0)"
         );
         calling(
-            r#"(import "skep:agent/progress@0.1.0" (instance $progress
-                (type $preview' (record (field "mime" string) (field "data" (list u8))))
-                (export "preview" (type $preview (eq $preview')))
-                (type $update' (record (field "stage" string) (field "step" (option u64))
-                    (field "total" (option u64)) (field "fraction" (option f64))
-                    (field "eta-ms" (option u64)) (field "note" (option string))
-                    (field "preview" (option $preview))))
-                (export "update" (type $update (eq $update')))
-                (export "report" (func (param "update" $update)))))"#,
+            PROGRESS,
             r#"(core func $report (canon lower (func $progress "report")
                 (memory (core memory $libc "memory"))))"#,
             &["report"],

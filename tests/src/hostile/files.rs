@@ -7,7 +7,7 @@ use skep_client::protocol::AgentSpec;
 use skep_client::protocol::spec::{DirGrant, DirMode};
 use tempfile::TempDir;
 
-use super::wat::core_module;
+use super::wat::{core_module, preview1};
 use super::{Case, Ends};
 use crate::guests::probe;
 
@@ -176,21 +176,7 @@ fn outwards(yard: &Yard) -> Case {
         fails(format!("(call $symlink {root} {dir} {stolen})")),
     ]
     .concat();
-    let import = |name: &str, short: &str, params: &str| {
-        format!(
-            "(import \"wasi_snapshot_preview1\" \"{name}\" \
-             (func ${short} (param {params}) (result i32)))"
-        )
-    };
-    let imports = [
-        import("path_rename", "rename", "i32 i32 i32 i32 i32 i32"),
-        import("path_link", "link", "i32 i32 i32 i32 i32 i32 i32"),
-        import("path_unlink_file", "unlink", "i32 i32 i32"),
-        import("path_create_directory", "mkdir", "i32 i32 i32"),
-        import("path_symlink", "symlink", "i32 i32 i32 i32 i32"),
-        import("path_open", "open", "i32 i32 i32 i32 i32 i64 i64 i32 i32"),
-    ]
-    .concat();
+    let imports = preview1(&["rename", "link", "unlink", "mkdir", "symlink", "open"]);
     let spec = core_module(&imports, data.as_bytes(), &start);
     Case::new(
         "paths",

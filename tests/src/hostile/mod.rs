@@ -20,7 +20,7 @@ use skep_client::protocol::{AgentSpec, ErrorCode, Trap};
 
 pub use self::files::Yard;
 pub use self::trying::Timing;
-pub use self::wat::{command, core_module};
+pub use self::wat::{PROGRESS, command, core_module, preview1};
 
 const MIB: u64 = 1024 * 1024;
 

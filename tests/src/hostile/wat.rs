@@ -76,6 +76,45 @@ pub(super) fn calling(
     )))
 }
 
+/// The import of `skep:agent/progress` as `$progress`, for a component.
+pub const PROGRESS: &str = r#"
+    (import "skep:agent/progress@0.1.0" (instance $progress
+        (type $preview' (record (field "mime" string) (field "data" (list u8))))
+        (export "preview" (type $preview (eq $preview')))
+        (type $update' (record (field "stage" string) (field "step" (option u64))
+            (field "total" (option u64)) (field "fraction" (option f64))
+            (field "eta-ms" (option u64)) (field "note" (option string))
+            (field "preview" (option $preview))))
+        (export "update" (type $update (eq $update')))
+        (export "report" (func (param "update" $update)))))"#;
+
+/// The imports of functions of WASI 0.1 that change files, for a
+/// [`core_module`], each of which is called by its short name: `(call $rename …)`.
+///
+/// # Panics
+/// If there is none of such a name.
+#[must_use]
+pub fn preview1(names: &[&str]) -> String {
+    let import = |short: &&str| {
+        let (name, params) = match *short {
+            "rename" => ("path_rename", "i32 i32 i32 i32 i32 i32"),
+            "link" => ("path_link", "i32 i32 i32 i32 i32 i32 i32"),
+            "unlink" => ("path_unlink_file", "i32 i32 i32"),
+            "mkdir" => ("path_create_directory", "i32 i32 i32"),
+            "symlink" => ("path_symlink", "i32 i32 i32 i32 i32"),
+            "open" => ("path_open", "i32 i32 i32 i32 i32 i64 i64 i32 i32"),
+            "times" => ("path_filestat_set_times", "i32 i32 i32 i32 i64 i64 i32"),
+            "resize" => ("fd_filestat_set_size", "i32 i64"),
+            other => panic!("no function of WASI 0.1 is called {other} here"),
+        };
+        format!(
+            "(import \"wasi_snapshot_preview1\" \"{name}\" \
+             (func ${short} (param {params}) (result i32)))"
+        )
+    };
+    names.iter().map(import).collect()
+}
+
 /// A program of WASI 0.1: its memory of one page, with these bytes from 1024
 /// on, and the body of `_start`. `$write` writes so many bytes from an address
 /// to stdout.
