@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use skep_client::protocol::{AgentId, AgentState, ErrorCode};
+use skep_client::protocol::{AgentId, AgentInfo, AgentState, ErrorCode};
 use skep_client::{Client, FollowOptions};
 use tokio::sync::mpsc;
 
@@ -45,58 +45,32 @@ pub(super) async fn attach(context: &Context, args: &AttachArgs) -> Outcome {
         None => info.next_seq,
     };
     let form = if context.json { Form::Json } else { Form::Raw };
-    let view = View::of(form, false);
-    let previews = Previews::new(&args.previews)?;
-    let watch = match Beside::wants_events(&view, previews.as_ref(), true) {
-        true => Some(client.watch(agent).await?),
-        false => None,
-    };
     let (answers, answered) = mpsc::channel(1);
-    let mut beside = Beside {
-        agent,
-        name: info.name.clone(),
-        view,
-        previews,
-        watch,
-        hints: true,
-        notes: (form == Form::Raw).then(|| restarts::Notes::from(&info)),
-        answers: answered,
-    };
+    let mut beside = beside(&client, args, &info, form, answered).await?;
     let options = FollowOptions {
         from_seq,
         ..FollowOptions::default()
     };
     let log = client.follow(agent, options);
-    let typed = match (args.no_stdin, io::stdin().is_terminal()) {
-        (true, _) => None,
-        (false, true) => stdin::terminal_if_readable()?,
-        (false, false) => stdin::own_if_readable()?,
-    };
+    let keyboard = Keyboard::open(args)?;
     // Restored when it is dropped, on each way out of here.
-    let attached = typed
-        .as_ref()
-        .and_then(|_| Attached::set(&args.detach_keys));
-    let detector = attached
-        .is_some()
-        .then(|| Detector::new(args.detach_keys.clone()));
-
+    let attached = keyboard.attached;
     let mut sink = Sink::new(form);
     if attached.is_some() {
-        let keys = &args.detach_keys;
-        sink.note(&format!(
-            "attached to {}; {keys} leaves it running",
-            info.name
-        ))?;
+        let (name, keys) = (&info.name, &args.detach_keys);
+        sink.note(&format!("attached to {name}; {keys} leaves it running"))?;
     }
     let left = tokio::select! {
         shown = beside.show(&client, log, &mut sink) => {
             shown?;
             None
         }
-        all_taken = typed::send(&client, agent, typed, detector) => {
+        all_taken = typed::send(&client, agent, keyboard.typed, keyboard.detector) => {
             Some(Left::Detached { all_taken })
         }
-        signal = obey(&client, agent, &mut signals, &answers, args.no_stop) => Some(Left::Signal(signal)),
+        signal = obey(&client, agent, &mut signals, &answers, args.no_stop) => {
+            Some(Left::Signal(signal))
+        }
     };
     beside.hide();
     if left.is_some() && attached.is_some() {
@@ -114,6 +88,58 @@ pub(super) async fn attach(context: &Context, args: &AttachArgs) -> Outcome {
             Ok(0)
         }
         Some(Left::Signal(signal)) => Err(Failure::quiet(exit::of_signal(signal))),
+    }
+}
+
+/// What is shown beside the output.
+async fn beside(
+    client: &Client,
+    args: &AttachArgs,
+    info: &AgentInfo,
+    form: Form,
+    answers: mpsc::Receiver<&'static str>,
+) -> Result<Beside, Failure> {
+    let view = View::of(form, false);
+    let previews = Previews::new(&args.previews)?;
+    let watch = match Beside::wants_events(&view, previews.as_ref(), true) {
+        true => Some(client.watch(info.id).await?),
+        false => None,
+    };
+    Ok(Beside {
+        agent: info.id,
+        name: info.name.clone(),
+        view,
+        previews,
+        watch,
+        hints: true,
+        notes: (form == Form::Raw).then(|| restarts::Notes::from(info)),
+        answers,
+    })
+}
+
+/// Where what is typed comes from, if anything may be.
+struct Keyboard {
+    typed: Option<mpsc::Receiver<io::Result<Vec<u8>>>>,
+    /// Absent where it is no terminal.
+    attached: Option<Attached>,
+    detector: Option<Detector>,
+}
+
+impl Keyboard {
+    fn open(args: &AttachArgs) -> Result<Self, Failure> {
+        let keys = &args.detach_keys;
+        let typed = match (args.no_stdin, io::stdin().is_terminal()) {
+            (true, _) => None,
+            (false, true) => stdin::terminal_if_readable()?,
+            (false, false) => stdin::own_if_readable()?,
+        };
+        let attached = typed.as_ref().and_then(|_| Attached::set(keys));
+        let detector = attached.as_ref().map(|_| Detector::new(keys.clone()));
+        Ok(Self {
+            typed,
+            attached,
+            detector,
+        })
     }
 }
 

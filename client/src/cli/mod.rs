@@ -25,6 +25,7 @@ mod failure;
 mod files;
 mod gc;
 mod host;
+mod inspect;
 mod keys;
 mod lines;
 mod local;
@@ -137,7 +138,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Serve(args) => serve::serve(context, &args),
         Command::Spawn(args) => alone(spawn::spawn(context, *args)),
         Command::Ps(args) => alone(ps::ps(context, &args)),
-        Command::Inspect(args) => alone(agent::inspect(context, &args)),
+        Command::Inspect(args) => alone(inspect::inspect(context, &args)),
         Command::Verify(args) => alone(verify::verify(context, &args)),
         Command::Files(args) => alone(files::list(context, &args)),
         Command::Cp(args) => alone(files::copy(context, &args)),

@@ -1,11 +1,12 @@
 //! `skep run`: one agent to its end, on a host in this process or on another.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use skep_client::protocol::AgentId;
+use skep_client::protocol::op::WhenFull;
 use skep_client::protocol::spec::{OnFuelExhausted, RestartPolicy, Stdin};
-use skep_client::{Client, FollowOptions};
+use skep_client::protocol::{AgentId, AgentInfo, AgentSpec};
+use skep_client::{Client, FollowOptions, Watch};
 use tokio::sync::mpsc;
 
 use super::args::RunArgs;
@@ -66,27 +67,10 @@ async fn run_on(
     }
     let (stats, grace) = (args.stats, args.grace);
     let form = if context.json { Form::Json } else { Form::Raw };
-    let view = match args.quiet && !context.json {
-        true => View::None,
-        false => View::of(form, true),
-    };
-    let previews = Previews::new(&args.previews)?;
-    let hints = place == Place::There && !args.quiet;
-    let again = args.spec.restart.unwrap_or_default().policy != RestartPolicy::Never;
-    let notes = (again && !args.quiet && form == Form::Raw).then(restarts::Notes::default);
-    let told = hints || notes.is_some();
-    let wants_events = Beside::wants_events(&view, previews.as_ref(), told);
+    let showing = Showing::new(&args, form, place)?;
     let outputs = outputs(&args)?;
     args.spec.scratch |= !outputs.is_empty();
-    let source = match &args.stdin {
-        StdinSource::Closed | StdinSource::Open => None,
-        StdinSource::Own => stdin::own_if_readable()?,
-        StdinSource::File(path) => Some(stdin::file(path)?),
-    };
-    let kind = match (&source, &args.stdin) {
-        (None, StdinSource::Closed | StdinSource::Own) => Stdin::Closed,
-        _ => Stdin::Open,
-    };
+    let (source, kind) = source(&args.stdin)?;
     let when_full = args.spec.when_full();
     let spec = tokio::select! {
         spec = spec::build(args.spec, args.program, kind, client) => spec?,
@@ -94,21 +78,11 @@ async fn run_on(
         signal = signals.next() => return Err(Failure::quiet(exit::of_signal(signal))),
     };
     // Here nobody else has agents, and none of its reports is too early.
-    let early = match wants_events && place == Place::Here {
+    let early = match showing.wants_events && place == Place::Here {
         true => Some(client.watch_all().await?),
         false => None,
     };
-    let spawning = client.spawn(spec, when_full);
-    tokio::pin!(spawning);
-    let (agent, asked) = tokio::select! {
-        agent = &mut spawning => (agent?, false),
-        // The agent may be there already, and would stay.
-        _ = signals.next() => tokio::select! {
-            agent = spawning => (agent?, true),
-            signal = signals.next() => return Err(Failure::quiet(exit::of_signal(signal))),
-        },
-    };
-
+    let (agent, asked) = spawn(client, spec, when_full, &mut signals).await?;
     queue::tell(&agent);
 
     let (answering, answers) = mpsc::channel(1);
@@ -123,43 +97,15 @@ async fn run_on(
         })
     });
     let mut sink = Sink::new(form);
-    let shown = async {
-        let watch = match early {
-            Some(watch) => Some(watch.only(agent.id)),
-            None if wants_events => Some(client.watch(agent.id).await?),
-            None => None,
-        };
-        let mut beside = Beside {
-            agent: agent.id,
-            name: agent.name.clone(),
-            view,
-            previews,
-            watch,
-            hints,
-            notes,
-            answers,
-        };
-        let log = client.follow(agent.id, FollowOptions::default());
-        beside.show(client, log, &mut sink).await
-    };
+    let shown = showing.show(client, &agent, early, answers, &mut sink);
     if let Err(failure) = shown.await {
         // Nobody sees what the agent does: it has no business to go on.
         let _ = tokio::time::timeout(LAST_BLOW, client.kill(agent.id)).await;
         return Err(failure);
     }
-    let (ended, mut code) = conclude(client, agent.id, &mut sink).await?;
+    let (ended, code) = conclude(client, agent.id, &mut sink).await?;
     // Whoever is tired of waiting for them can still end this.
-    for (path, target) in &outputs {
-        if let Err(failure) = files::fetch(client, ended.id, path, &target.dir, &target.name).await
-        {
-            sink.note(&format!("the output `{}` is not there", text::clean(path)))?;
-            // What the agent itself says of its failure counts for more.
-            let told = failure.tell();
-            if code == 0 {
-                code = told;
-            }
-        }
-    }
+    let fetched = fetch(client, agent.id, &outputs, &mut sink).await?;
     interrupts.abort();
     // It has enough now, and has no cause to complain that the host goes.
     if let Some(pump) = pump {
@@ -168,7 +114,103 @@ async fn run_on(
     if stats {
         sink.note(&ending::stats(&ended))?;
     }
-    Ok(code)
+    // What the agent itself says of its failure counts for more.
+    Ok(if code == 0 { fetched } else { code })
+}
+
+/// What is shown of the agent besides its output.
+struct Showing {
+    view: View,
+    previews: Option<Previews>,
+    hints: bool,
+    notes: Option<restarts::Notes>,
+    wants_events: bool,
+}
+
+impl Showing {
+    fn new(args: &RunArgs, form: Form, place: Place) -> Result<Self, Failure> {
+        let view = match args.quiet && form != Form::Json {
+            true => View::None,
+            false => View::of(form, true),
+        };
+        let previews = Previews::new(&args.previews)?;
+        let hints = place == Place::There && !args.quiet;
+        let again = args.spec.restart.unwrap_or_default().policy != RestartPolicy::Never;
+        let notes = (again && !args.quiet && form == Form::Raw).then(restarts::Notes::default);
+        let told = hints || notes.is_some();
+        Ok(Self {
+            wants_events: Beside::wants_events(&view, previews.as_ref(), told),
+            view,
+            previews,
+            hints,
+            notes,
+        })
+    }
+
+    /// Shows the agent until it ends. Its events come from `early`, where that
+    /// was there before it.
+    async fn show(
+        self,
+        client: &Client,
+        agent: &AgentInfo,
+        early: Option<Watch>,
+        answers: mpsc::Receiver<&'static str>,
+        sink: &mut Sink,
+    ) -> Result<(), Failure> {
+        let watch = match early {
+            Some(watch) => Some(watch.only(agent.id)),
+            None if self.wants_events => Some(client.watch(agent.id).await?),
+            None => None,
+        };
+        let mut beside = Beside {
+            agent: agent.id,
+            name: agent.name.clone(),
+            view: self.view,
+            previews: self.previews,
+            watch,
+            hints: self.hints,
+            notes: self.notes,
+            answers,
+        };
+        let log = client.follow(agent.id, FollowOptions::default());
+        beside.show(client, log, sink).await
+    }
+}
+
+type Source = mpsc::Receiver<io::Result<Vec<u8>>>;
+
+/// Where the agent's stdin comes from, and what it is told of it.
+fn source(from: &StdinSource) -> Result<(Option<Source>, Stdin), Failure> {
+    let source = match from {
+        StdinSource::Closed | StdinSource::Open => None,
+        StdinSource::Own => stdin::own_if_readable()?,
+        StdinSource::File(path) => Some(stdin::file(path)?),
+    };
+    let kind = match (&source, from) {
+        (None, StdinSource::Closed | StdinSource::Own) => Stdin::Closed,
+        _ => Stdin::Open,
+    };
+    Ok((source, kind))
+}
+
+/// Starts the agent; whether a signal came meanwhile. At a second one it is not
+/// waited for.
+async fn spawn(
+    client: &Client,
+    spec: AgentSpec,
+    when_full: Option<WhenFull>,
+    signals: &mut Signals,
+) -> Result<(AgentInfo, bool), Failure> {
+    let spawning = client.spawn(spec, when_full);
+    tokio::pin!(spawning);
+    tokio::select! {
+        agent = &mut spawning => Ok((agent?, false)),
+        // The agent may be there already, and would stay.
+        _ = signals.next() => tokio::select! {
+            agent = spawning => Ok((agent?, true)),
+            signal = signals.next() => Err(Failure::quiet(exit::of_signal(signal))),
+        },
+    }
 }
 
 /// Where outputs are to be written, looked at before anything runs.
@@ -176,6 +218,27 @@ fn outputs(args: &RunArgs) -> Result<Vec<(String, Target)>, Failure> {
     (args.output.iter())
         .map(|(path, file)| Ok((path.clone(), Target::of(file, path)?)))
         .collect()
+}
+
+/// Copies what the agent left; gives the exit code of the first that is missing.
+async fn fetch(
+    client: &Client,
+    agent: AgentId,
+    outputs: &[(String, Target)],
+    sink: &mut Sink,
+) -> Outcome {
+    let mut code = 0;
+    for (path, target) in outputs {
+        let fetched = files::fetch(client, agent, path, &target.dir, &target.name).await;
+        if let Err(failure) = fetched {
+            sink.note(&format!("the output `{}` is not there", text::clean(path)))?;
+            let told = failure.tell();
+            if code == 0 {
+                code = told;
+            }
+        }
+    }
+    Ok(code)
 }
 
 /// The first signal asks the agent to stop, the second kills it, the third ends
@@ -191,7 +254,7 @@ async fn obey(
     if !asked {
         signals.next().await;
     }
-    if std::io::stderr().is_terminal() {
+    if io::stderr().is_terminal() {
         let _ = answers.try_send(STOPPING);
     }
     let stopping = tokio::spawn({
