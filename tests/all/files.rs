@@ -8,7 +8,7 @@ use skep_client::protocol::{AgentId, Outcome};
 use skep_protocol::spec::{DirGrant, DirMode, Restart, RestartPolicy};
 use skep_protocol::{AgentSpec, ErrorCode};
 use skep_tests::hostile::{core_module, preview1};
-use skep_tests::{Ended, TestHost, probe, run};
+use skep_tests::{Ended, HostProcess, TestHost, probe, run};
 
 use crate::refusal;
 
@@ -129,23 +129,19 @@ async fn a_full_disk_is_the_agents_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_host_left_is_removed() {
-    let left = std::sync::OnceLock::new();
-    let host = TestHost::with(|config| {
-        let scratch = config.state_dir.join("scratch");
-        let stale = scratch.join(AgentId::random().to_string());
-        std::fs::create_dir_all(stale.join("a/b/c")).unwrap();
-        std::fs::write(stale.join("a/b/c/file"), "left").unwrap();
-        std::fs::create_dir(scratch.join("notes")).unwrap();
-        left.set(stale).unwrap();
-    })
-    .await;
-    let stale = left.into_inner().unwrap();
+    let mut host = HostProcess::start(&[]).await;
+    host.kill_9();
+    let scratch = host.state_dir().join("scratch");
+    let stale = scratch.join(AgentId::random().to_string());
+    std::fs::create_dir_all(stale.join("a/b/c")).unwrap();
+    std::fs::write(stale.join("a/b/c/file"), "left").unwrap();
+    std::fs::create_dir(scratch.join("notes")).unwrap();
+    host.start_again().await;
     skep_tests::eventually("a scratch directory that is gone", || async {
         (!stale.exists()).then_some(())
     })
     .await;
-    assert!(host.dir().join("scratch/notes").exists());
-    host.end().await;
+    assert!(scratch.join("notes").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,18 +178,18 @@ async fn the_clock_of_an_agent_begins_with_its_turn() {
     let client = host.client().await;
     let runs = spawn(&client, sleeper()).await;
     let mut short = probe(&["until-stop"]);
-    short.limits.wall_ms = Some(1000);
+    short.limits.wall_ms = Some(5000);
     let agent = spawn(&client, short).await;
     let spawned = client.health().await.unwrap().uptime_ms;
     eventually("more time than it has", || async {
         let now = client.health().await.unwrap().uptime_ms;
-        (now > spawned + 1200).then_some(())
+        (now > spawned + 5200).then_some(())
     })
     .await;
     assert_eq!(position(&client, agent.id).await, Some(1));
     client.kill(runs.id).await.unwrap();
     let info = ended(&client, agent.id).await;
-    assert_eq!(info.outcome, Some(Outcome::Deadline { limit_ms: 1000 }));
+    assert_eq!(info.outcome, Some(Outcome::Deadline { limit_ms: 5000 }));
     assert!(info.started_ms.is_some());
     host.end().await;
 }

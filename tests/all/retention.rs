@@ -396,7 +396,11 @@ async fn a_host_goes_on_while_it_forgets_many() {
     let took = start.elapsed();
     println!("{AGENTS} forgotten in {took:?}: {asked} requests, the slowest took {longest:?}");
     assert!(amidst > 0, "nothing was answered before all were forgotten");
-    assert_eq!(agents(&client).await, []);
+    // The last of them are counted no more, and on their way.
+    eventually("no agents", || async {
+        agents(&client).await.is_empty().then_some(())
+    })
+    .await;
     assert_eq!(
         run(&client, spec("hello", &[])).await.outcome,
         Outcome::Exited { code: 0 }
