@@ -19,6 +19,10 @@ use self::upload::Upload;
 use crate::runner::wasm::{Facts, Kind};
 use crate::store::{KeptComponent, KeptUpload};
 
+/// How many may be held, however small they are: each takes a file, a record in the
+/// store, and a few hundred bytes of memory.
+const MAX_COMPONENTS: usize = 65_536;
+
 /// How many uploads may be under way.
 const MAX_UPLOADS: usize = 64;
 
@@ -62,6 +66,10 @@ pub enum StoreError {
         "the host holds {held} bytes of components, {asked} more do not fit into {bound}: remove some, or ask its operator for more"
     )]
     Full { held: u64, asked: u64, bound: u64 },
+    #[error(
+        "the host holds {MAX_COMPONENTS} components, all of which agents use: try again when some have ended"
+    )]
+    TooMany,
     #[error("{MAX_UPLOADS} uploads are under way: try again when one is done")]
     TooManyUploads,
 }
@@ -291,6 +299,7 @@ impl Components {
             return Ok(Arc::clone(&held.component));
         }
         let size = component.size as u64;
+        state.make_place()?;
         state.make_room(size, self.bound)?;
         state.bytes += size;
         let component = Arc::new(component);

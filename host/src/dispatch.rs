@@ -299,9 +299,9 @@ pub(crate) fn wire_error(error: &Error) -> WireError {
             WireError::of_field(ErrorCode::InvalidArgument, *field, message)
         }
         Error::Store(StoreError::DigestMismatch(_)) => of(ErrorCode::DigestMismatch, none()),
-        Error::Store(StoreError::Full { .. } | StoreError::TooManyUploads) => {
-            of(ErrorCode::StorageUnavailable, none())
-        }
+        Error::Store(
+            StoreError::Full { .. } | StoreError::TooMany | StoreError::TooManyUploads,
+        ) => of(ErrorCode::StorageUnavailable, none()),
         Error::Component(refusal) => refusal.to_wire(),
         Error::ComponentTooLarge { asked, ceiling } => of(
             ErrorCode::TooLarge,

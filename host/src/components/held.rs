@@ -8,7 +8,7 @@ use skep_protocol::Digest;
 use tokio::time::Instant;
 
 use super::upload::Upload;
-use super::{Component, StoreError};
+use super::{Component, MAX_COMPONENTS, StoreError};
 
 /// An upload that nobody went on with for this long makes room for others.
 const UPLOAD_IDLE: Duration = Duration::from_secs(600);
@@ -89,13 +89,7 @@ impl State {
             self.drop_idle_uploads();
         }
         while self.bytes.saturating_add(asked) > bound {
-            let oldest = self
-                .whole
-                .values()
-                .filter(|held| is_unused(&held.component))
-                .min_by_key(|held| held.used)
-                .map(|held| held.component.digest);
-            let Some(oldest) = oldest else {
+            let Some(oldest) = self.oldest_unused() else {
                 return Err(StoreError::Full {
                     held: self.bytes,
                     asked,
@@ -105,6 +99,28 @@ impl State {
             self.let_go(&oldest);
         }
         Ok(())
+    }
+
+    /// Lets go of what no agent uses and was used longest ago, where there are as
+    /// many as may be.
+    pub(super) fn make_place(&mut self) -> Result<(), StoreError> {
+        let is_full = |state: &Self| state.whole.len() + state.deleted.len() >= MAX_COMPONENTS;
+        if is_full(self) {
+            self.drop_deleted();
+        }
+        if is_full(self) {
+            let oldest = self.oldest_unused().ok_or(StoreError::TooMany)?;
+            self.let_go(&oldest);
+        }
+        Ok(())
+    }
+
+    fn oldest_unused(&self) -> Option<Digest> {
+        self.whole
+            .values()
+            .filter(|held| is_unused(&held.component))
+            .min_by_key(|held| held.used)
+            .map(|held| held.component.digest)
     }
 
     pub(super) fn drop_unused(&mut self) {

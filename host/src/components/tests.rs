@@ -239,3 +239,21 @@ fn what_agents_use_is_never_let_go() {
     assert_eq!((store.totals().components, store.totals().bytes), (0, 0));
     assert_eq!(store.take_gone().len(), 2);
 }
+
+#[test]
+fn they_are_so_many_at_most_however_small_they_are() {
+    let store = Components::new(u64::MAX);
+    let number = |number: usize| component(&number.to_le_bytes());
+    let used: Vec<_> = (0..MAX_COMPONENTS)
+        .map(|at| store.insert(number(at)).unwrap())
+        .collect();
+    assert_eq!(
+        store.insert(number(MAX_COMPONENTS)).unwrap_err(),
+        StoreError::TooMany
+    );
+    let oldest = used[0].digest;
+    drop(used);
+    store.insert(number(MAX_COMPONENTS)).unwrap();
+    assert!(store.get(&oldest).is_none());
+    assert_eq!(store.totals().components, MAX_COMPONENTS as u64);
+}
