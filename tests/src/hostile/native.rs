@@ -91,6 +91,11 @@ fn clingers() -> Vec<Case> {
     let daemon = "trap '' TERM HUP; \
          (timeout 9999 sh -c 'trap \"\" TERM HUP; echo ready; while :; do sleep 1000; done' &) & \
          wait; sleep 1000";
+    // Forks twice, is refused a session, and goes on in a group of its own.
+    let far = "use POSIX; $SIG{TERM} = $SIG{HUP} = 'IGNORE'; \
+         if (!fork) { POSIX::_exit(0) if fork; POSIX::setsid(); setpgrp(0, 0); \
+         syswrite STDOUT, qq(ready\\n) } else { wait } sleep 1000 while 1";
+    let far = || native(&["/usr/bin/perl", "-e", far]);
     let zombies = "for i in 1 2 3 4 5 6 7 8; do true & done; echo ready; exec sleep 1000";
     let (stop, kill) = (
         [Act::Written(1), Act::Stop(GRACE)],
@@ -109,6 +114,14 @@ fn clingers() -> Vec<Case> {
         case("has a daemon", daemon, forced).acts(&stop),
         case("has a daemon and is killed", daemon, Ends::Killed).acts(&kill),
         case("has a daemon for too long", daemon, Ends::Deadline).wall_ms(SOON_MS),
+        Case::new("native_clingers", "has a far daemon", far(), forced).acts(&stop),
+        Case::new(
+            "native_clingers",
+            "has a far daemon and is killed",
+            far(),
+            Ends::Killed,
+        )
+        .acts(&kill),
         case("has zombies", zombies, Ends::Killed).acts(&kill),
         case(
             "leaves a grandchild with its stdout",

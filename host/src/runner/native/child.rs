@@ -184,7 +184,7 @@ fn confine(instruction: &Instruction) -> nix::Result<()> {
         reach::restrict(Some(instruction.program_path()), reach)?;
     }
     if layers.syscalls {
-        syscalls::restrict(instruction.jail.shared())?;
+        syscalls::restrict(instruction.jail.shared(), instruction.jail.others())?;
     }
     limit(&instruction.jail)
 }

@@ -20,9 +20,10 @@
 //!
 //! `jailer` finds out what holds, in a shim that tries it all. After that an
 //! agent is shut in so or not started. `keeper`, `child`, `enclosure`, `view`,
-//! `reach` and `syscalls` run in the shim; the rest runs in the host.
+//! `reach`, `syscalls` and `arguments` run in the shim; the rest runs in the host.
 
 mod account;
+mod arguments;
 mod cgroup;
 mod child;
 mod control;

@@ -30,7 +30,7 @@ use super::enclosure::{become_account, drop_capabilities, fork_init, guard, sepa
 use super::keeper::{All, Keeper, tell};
 use super::layers::Layers;
 use super::reach::Reach;
-use super::syscalls::Shared;
+use super::syscalls::{Others, Shared};
 use super::view::{Tree, Use, is_system};
 use super::wire::{DESCRIPTORS, Instruction, Jail, MAX_ORDER, Order, Report, Step};
 use super::{reach, syscalls, view};
@@ -183,7 +183,7 @@ fn probe(account: Option<Account>) -> Result<Layers, Failure> {
     prctl::set_no_new_privs().map_err(confine)?;
     Ok(Layers {
         landlock: reach::restrict(None, &[]).is_ok(),
-        syscalls: syscalls::restrict(Shared::Uncounted).is_ok(),
+        syscalls: syscalls::restrict(Shared::Uncounted, Others::All).is_ok(),
         ..Layers::from_bits(separated)
     })
 }

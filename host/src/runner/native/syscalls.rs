@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 
 use nix::errno::Errno;
 use nix::libc;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter,
-};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_filter};
+
+use super::arguments;
 
 /// In the numbers of x86_64, those of its 32-bit-pointer variant have this bit:
 /// the same calls under other numbers.
@@ -20,8 +19,14 @@ const VARIANTS: [i64; 2] = [0, 0x4000_0000];
 const VARIANTS: [i64; 1] = [0];
 
 const DENIED: &[i64] = &[
-    // Sockets are never granted. Pairs of them are, see `conditional`.
+    // Sockets are never granted. Pairs of them are, see `arguments`, which are
+    // connected and have no use for a name.
     libc::SYS_socket,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_listen,
+    libc::SYS_accept,
+    libc::SYS_accept4,
     // Other processes.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -121,9 +126,18 @@ pub(super) enum Shared {
     Uncounted,
 }
 
+/// Which processes that are not its own an agent could name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    /// The first of its pid namespace, which keeps it.
+    Init,
+    /// All of its user, the host among them, unless that is root.
+    All,
+}
+
 /// Puts the filter over this process and what it becomes.
-pub(super) fn restrict(shared: Shared) -> nix::Result<()> {
-    let denied = filter(denied(shared), libc::EPERM)?;
+pub(super) fn restrict(shared: Shared, others: Others) -> nix::Result<()> {
+    let denied = filter(denied(shared, others)?, libc::EPERM)?;
     let absent = filter(unconditional(ABSENT), libc::ENOSYS)?;
     for program in [denied, absent] {
         apply_filter(&program).map_err(|_| Errno::ENOSYS)?;
@@ -151,64 +165,17 @@ fn unconditional(calls: &[i64]) -> Rules {
     numbers.map(|number| (number, Vec::new())).collect()
 }
 
-fn denied(shared: Shared) -> Rules {
+fn denied(shared: Shared, others: Others) -> nix::Result<Rules> {
     let mut rules = unconditional(DENIED);
     if shared == Shared::Uncounted {
         rules.extend(unconditional(UNCOUNTED));
     }
-    for (call, conditions) in conditional() {
-        let these: Vec<_> = conditions
-            .into_iter()
-            .filter_map(|condition| SeccompRule::new(vec![condition.ok()?]).ok())
-            .collect();
+    for (call, these) in arguments::denied(others).map_err(|_| Errno::EINVAL)? {
         for variant in VARIANTS {
             rules.insert(call | variant, these.clone());
         }
     }
-    rules
-}
-
-type Condition = Result<SeccompCondition, seccompiler::BackendError>;
-
-/// Calls that are denied with some arguments.
-fn conditional() -> [(i64, Vec<Condition>); 3] {
-    let argument = |index, operator, value: i32| {
-        let value = u64::from(value.cast_unsigned());
-        SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)
-    };
-    let has = |index, bit: i32| {
-        let bit_set = SeccompCmpOp::MaskedEq(u64::from(bit.cast_unsigned()));
-        argument(index, bit_set, bit)
-    };
-    let namespaces = [
-        libc::CLONE_NEWUSER,
-        libc::CLONE_NEWPID,
-        libc::CLONE_NEWNS,
-        libc::CLONE_NEWNET,
-        libc::CLONE_NEWIPC,
-        libc::CLONE_NEWUTS,
-        libc::CLONE_NEWCGROUP,
-    ];
-    // One of a pair of datagram sockets can send to any that lies in a
-    // directory; the type's lowest four bits, the others are flags.
-    let datagrams = SeccompCmpOp::MaskedEq(0xF);
-    [
-        (libc::SYS_clone, namespaces.map(|flag| has(0, flag)).into()),
-        (
-            libc::SYS_socketpair,
-            vec![argument(1, datagrams, libc::SOCK_DGRAM)],
-        ),
-        // Typing into a terminal.
-        (
-            libc::SYS_ioctl,
-            [libc::TIOCSTI, libc::TIOCLINUX]
-                .map(|request| {
-                    let value = u64::from(u32::try_from(request).unwrap_or(u32::MAX));
-                    SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
-                })
-                .into(),
-        ),
-    ]
+    Ok(rules)
 }
 
 #[cfg(test)]
@@ -217,15 +184,18 @@ mod tests {
 
     #[test]
     fn every_rule_is_made() {
-        let all = denied(Shared::Uncounted);
-        let rules = denied(Shared::Counted);
-        assert_eq!(rules.len(), (DENIED.len() + 3) * VARIANTS.len());
-        assert_eq!(all.len(), rules.len() + UNCOUNTED.len() * VARIANTS.len());
-        filter(all, libc::EPERM).unwrap();
-        assert_eq!(rules[&libc::SYS_clone].len(), 7);
-        assert_eq!(rules[&libc::SYS_ioctl].len(), 2);
-        assert_eq!(rules[&libc::SYS_socketpair].len(), 1);
-        filter(rules, libc::EPERM).unwrap();
+        for others in [Others::Init, Others::All] {
+            let all = denied(Shared::Uncounted, others).unwrap();
+            let rules = denied(Shared::Counted, others).unwrap();
+            assert_eq!(rules.len(), (DENIED.len() + 10) * VARIANTS.len());
+            assert_eq!(all.len(), rules.len() + UNCOUNTED.len() * VARIANTS.len());
+            filter(all, libc::EPERM).unwrap();
+            assert_eq!(rules[&libc::SYS_clone].len(), 7);
+            assert_eq!(rules[&libc::SYS_ioctl].len(), 2);
+            assert_eq!(rules[&libc::SYS_socketpair].len(), 15);
+            assert_eq!(rules[&libc::SYS_setpriority].len(), 2);
+            filter(rules, libc::EPERM).unwrap();
+        }
         filter(unconditional(ABSENT), libc::ENOSYS).unwrap();
     }
 }

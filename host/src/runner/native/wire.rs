@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::account::Account;
 use super::layers::Layers;
 use super::reach::Reach;
-use super::syscalls::Shared;
+use super::syscalls::{Others, Shared};
 
 /// The byte that carries the descriptors: three for stdio, and maybe that of the
 /// cgroup to enter.
@@ -78,6 +78,14 @@ impl Jail {
             Shared::Counted
         } else {
             Shared::Uncounted
+        }
+    }
+
+    pub(super) fn others(&self) -> Others {
+        if self.layers.namespaces {
+            Others::Init
+        } else {
+            Others::All
         }
     }
 }

@@ -10,10 +10,6 @@ use super::super::Refused;
 use super::*;
 use crate::runner::{Access, Asked, GrantedDir};
 
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
 #[tokio::test]
 async fn exit_codes() {
     for code in [0, 1, 7, 255] {
@@ -381,6 +377,7 @@ async fn agents_share_the_processors_with_the_host_by_priority() {
         println!("agents have sessions here");
         return;
     }
+    println!("agents are in the host's session");
     // Nor can one of them change what all of them get.
     let mut agent = sh("(echo 1 > /proc/self/autogroup) && exit 1; echo ready; cat");
     agent.lines(1).await;

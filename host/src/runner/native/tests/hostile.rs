@@ -40,6 +40,26 @@ async fn daemons_go_too() {
     agent.kill().await;
 }
 
+/// Forks twice, is refused a session, goes on in a group of its own, and is deaf.
+const DAEMON: &str = "use POSIX; $| = 1; $SIG{TERM} = $SIG{HUP} = 'IGNORE'; \
+    if (!fork) { if (!fork) { POSIX::setsid() == -1 or die; my $why = $! + 0; \
+    setpgrp(0, 0) or die; print $why, getpgrp == $$ ? qq( in a group\\n) : qq(\\n) } \
+    else { POSIX::_exit(0) } } else { wait } sleep 1000 while 1";
+
+#[tokio::test]
+async fn a_daemon_without_a_session() {
+    let filtered = holds().await.network == Enforcement::Enforced;
+    println!("system calls are filtered: {filtered}");
+    if !filtered {
+        return;
+    }
+    let mut agent = start(&["perl", "-e", DAEMON]);
+    assert_eq!(agent.lines(1).await, ["1 in a group"]);
+    until(|| marked(&agent.mark).len() == 2).await;
+    agent.guest.control.ask_stop();
+    agent.kill().await;
+}
+
 #[tokio::test]
 async fn what_outlives_the_program_does_not_keep_the_agent() {
     // It holds stdout and stderr, and is in a group of its own.

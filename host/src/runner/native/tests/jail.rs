@@ -12,14 +12,6 @@ use skep_protocol::spec::DirMode;
 use super::*;
 use crate::runner::GrantedDir;
 
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
-fn perl(script: &str, change: impl FnOnce(&mut Launch)) -> Agent {
-    start_with(&["perl", "-e", script], change)
-}
-
 /// A directory that everybody may enter, with a file that everybody may read.
 fn open_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -77,6 +69,7 @@ async fn files_that_were_not_granted() {
         _ => assert_eq!((end, agent.stdout.len()), (End::Exited(9), 0)),
     }
     if files != Enforcement::Enforced {
+        println!("what lies elsewhere may be seen");
         return;
     }
     let none = format!("ls {path} || ls /root || ls /home || ls /var || ls /tmp || exit 9");
@@ -121,8 +114,8 @@ async fn files_that_were_not_granted() {
 #[tokio::test]
 async fn what_may_only_be_read_stays_as_it_is() {
     let files = holds().await.files;
+    println!("files are {files:?}");
     if files != Enforcement::Enforced {
-        println!("files are {files:?}");
         return;
     }
     for (mode, refused) in [(DirMode::Ro, true), (DirMode::Rw, false)] {
@@ -155,7 +148,9 @@ async fn what_may_only_be_read_stays_as_it_is() {
 
 #[tokio::test]
 async fn mounts_allow_what_is_granted() {
-    if holds().await.files != Enforcement::Enforced {
+    let files = holds().await.files;
+    println!("files are {files:?}");
+    if files != Enforcement::Enforced {
         return;
     }
     let read = open_dir();
@@ -185,7 +180,9 @@ async fn mounts_allow_what_is_granted() {
 
 #[tokio::test]
 async fn a_grant_is_not_followed_to_elsewhere() {
-    if holds().await.files == Enforcement::None {
+    let files = holds().await.files;
+    println!("files are {files:?}");
+    if files == Enforcement::None {
         return;
     }
     let dir = open_dir();
@@ -216,55 +213,6 @@ async fn no_network() {
         Enforcement::BestEffort => assert_eq!(end, End::Exited(9)),
         Enforcement::Enforced => assert!(matches!(end, End::Exited(8 | 9)), "{end:?}"),
     }
-    if network == Enforcement::Enforced {
-        // Those that lie in directories neither, and pairs of streams stay.
-        let unix = "socket(S, 1, 1, 0) and exit 7; socketpair(A, B, 1, 2, 0) and exit 6; \
-                    socketpair(A, B, 1, 1, 0) or exit 5";
-        assert_eq!(perl(unix, |_| {}).end().await, End::Exited(0));
-    }
-}
-
-#[tokio::test]
-async fn calls_that_no_agent_needs() {
-    let holds = holds().await;
-    if holds.network != Enforcement::Enforced {
-        println!("there is no filter of system calls here");
-        return;
-    }
-    let mut calls = vec![
-        ("101, 0, 0, 0, 0", "ptrace"),
-        ("272, 0x10000000", "unshare"),
-        ("56, 0x10000000, 0, 0, 0, 0", "clone with a user namespace"),
-        ("165, 0, 0, 0, 0, 0", "mount"),
-        ("425, 1, 0", "io_uring_setup"),
-        ("321, 0, 0, 0", "bpf"),
-        ("16, 0, 0x5412, 0", "ioctl TIOCSTI"),
-        ("0x40000029, 2, 1, 0", "socket of the other numbers"),
-    ];
-    if holds.memory != Enforcement::Enforced {
-        println!("no cgroup counts memory here, and none is had that is no process's");
-        calls.extend([
-            ("319, 0, 0", "memfd_create"),
-            ("29, 0, 4096, 01600", "shmget"),
-            ("64, 0, 1, 01600", "semget"),
-            ("68, 0, 01600", "msgget"),
-            ("240, 0, 0, 0, 0", "mq_open"),
-        ]);
-    }
-    for (call, name) in calls {
-        if cfg!(not(target_arch = "x86_64")) {
-            return;
-        }
-        // EPERM, and ENOSYS where the kernel has not got the numbers.
-        let script = format!("exit(syscall({call}) == -1 && ($! == 1 || $! == 38) ? 0 : 1)");
-        assert_eq!(perl(&script, |_| {}).end().await, End::Exited(0), "{name}");
-    }
-    // Of a child, for who leads a group may never.
-    let setsid = "if (my $p = fork) { waitpid($p, 0); exit($? >> 8) } \
-                  exit(syscall(112) == -1 && $! == 1 ? 0 : 1)";
-    assert_eq!(perl(setsid, |_| {}).end().await, End::Exited(0));
-    let clone3 = "exit(syscall(435, 0, 0) == -1 && $! == 38 ? 0 : 1)";
-    assert_eq!(perl(clone3, |_| {}).end().await, End::Exited(0));
 }
 
 #[tokio::test]
@@ -323,6 +271,7 @@ async fn a_bomb_is_held_and_gone_after_a_kill() {
         .await
         .is_err()
     {
+        println!("nobody counts processes here, and who asks for that is refused");
         return;
     }
     let mut agent = perl("$| = 1; print qq(ready\\n); fork while 1", |launch| {
@@ -396,10 +345,7 @@ async fn what_is_shared_counts_once() {
     });
     agent.lines(1).await;
     until(|| agent.guest.control.usage().memory_bytes > 64 << 20).await;
-    let mut looks = tokio::time::interval(Duration::from_millis(250));
-    for _ in 0..4 {
-        looks.tick().await;
-    }
+    looks(4).await;
     assert_eq!(marked(&agent.mark).len(), 70);
     agent.kill().await;
 }

@@ -6,6 +6,7 @@
     reason = "what the machine grants decides what a test asserts"
 )]
 
+mod calls;
 mod contract;
 mod hostile;
 mod jail;
@@ -16,12 +17,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_protocol::event::Stream;
+use skep_protocol::info::PausedReason;
 use skep_protocol::{AgentId, Enforced, Limits};
 use tokio::time::timeout;
 
+use super::jailer::Jailer;
+use super::layers::Layers;
 use super::{NativeConfig, NativeRunner, Wanted};
 use crate::helper::tests::binary;
-use crate::runner::{DiskUse, End, Guest, GuestEvent, Launch, Pipes, Program, Runner};
+use crate::runner::{Able, DiskUse, End, Guest, GuestEvent, Launch, Pipes, Program, Runner, Stand};
 use crate::stdio::{OutputReader, StdinWriter, output, stdin};
 
 /// Ten times and more what anything here takes.
@@ -37,6 +41,29 @@ fn runner() -> NativeRunner {
         user: None,
     })
     .unwrap()
+}
+
+/// Runners that hold trees by a cgroup, by signals to a pid namespace, and by
+/// signals to what `/proc` shows, without namespaces: as many of these as the
+/// machine has.
+async fn runners() -> Vec<(&'static str, NativeRunner)> {
+    let mut ways = vec![("the best there is", runner())];
+    for (way, namespaces) in [("a pid namespace", true), ("signals", false)] {
+        let runner = runner();
+        let jailer = Jailer::probe(&binary(), runner.setup.account)
+            .await
+            .unwrap();
+        let layers = Layers {
+            namespaces: namespaces && jailer.layers().namespaces,
+            view: namespaces && jailer.layers().view,
+            ..jailer.layers()
+        };
+        if layers.namespaces == namespaces {
+            runner.setup.jailer.set(jailer.with(layers)).unwrap();
+            ways.push((way, runner));
+        }
+    }
+    ways
 }
 
 /// An agent, and a driver's ends of it.
@@ -101,6 +128,14 @@ fn start(command: &[&str]) -> Agent {
 
 fn sh(script: &str) -> Agent {
     start(&["sh", "-c", script])
+}
+
+fn perl(script: &str, change: impl FnOnce(&mut Launch)) -> Agent {
+    start_with(&["perl", "-e", script], change)
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
 }
 
 impl Agent {
@@ -171,6 +206,16 @@ impl Agent {
         end
     }
 
+    async fn paused(&mut self) {
+        assert_eq!(self.guest.control.pause(), Able::Yes);
+        let held = |stand: &Stand| *stand == Stand::Held(PausedReason::Asked);
+        let wait = timeout(DEADLINE, self.guest.stand.wait_for(held));
+        wait.await.unwrap().unwrap();
+        // What was in the pipe.
+        while let Ok(true) = timeout(Duration::from_millis(50), self.read()).await {}
+        self.stdout.clear();
+    }
+
     async fn kill(&mut self) {
         let begun = std::time::Instant::now();
         self.guest.control.kill();
@@ -223,5 +268,13 @@ async fn until(mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(std::time::Instant::now() < deadline);
         tick.tick().await;
+    }
+}
+
+/// Waits until the host has looked so many times, if nothing holds it up.
+async fn looks(count: usize) {
+    let mut looks = tokio::time::interval(Duration::from_millis(250));
+    for _ in 0..=count {
+        looks.tick().await;
     }
 }

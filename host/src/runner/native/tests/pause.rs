@@ -1,45 +1,8 @@
 //! Trees that are held, by each of the ways in which they can be.
 
-use skep_protocol::info::PausedReason;
-
-use super::super::jailer::Jailer;
-use super::super::layers::Layers;
 use super::*;
-use crate::runner::{Able, Stand};
-
-/// Runners that hold trees by a cgroup, by signals to a pid namespace, and by
-/// signals to what `/proc` shows: as many of these as the machine has.
-async fn runners() -> Vec<(&'static str, NativeRunner)> {
-    let mut ways = vec![("the best there is", runner())];
-    for (way, namespaces) in [("a pid namespace", true), ("signals", false)] {
-        let runner = runner();
-        let jailer = Jailer::probe(&binary(), runner.setup.account)
-            .await
-            .unwrap();
-        let layers = Layers {
-            namespaces: namespaces && jailer.layers().namespaces,
-            view: namespaces && jailer.layers().view,
-            ..jailer.layers()
-        };
-        if layers.namespaces == namespaces {
-            runner.setup.jailer.set(jailer.with(layers)).unwrap();
-            ways.push((way, runner));
-        }
-    }
-    ways
-}
 
 impl Agent {
-    async fn paused(&mut self) {
-        assert_eq!(self.guest.control.pause(), Able::Yes);
-        let held = |stand: &Stand| *stand == Stand::Held(PausedReason::Asked);
-        let wait = timeout(DEADLINE, self.guest.stand.wait_for(held));
-        wait.await.unwrap().unwrap();
-        // What was in the pipe.
-        while let Ok(true) = timeout(Duration::from_millis(50), self.read()).await {}
-        self.stdout.clear();
-    }
-
     /// Nothing more comes.
     async fn stands(&mut self) {
         let read = timeout(Duration::from_millis(300), self.read()).await;
