@@ -26,7 +26,9 @@ use nix::unistd::{ForkResult, Pid, chdir, fork, setpgid};
 
 use super::account::Account;
 use super::child::{Descriptors, Failure, default_signals, start};
-use super::enclosure::{become_account, drop_capabilities, fork_init, guard, separate};
+use super::enclosure::{
+    become_account, bound_counts, drop_capabilities, fork_init, guard, separate,
+};
 use super::keeper::{All, Keeper, tell};
 use super::layers::Layers;
 use super::reach::Reach;
@@ -165,6 +167,7 @@ fn enclose(control: &UnixStream, instruction: &Instruction) -> Result<(), Failur
         // Unless it is told, the numbers in there would be taken for the host's.
         let init = init.ok_or((Step::Confine, Errno::ENOENT))?;
         tell(control, Report::Enclosed { init });
+        bound_counts();
     }
     if layers.view {
         view::enter(granted, program).map_err(confine)?;
@@ -206,6 +209,7 @@ fn probe_namespaces(account: Option<Account>) -> nix::Result<i32> {
                 Err(_) => 0,
                 Ok(Some(init)) => guard(init),
                 Ok(None) => {
+                    bound_counts();
                     let view = view::enter(Vec::new(), None).is_ok();
                     Layers {
                         namespaces: true,

@@ -15,7 +15,7 @@ use rustix::mount::{
     mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 
-use super::enclosure::from_rustix;
+use super::enclosure::{from_io, from_rustix};
 use crate::paths::open_without_links;
 
 /// Where programs, their libraries and their settings lie: readable for every
@@ -118,12 +118,12 @@ impl Tree {
     fn put(self) -> nix::Result<()> {
         let place = staged(&self.path);
         if self.is_dir()? {
-            fs::create_dir_all(&place).map_err(io_errno)?;
+            fs::create_dir_all(&place).map_err(from_io)?;
         } else {
             let parent = place.parent().unwrap_or(Path::new(STAGE));
-            fs::create_dir_all(parent).map_err(io_errno)?;
+            fs::create_dir_all(parent).map_err(from_io)?;
             if !place.exists() {
-                File::create(&place).map_err(io_errno)?;
+                File::create(&place).map_err(from_io)?;
             }
         }
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
@@ -186,7 +186,7 @@ pub(super) fn enter(mut granted: Vec<Tree>, program: Option<Tree>) -> nix::Resul
     mount("tmpfs", STAGE, "tmpfs", plain, options).map_err(from_rustix)?;
     for (to, path) in links {
         let place = staged(path);
-        symlink(to.map_err(io_errno)?, place).map_err(io_errno)?;
+        symlink(to.map_err(from_io)?, place).map_err(from_io)?;
     }
     // What lies within another is put over that one's.
     granted.sort_by_key(|tree| tree.path.components().count());
@@ -199,10 +199,10 @@ pub(super) fn enter(mut granted: Vec<Tree>, program: Option<Tree>) -> nix::Resul
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
     ] {
-        symlink(to, staged(Path::new("/dev")).join(name)).map_err(io_errno)?;
+        symlink(to, staged(Path::new("/dev")).join(name)).map_err(from_io)?;
     }
     let proc = staged(Path::new("/proc"));
-    fs::create_dir(&proc).map_err(io_errno)?;
+    fs::create_dir(&proc).map_err(from_io)?;
     // Written to, it would let an agent change what its session, which is the
     // host's, gets of the processors.
     let flags = plain | MountFlags::NOEXEC | MountFlags::RDONLY;
@@ -223,8 +223,4 @@ fn turn() -> nix::Result<()> {
 
 fn staged(path: &Path) -> PathBuf {
     Path::new(STAGE).join(path.strip_prefix("/").unwrap_or(path))
-}
-
-fn io_errno(error: std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or_default())
 }

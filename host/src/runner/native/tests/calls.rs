@@ -135,3 +135,39 @@ async fn what_others_get_is_not_for_agents_to_say() {
         assert_eq!(others, ["0", "1", "1"]);
     }
 }
+
+/// What the kernel counts for a user, it counts for whom the namespace belongs to
+/// as well, who is not root: an agent has its share of it.
+#[tokio::test]
+async fn few_of_what_the_kernel_counts_by_user() {
+    let runner = runner();
+    runner.check(Wanted::default()).await.unwrap();
+    let namespaces = runner
+        .setup
+        .known()
+        .is_some_and(|jailer| jailer.layers().namespaces);
+    let settings = rustix::fs::statvfs("/proc/sys/user").unwrap();
+    let writable = !settings
+        .f_flag
+        .contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    println!("namespaces: {namespaces}, /proc/sys/user can be written to: {writable}");
+    if !(namespaces && writable && cfg!(target_arch = "x86_64")) {
+        return;
+    }
+    // As many as would take all that a user has, unless it is the host's own.
+    let count = if runner.setup.account.is_some() { 9 } else { 1 };
+    let most = "$| = 1; $n++ while syscall(253) != -1; print $n + 0, qq(\\n); sleep 1000";
+    let mut agents: Vec<_> = (0..count)
+        .map(|_| start_under(&runner, &["perl", "-e", most], |_| {}))
+        .collect();
+    for agent in &mut agents {
+        let instances = agent.lines(1).await;
+        println!("instances: {instances:?}");
+        assert!(instances[0].parse::<u32>().unwrap() <= 16);
+    }
+    let one = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC);
+    assert!(one.is_ok(), "{one:?}");
+    for agent in &mut agents {
+        agent.kill().await;
+    }
+}
