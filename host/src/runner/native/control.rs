@@ -3,12 +3,17 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
 use super::memory;
 use super::tree::{Snapshot, Snapshots};
 use crate::runner::{Able, Asked, GuestControl, GuestUsage, Stand};
+
+/// How many times as long as a look at its memory took an agent is left alone then:
+/// one that makes them slow gets no more than a fifth of a processor of the host's.
+const REST: u32 = 4;
 
 /// Shared by whoever drives the guest and the guest's task.
 #[derive(Debug)]
@@ -84,10 +89,26 @@ impl Control {
         self.usage_mut().root = root;
     }
 
-    /// How much memory the tree has, if that is over `limit`. Looks at `/proc`.
-    pub(super) fn outgrows(&self, limit: u64) -> Option<u64> {
+    /// How much memory the tree has, if that is over `limit`. Waits for its turn,
+    /// and afterwards longer than it looked: an agent decides how long that takes.
+    pub(super) async fn outgrows(self: Arc<Self>, limit: u64) -> Option<u64> {
+        let turn = self.snapshots.turn().await;
+        let look = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let begun = Instant::now();
+            (self.has_outgrown(limit), begun.elapsed())
+        });
+        let (outgrown, took) = look.await.unwrap_or_default();
+        if outgrown.is_none() {
+            tokio::time::sleep(took * REST).await;
+        }
+        outgrown
+    }
+
+    fn has_outgrown(&self, limit: u64) -> Option<u64> {
         let root = self.usage_mut().root?;
-        memory::over(limit, &self.snapshots, root)
+        let wanted = || !self.is_killed() && self.usage_mut().root == Some(root);
+        memory::over(limit, &self.snapshots, root, wanted)
     }
 
     /// Whether it stands still, for others to watch.

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::cgroup::Cgroup;
 use super::control::Control;
+use super::look::Look;
 use super::wire;
 
 /// The time between two looks at a tree that is to stop.
@@ -18,7 +17,9 @@ pub(super) struct Hold {
     /// By the cgroup; or else by signals.
     frozen: bool,
     stands: bool,
-    pub(super) look_at: Instant,
+    look: Look<bool>,
+    /// The look that is under way is at what was before the last turn.
+    outdated: bool,
 }
 
 impl Default for Hold {
@@ -27,7 +28,8 @@ impl Default for Hold {
             wanted: false,
             frozen: false,
             stands: false,
-            look_at: Instant::now(),
+            look: Look::every(LOOK_EVERY),
+            outdated: false,
         }
     }
 }
@@ -38,7 +40,7 @@ impl Hold {
     pub(super) fn turn(&mut self, cgroup: Option<&Cgroup>) -> Option<u8> {
         self.wanted = !self.wanted;
         self.stands = false;
-        self.look_at = Instant::now();
+        self.outdated = self.look.at_once();
         let freeze = |frozen| cgroup.is_some_and(|cgroup| cgroup.freeze(frozen).is_ok());
         if self.wanted {
             self.frozen = freeze(true);
@@ -61,19 +63,21 @@ impl Hold {
         self.wanted && !self.stands
     }
 
+    /// Waits for a look at it. Safe to cancel.
     pub(super) async fn has_come_true(
         &mut self,
         control: &Arc<Control>,
         cgroup: Option<&Cgroup>,
     ) -> bool {
         self.stands = if self.frozen {
+            self.look.due().await;
             cgroup.is_some_and(Cgroup::is_frozen)
         } else {
             let control = Arc::clone(control);
-            let look = tokio::task::spawn_blocking(move || control.has_stopped());
-            look.await.unwrap_or(false)
+            let look = || tokio::task::spawn_blocking(move || control.has_stopped());
+            let seen = self.look.next(look).await.unwrap_or(false);
+            !std::mem::take(&mut self.outdated) && seen
         };
-        self.look_at = Instant::now() + LOOK_EVERY;
         self.stands
     }
 }
@@ -83,6 +87,29 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_look_from_before_a_turn_tells_nothing() {
+        let control = Arc::new(Control::new(Arc::default()));
+        // A process without children, below which all stands still.
+        control.lives(Some(i32::MAX));
+        let mut hold = Hold::default();
+        hold.turn(None);
+        let (over, when) = tokio::sync::oneshot::channel::<()>();
+        let mut look = Some(async { when.await.is_ok() });
+        while !hold.look.at_once() {
+            tokio::select! {
+                biased;
+                seen = hold.look.next(|| tokio::spawn(look.take().unwrap())) => panic!("{seen:?}"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        hold.turn(None);
+        hold.turn(None);
+        over.send(()).unwrap();
+        assert!(!hold.has_come_true(&control, None).await);
+        assert!(hold.has_come_true(&control, None).await);
+    }
 
     #[test]
     fn a_tree_goes_on_by_what_held_it() {

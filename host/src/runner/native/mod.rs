@@ -33,6 +33,7 @@ mod jailer;
 mod keeper;
 mod layers;
 mod link;
+mod look;
 mod memory;
 mod process;
 mod pump;

@@ -17,6 +17,7 @@ use super::cgroup::Cgroup;
 use super::control::Control;
 use super::hold::Hold;
 use super::link::{self, Shim, ShimExit};
+use super::look::Look;
 use super::pump::{OutputPump, StdinPump};
 use super::start::{fault, instruct, no_room, not_started, prepare, start_failed};
 use super::wire::{self, Report, Status};
@@ -210,7 +211,8 @@ impl Process {
         let (mut made, mut runs, mut asked) = (false, false, false);
         let mut hold = Hold::default();
         let mut outgrown = None;
-        let mut look_at = Instant::now() + LOOK_EVERY;
+        let mut memory = Look::every(LOOK_EVERY);
+        let look_at_memory = || tokio::spawn(Arc::clone(&self.control).outgrows(limit.bytes));
         let mut killed: Option<Instant> = None;
         let mut strike_at = Instant::now();
         loop {
@@ -261,14 +263,13 @@ impl Process {
                     shim.strike(*init).await;
                     strike_at = Instant::now() + STRIKE_AFTER;
                 }
-                () = sleep_until(look_at), if limit.watched && killed.is_none() => {
-                    let (control, bytes) = (Arc::clone(&self.control), limit.bytes);
-                    let look = tokio::task::spawn_blocking(move || control.outgrows(bytes));
-                    outgrown = look.await.ok().flatten();
-                    look_at = Instant::now() + LOOK_EVERY;
+                seen = memory.next(look_at_memory), if limit.watched && killed.is_none() => {
+                    outgrown = seen.flatten();
                 }
-                () = sleep_until(hold.look_at), if made && hold.looks() => {
-                    if hold.has_come_true(&self.control, cgroup.as_ref()).await {
+                stands = hold.has_come_true(&self.control, cgroup.as_ref()),
+                    if made && hold.looks() =>
+                {
+                    if stands {
                         self.control.stands(Stand::Held(PausedReason::Asked));
                     }
                 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How often a tree that goes on growing is looked at before the caller may
 /// wait for what was killed.
@@ -219,12 +220,29 @@ fn signal(pid: i32, signal: Signal) {
 
 /// Snapshots for all agents of a runner, so that to ask for the usage of a
 /// thousand costs no more than to ask for one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Snapshots {
     last: Mutex<Option<(Instant, Arc<Snapshot>)>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self {
+            last: Mutex::default(),
+            turns: Arc::new(Semaphore::new(1)),
+        }
+    }
 }
 
 impl Snapshots {
+    /// For more than a snapshot, agents are looked at one after another: together
+    /// they get no more of the host than one processor.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        Arc::clone(&self.turns).acquire_owned().await.ok()
+    }
+
     pub(super) fn recent(&self) -> Arc<Snapshot> {
         // Held while the snapshot is taken: who comes second waits for it
         // instead of taking another.

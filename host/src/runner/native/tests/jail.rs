@@ -349,3 +349,65 @@ async fn what_is_shared_counts_once() {
     assert_eq!(marked(&agent.mark).len(), 70);
     agent.kill().await;
 }
+
+/// Forks children that keep what they were born with, and have not written to it.
+const HEIRS: &str = "$| = 1; $x = 'x' x (24 << 20); \
+                     for (1..5) { if (!fork) { print qq(ready\\n); sleep 1000 } } sleep 1000";
+
+#[tokio::test]
+async fn what_is_inherited_counts_once() {
+    let limit = |launch: &mut Launch| launch.limits.memory_bytes = 64 << 20;
+    let mut agent = perl(HEIRS, limit);
+    agent.lines(5).await;
+    until(|| agent.guest.control.usage().memory_bytes > 64 << 20).await;
+    looks(4).await;
+    assert_eq!(marked(&agent.mark).len(), 6);
+    agent.kill().await;
+}
+
+/// The kernel walks all that a process maps to tell what of it is shared: who maps
+/// more than the host has walked is taken to share nothing.
+#[tokio::test]
+async fn nobody_maps_so_much_that_a_look_takes_long() {
+    let memory = holds().await.memory;
+    println!("memory is {memory:?}");
+    if memory == Enforcement::Enforced || cfg!(not(target_arch = "x86_64")) {
+        return;
+    }
+    // 8 GiB in each, of pages that are there once: MAP_SHARED, MAP_POPULATE.
+    let maps = "open(my $f, '<', $^X); my $n = (2 << 30) / -s $f; \
+                for (1..$n) { syscall(9, 0, -s $f, 1, 0x8001, fileno($f), 0) == -1 and die }";
+    let script = HEIRS.replace("print", &format!("{maps}; print"));
+    let mut agent = perl(&script, |launch| launch.limits.memory_bytes = 64 << 20);
+    match agent.end().await {
+        End::OutOfMemory { asked_bytes } => assert!(asked_bytes > 64 << 20, "{asked_bytes}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_look_at_memory_holds_up_nothing() {
+    let runner = runner();
+    runner.check(Wanted::default()).await.unwrap();
+    let memory = runner.enforced().memory;
+    println!("memory is {memory:?}");
+    // Like one that takes for ever.
+    let other = runner.snapshots.turn().await;
+    let limit = |launch: &mut Launch| launch.limits.memory_bytes = 64 << 20;
+    let hoards = "$| = 1; for (1..4) { if (!fork) { $x = 'x' x (20 << 20); print qq(held\\n); \
+                  sleep 1000 } } sleep 1000";
+    let mut agent = start_under(&runner, &["perl", "-e", hoards], limit);
+    let mut killed = start_under(&runner, &["sleep", "1000"], |_| {});
+    if memory != Enforcement::Enforced {
+        agent.lines(4).await;
+        killed.running().await;
+        looks(2).await;
+        agent.paused().await;
+        agent.guest.control.resume();
+        killed.kill().await;
+    }
+    drop(other);
+    let end = agent.end().await;
+    assert!(matches!(end, End::OutOfMemory { .. }), "{end:?}");
+    killed.guest.control.kill();
+}
