@@ -18,6 +18,13 @@ const VARIANTS: [i64; 2] = [0, 0x4000_0000];
 #[cfg(not(target_arch = "x86_64"))]
 const VARIANTS: [i64; 1] = [0];
 
+/// What that variant has under numbers of its own, `ptrace` among it; older kernels
+/// take them without the bit, too. No program is built for it.
+#[cfg(target_arch = "x86_64")]
+const OF_VARIANT: std::ops::Range<i64> = 512..548;
+#[cfg(not(target_arch = "x86_64"))]
+const OF_VARIANT: std::ops::Range<i64> = 0..0;
+
 const DENIED: &[i64] = &[
     // Sockets are never granted. Pairs of them are, see `arguments`, which are
     // connected and have no use for a name.
@@ -138,7 +145,7 @@ pub(super) enum Others {
 /// Puts the filter over this process and what it becomes.
 pub(super) fn restrict(shared: Shared, others: Others) -> nix::Result<()> {
     let denied = filter(denied(shared, others)?, libc::EPERM)?;
-    let absent = filter(unconditional(ABSENT), libc::ENOSYS)?;
+    let absent = filter(unconditional(ABSENT.iter().copied()), libc::ENOSYS)?;
     for program in [denied, absent] {
         apply_filter(&program).map_err(|_| Errno::ENOSYS)?;
     }
@@ -158,17 +165,17 @@ fn filter(rules: Rules, errno: i32) -> nix::Result<BpfProgram> {
         .map_err(|_| Errno::EINVAL)
 }
 
-fn unconditional(calls: &[i64]) -> Rules {
+fn unconditional(calls: impl IntoIterator<Item = i64>) -> Rules {
     let numbers = calls
-        .iter()
+        .into_iter()
         .flat_map(|call| VARIANTS.map(|variant| call | variant));
     numbers.map(|number| (number, Vec::new())).collect()
 }
 
 fn denied(shared: Shared, others: Others) -> nix::Result<Rules> {
-    let mut rules = unconditional(DENIED);
+    let mut rules = unconditional(DENIED.iter().copied().chain(OF_VARIANT));
     if shared == Shared::Uncounted {
-        rules.extend(unconditional(UNCOUNTED));
+        rules.extend(unconditional(UNCOUNTED.iter().copied()));
     }
     for (call, these) in arguments::denied(others).map_err(|_| Errno::EINVAL)? {
         for variant in VARIANTS {
@@ -187,7 +194,10 @@ mod tests {
         for others in [Others::Init, Others::All] {
             let all = denied(Shared::Uncounted, others).unwrap();
             let rules = denied(Shared::Counted, others).unwrap();
-            assert_eq!(rules.len(), (DENIED.len() + 10) * VARIANTS.len());
+            assert_eq!(
+                rules.len(),
+                (DENIED.len() + 10 + OF_VARIANT.count()) * VARIANTS.len()
+            );
             assert_eq!(all.len(), rules.len() + UNCOUNTED.len() * VARIANTS.len());
             filter(all, libc::EPERM).unwrap();
             assert_eq!(rules[&libc::SYS_clone].len(), 7);
@@ -196,6 +206,6 @@ mod tests {
             assert_eq!(rules[&libc::SYS_setpriority].len(), 2);
             filter(rules, libc::EPERM).unwrap();
         }
-        filter(unconditional(ABSENT), libc::ENOSYS).unwrap();
+        filter(unconditional(ABSENT.iter().copied()), libc::ENOSYS).unwrap();
     }
 }

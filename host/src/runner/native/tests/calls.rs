@@ -41,6 +41,8 @@ async fn calls_that_no_agent_needs() {
         ("321, 0, 0, 0", "bpf"),
         ("16, 0, 0x5412, 0", "ioctl TIOCSTI"),
         ("0x40000029, 2, 1, 0", "socket of the other numbers"),
+        ("0x40000209, 0, 0, 0, 0", "ptrace of the other numbers"),
+        ("521, 0, 0, 0, 0", "the same, as older kernels take it"),
         ("49, 0, 0, 0", "bind"),
         ("42, 0, 0, 0", "connect"),
         ("50, 0, 0", "listen"),
