@@ -13,7 +13,8 @@ pub(super) const CEILINGS: Limits = Limits {
     memory_bytes: 4 * GIB,
     instances: 1024,
     handles: 100_000,
-    hostcall_bytes: 64 * MIB,
+    // What takes about as long to copy as a turn lasts: nobody goes between.
+    hostcall_bytes: 4 * MIB,
     stdin_bytes: 64 * MIB,
     output_history_bytes: 256 * MIB,
     output_bytes_per_s: GIB,

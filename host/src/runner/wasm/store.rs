@@ -22,6 +22,10 @@ use crate::runner::{DiskUse, GrantedDir, Progress, Task};
 /// How many ticks a guest computes before it lets another.
 const TURN: u64 = 1;
 
+/// The most random bytes of a call, however much may go through one: wasmtime
+/// makes each by itself, a mebibyte in 5 to 10 ms, and a turn is not over before.
+const RANDOM_BYTES: u64 = 1 << 20;
+
 /// What was ordered from outside.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
@@ -116,7 +120,7 @@ pub(super) fn open(engine: &Engine, parts: Parts<'_>) -> Result<Store<Held>, Ref
         .allow_udp(false)
         .allow_ip_name_lookup(false);
     let limits = parts.limits;
-    wasi.max_random_size(limits.hostcall_bytes);
+    wasi.max_random_size(limits.hostcall_bytes.min(RANDOM_BYTES));
     let meters = Arc::clone(&parts.meters);
     let held = Held {
         wasi: wasi.build(),

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use wasm_encoder::{
-    CodeSection, CustomSection, Encode, Instruction, Module as Encoded, RawSection, TypeSection,
+    BlockType, CodeSection, CustomSection, Encode, Instruction, Module as Encoded, RawSection,
+    TypeSection,
 };
 use wasmparser::{
     BinaryReader, DataKind, FunctionBody, Operator, Parser, Payload, Result, TypeRef,
@@ -22,6 +23,10 @@ const CODE: u8 = 10;
 /// The subsection of the custom section `name` that names functions.
 const FUNCTION_NAMES: u8 = 1;
 
+/// A bulk instruction of so many bytes or elements takes no longer than some
+/// others do.
+const SHORT: u32 = 4096;
+
 /// A module, and what has to be known of it.
 pub(super) struct Module<'a> {
     bytes: &'a [u8],
@@ -30,6 +35,8 @@ pub(super) struct Module<'a> {
     bodies: Vec<FunctionBody<'a>>,
     names: Option<Names<'a>>,
     types: u32,
+    /// Functions that it imports; they are the first.
+    imported: u32,
     functions: u32,
     /// How much there is in each passive segment.
     data: Vec<usize>,
@@ -51,6 +58,7 @@ impl<'a> Module<'a> {
             bodies: Vec::new(),
             names: None,
             types: 0,
+            imported: 0,
             functions: 0,
             data: Vec::new(),
             elements: Vec::new(),
@@ -75,6 +83,7 @@ impl<'a> Module<'a> {
             Payload::ImportSection(section) => {
                 for import in section.clone().into_imports() {
                     if matches!(import?.ty, TypeRef::Func(_) | TypeRef::FuncExact(_)) {
+                        self.imported += 1;
                         self.functions += 1;
                     }
                 }
@@ -109,14 +118,18 @@ impl<'a> Module<'a> {
         Ok(())
     }
 
-    /// The module with its bulk instructions replaced; none, if it has none.
+    /// The module with its bulk instructions replaced, and looks before what may
+    /// take long; none, if it has nothing of that.
     pub(super) fn rewrite(&self) -> Result<Option<Vec<u8>>> {
         let mut added = Added::after(self.functions);
         let mut code = CodeSection::new();
+        let mut changed = false;
         for body in &self.bodies {
-            code.raw(&self.body(body, &mut added)?);
+            let after = self.body(body, &mut added)?;
+            changed |= after.len() != body.range().len();
+            code.raw(&after);
         }
-        if added.bulks.is_empty() {
+        if !changed {
             return Ok(None);
         }
         let mut types = TypeSection::new();
@@ -148,12 +161,16 @@ impl<'a> Module<'a> {
                 // Where in the code a branch is likely: it is elsewhere now.
                 CUSTOM if names_places(data) => {}
                 CUSTOM
-                    if self
-                        .names
-                        .as_ref()
-                        .is_some_and(|names| names.end == range.end) => {}
+                    if !added.bulks.is_empty()
+                        && self
+                            .names
+                            .as_ref()
+                            .is_some_and(|names| names.end == range.end) => {}
                 id => append(&mut module, id, data),
             }
+        }
+        if added.bulks.is_empty() {
+            return Ok(Some(module.finish()));
         }
         let names = self.names.as_ref().map(|names| names.data);
         module.section(&CustomSection {
@@ -163,7 +180,9 @@ impl<'a> Module<'a> {
         Ok(Some(module.finish()))
     }
 
-    /// The body with calls where there were bulk instructions.
+    /// The body with calls where there were bulk instructions, and an empty loop
+    /// before each instruction that may take long: at the start of a loop the
+    /// guest gives its thread back if its turn is over.
     fn body(&self, body: &FunctionBody<'_>, added: &mut Added) -> Result<Vec<u8>> {
         let mut out = Vec::with_capacity(body.range().len());
         let mut taken = body.range().start;
@@ -176,6 +195,11 @@ impl<'a> Module<'a> {
                 out.extend_from_slice(within(self.bytes, taken..at));
                 Instruction::Call(added.function(bulk)).encode(&mut out);
                 taken = operators.original_position();
+            } else if self.may_take_long(&operator, bulk, constant) {
+                out.extend_from_slice(within(self.bytes, taken..at));
+                Instruction::Loop(BlockType::Empty).encode(&mut out);
+                Instruction::End.encode(&mut out);
+                taken = at;
             }
             constant = match operator {
                 Operator::I32Const { value } => Some(value.cast_unsigned()),
@@ -184,6 +208,22 @@ impl<'a> Module<'a> {
         }
         out.extend_from_slice(within(self.bytes, taken..body.range().end));
         Ok(out)
+    }
+
+    /// Whether it calls the host, which may take as long as a turn, or may do so;
+    /// or is a bulk instruction of a portion. A tail call needs no
+    /// look: whoever repeats it enters a function each time.
+    fn may_take_long(
+        &self,
+        operator: &Operator<'_>,
+        bulk: Option<Bulk>,
+        last: Option<u32>,
+    ) -> bool {
+        match *operator {
+            Operator::Call { function_index } => function_index < self.imported,
+            Operator::CallIndirect { .. } | Operator::CallRef { .. } => true,
+            _ => bulk.is_some() && last.is_none_or(|length| length > SHORT),
+        }
     }
 
     /// Whether it can be more than a portion, where the instruction before it

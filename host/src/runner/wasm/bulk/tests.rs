@@ -173,9 +173,35 @@ fn only_what_may_be_long_is_replaced() {
     assert!(calls("local.get 0 memory.copy"));
     assert!(calls("i32.const 1048577 memory.fill"));
     assert!(calls("i32.const -1 memory.fill"));
-    assert!(!calls("i32.const 1048576 memory.fill"));
-    assert!(!calls("local.get 0 memory.init $d"));
+    assert!(!calls("i32.const 4096 memory.fill"));
     assert!(!calls("drop drop"));
+}
+
+#[test]
+fn what_may_take_long_is_looked_up_before() {
+    // How many empty loops there are in the last function.
+    let looks = |body: &str| {
+        let text = format!(
+            "(module (type $t (func)) (import \"\" \"f\" (func $host)) (memory 1) (table 1 funcref) \
+             (data $d \"short\") (func $own) (func (param i32) {body}))"
+        );
+        let bytes = wat::parse_str(text).unwrap();
+        let after = rewritten(&bytes).unwrap_or(bytes);
+        wasmparser::Validator::new().validate_all(&after).unwrap();
+        after
+            .windows(3)
+            .filter(|ops| ops == &[0x03, 0x40, 0x0b])
+            .count()
+    };
+    assert_eq!(looks("call $host call $own call $host"), 2);
+    assert_eq!(looks("i32.const 0 call_indirect (type $t)"), 1);
+    assert_eq!(looks("call $own"), 0);
+    let bulk = |length: &str| format!("i32.const 0 i32.const 0 {length} ");
+    assert_eq!(looks(&(bulk("i32.const 1048576") + "memory.fill")), 1);
+    assert_eq!(looks(&(bulk("local.get 0") + "memory.init $d")), 1);
+    assert_eq!(looks(&(bulk("i32.const 4096") + "memory.copy")), 0);
+    // In code that is never reached, as in any other.
+    assert_eq!(looks("unreachable call $host"), 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@ fn calls(imports: &str, lower: &str, body: &str) -> Bytes {
         r#"(component
             {imports}
             (core module $libc
-                (memory (export "memory") 1)
+                (memory (export "memory") 20)
                 (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024))
             (core instance $libc (instantiate $libc))
             {lower}
@@ -56,43 +56,91 @@ async fn a_gigabyte_of_randomness() {
     };
     assert_eq!(trap_of(&guest(1 << 30).end().await), Trap::Other);
     assert_eq!(guest(1000).end().await, End::Exited(0));
+    // However much may go through a call, randomness is made byte by byte.
+    let lavish = |bytes| {
+        let mut lavish = guest(bytes);
+        lavish.limits.hostcall_bytes = 64 << 20;
+        lavish
+    };
+    assert_eq!(trap_of(&lavish((1 << 20) + 1).end().await), Trap::Other);
+    assert_eq!(lavish(1 << 20).end().await, End::Exited(0));
+}
+
+/// A guest that reports progress, with a stage of so many letters; `then` calls
+/// `$f`, also as the function 0 of a table.
+fn reports(bytes: u32, then: &str) -> Bytes {
+    wat(&format!(
+        r#"(component
+            (import "skep:agent/progress@0.1.0" (instance $progress
+                (type $preview' (record (field "mime" string) (field "data" (list u8))))
+                (export "preview" (type $preview (eq $preview')))
+                (type $update' (record (field "stage" string) (field "step" (option u64))
+                    (field "total" (option u64)) (field "fraction" (option f64))
+                    (field "eta-ms" (option u64)) (field "note" (option string))
+                    (field "preview" (option $preview))))
+                (export "update" (type $update (eq $update')))
+                (export "report" (func (param "update" $update)))))
+            (core module $libc (memory (export "memory") 200))
+            (core instance $libc (instantiate $libc))
+            (core func $f (canon lower (func $progress "report") (memory (core memory $libc "memory"))))
+            (core module $m
+                (type $report (func (param i32)))
+                (import "" "f" (func $f (type $report)))
+                (import "" "memory" (memory 1))
+                (table funcref (elem $f))
+                (func (export "run") (result i32)
+                    (memory.fill (i32.const 1024) (i32.const 97) (i32.const 13000000))
+                    (i32.store (i32.const 0) (i32.const 1024))
+                    (i32.store (i32.const 4) (i32.const {bytes}))
+                    {then} i32.const 0))
+            (core instance $i (instantiate $m
+                (with "" (instance (export "f" (func $f)) (export "memory" (memory $libc "memory"))))))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#
+    ))
 }
 
 #[tokio::test]
 async fn a_string_that_is_too_long() {
-    let guest = |bytes: u32| {
-        ask(wat(&format!(
-            r#"(component
-                (import "skep:agent/progress@0.1.0" (instance $progress
-                    (type $preview' (record (field "mime" string) (field "data" (list u8))))
-                    (export "preview" (type $preview (eq $preview')))
-                    (type $update' (record (field "stage" string) (field "step" (option u64))
-                        (field "total" (option u64)) (field "fraction" (option f64))
-                        (field "eta-ms" (option u64)) (field "note" (option string))
-                        (field "preview" (option $preview))))
-                    (export "update" (type $update (eq $update')))
-                    (export "report" (func (param "update" $update)))))
-                (core module $libc (memory (export "memory") 200))
-                (core instance $libc (instantiate $libc))
-                (core func $f (canon lower (func $progress "report") (memory (core memory $libc "memory"))))
-                (core module $m
-                    (import "" "f" (func $f (param i32)))
-                    (import "" "memory" (memory 1))
-                    (func (export "run") (result i32)
-                        (i32.store (i32.const 4) (i32.const {bytes}))
-                        (call $f (i32.const 0)) i32.const 0))
-                (core instance $i (instantiate $m
-                    (with "" (instance (export "f" (func $f)) (export "memory" (memory $libc "memory"))))))
-                (func $run (result (result)) (canon lift (core func $i "run")))
-                (instance $e (export "run" (func $run)))
-                (export "wasi:cli/run@0.2.0" (instance $e)))"#
-        )))
-    };
+    let guest = |bytes: u32| ask(reports(bytes, "(call $f (i32.const 0))"));
     assert_eq!(trap_of(&guest(10_000_000).end().await), Trap::Other);
     let seen = guest(1_000_000).start();
     let progress = seen.guest.progress.clone();
     assert_eq!(seen.ended().await.end, End::Exited(0));
     assert_eq!(progress.borrow().as_ref().unwrap().stage.len(), 128);
+}
+
+#[tokio::test]
+async fn calls_in_a_row_are_no_single_turn() {
+    let config = WasmConfig {
+        max_agents: 4,
+        guest_threads: 1,
+        ..WasmConfig::default()
+    };
+    let runner = WasmRunner::new(config).unwrap();
+    let hello = || ask(prebuilt("hello")).start_on(&runner).ended();
+    // Compiled by now.
+    assert_eq!(hello().await.end, End::Exited(0));
+    for call in [
+        "(call $f (i32.const 0))",
+        "(call_indirect (type $report) (i32.const 0) (i32.const 0))",
+    ] {
+        // Some hundred microseconds each, and no loop or function in between.
+        let mut busy = ask(reports(2_000_000, &call.repeat(4000))).start_on(&runner);
+        busy.running().await;
+        // It has filled its memory, and gave way meanwhile, before the first.
+        let first = busy.guest.progress.changed();
+        tokio::time::timeout(DEADLINE, first)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(hello().await.end, End::Exited(0));
+        let ended = busy.guest.events.try_recv();
+        assert!(ended.is_err(), "all of it was one turn: {ended:?}");
+        busy.guest.control.kill();
+        assert_eq!(busy.ended().await.end, End::Killed);
+    }
 }
 
 #[tokio::test]
