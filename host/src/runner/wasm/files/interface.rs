@@ -54,6 +54,17 @@ impl types::Host for FilesView<'_> {
     }
 }
 
+/// The bytes of a path, as for Linux. A longer one is refused here, where it has
+/// been copied once: calls wait for their turn with their paths.
+const PATH_BYTES: usize = 4096;
+
+fn short(path: String) -> Result<String, ErrorCode> {
+    if path.len() > PATH_BYTES {
+        return Err(ErrorCode::NameTooLong);
+    }
+    Ok(path)
+}
+
 /// One more stream of an open file.
 fn shared(handle: &Arc<Handle>) -> Result<Arc<Handle>, ErrorCode> {
     if Arc::strong_count(handle) > STREAMS {
@@ -164,6 +175,7 @@ impl HostDescriptor for FilesView<'_> {
     }
 
     async fn create_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        let path = short(path)?;
         self.counted(&fd, async move |counting, bench, fd| {
             counting.make_directory(bench, fd, path).await
         })
@@ -181,6 +193,7 @@ impl HostDescriptor for FilesView<'_> {
         path_flags: PathFlags,
         path: String,
     ) -> FsResult<DescriptorStat> {
+        let path = short(path)?;
         self.on(&fd, async move |bench, fd| {
             bench.wasi().stat_at(fd.it(), path_flags, path).await
         })
@@ -195,6 +208,7 @@ impl HostDescriptor for FilesView<'_> {
         accessed: NewTimestamp,
         modified: NewTimestamp,
     ) -> FsResult<()> {
+        let path = short(path)?;
         self.on(&fd, async move |bench, fd| {
             let mut wasi = bench.wasi();
             wasi.set_times_at(fd.it(), path_flags, path, accessed, modified)
@@ -211,6 +225,8 @@ impl HostDescriptor for FilesView<'_> {
         new_fd: Fd,
         new_path: String,
     ) -> FsResult<()> {
+        let path = short(path)?;
+        let new_path = short(new_path)?;
         let (tree, new_dir) = self.pair(&fd, &new_fd)?;
         let counting = self.counting(tree);
         self.on(&fd, async move |bench, fd| {
@@ -228,6 +244,7 @@ impl HostDescriptor for FilesView<'_> {
         open_flags: OpenFlags,
         flags: DescriptorFlags,
     ) -> FsResult<Fd> {
+        let path = short(path)?;
         let node = self.node(&fd)?;
         node.dir()?;
         let tree = node.tree;
@@ -257,6 +274,7 @@ impl HostDescriptor for FilesView<'_> {
     }
 
     async fn readlink_at(&mut self, fd: Fd, path: String) -> FsResult<String> {
+        let path = short(path)?;
         self.on(&fd, async move |bench, fd| {
             bench.wasi().readlink_at(fd.it(), path).await
         })
@@ -264,6 +282,7 @@ impl HostDescriptor for FilesView<'_> {
     }
 
     async fn remove_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        let path = short(path)?;
         self.counted(&fd, async move |counting, bench, fd| {
             counting.remove_directory(bench, fd, path).await
         })
@@ -277,6 +296,8 @@ impl HostDescriptor for FilesView<'_> {
         new_fd: Fd,
         new_path: String,
     ) -> FsResult<()> {
+        let path = short(path)?;
+        let new_path = short(new_path)?;
         let (tree, new_dir) = self.pair(&fd, &new_fd)?;
         let counting = self.counting(tree);
         self.on(&fd, async move |bench, fd| {
@@ -287,6 +308,8 @@ impl HostDescriptor for FilesView<'_> {
     }
 
     async fn symlink_at(&mut self, fd: Fd, target: String, path: String) -> FsResult<()> {
+        let target = short(target)?;
+        let path = short(path)?;
         self.counted(&fd, async move |counting, bench, fd| {
             counting.make_symlink(bench, fd, target, path).await
         })
@@ -294,6 +317,7 @@ impl HostDescriptor for FilesView<'_> {
     }
 
     async fn unlink_file_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        let path = short(path)?;
         self.counted(&fd, async move |counting, bench, fd| {
             counting.unlink(bench, fd, path).await
         })
@@ -358,6 +382,7 @@ impl HostDescriptor for FilesView<'_> {
         path_flags: PathFlags,
         path: String,
     ) -> FsResult<MetadataHashValue> {
+        let path = short(path)?;
         self.on(&fd, async move |bench, fd| {
             bench
                 .wasi()

@@ -6,10 +6,11 @@ mod streaming;
 
 use std::path::Path;
 
+use futures_util::FutureExt as _;
 use skep_protocol::spec::OnFuelExhausted;
 use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
-    DescriptorFlags, Host as _, HostDescriptor, OpenFlags, PathFlags,
+    DescriptorFlags, Host as _, HostDescriptor, NewTimestamp, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 
@@ -136,4 +137,52 @@ fn found(root: &Path) -> Amount {
         }
     }
     sum
+}
+
+#[tokio::test]
+async fn a_path_that_is_too_long_waits_for_no_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::scratch(dir.path(), Limits::default());
+    let root = agent.root();
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let turns = agent.files.turns.clone();
+    let busy = tokio::spawn(async move {
+        turns
+            .take(move || {
+                begun.send(()).unwrap();
+                gate.recv().unwrap();
+            })
+            .await;
+    });
+    has_begun.await.unwrap();
+    let path = |bytes: usize| "x/".repeat(bytes / 2);
+    let no = PathFlags::empty();
+    let (one, two) = (|| again(&root), || again(&root));
+    let mut view = agent.view();
+    macro_rules! refused {
+        ($call:expr) => {
+            let answer = $call.now_or_never().expect("it waits for its turn");
+            assert_eq!(refusal(answer), FileError::NameTooLong);
+        };
+    }
+    let (long, short) = (|| path(4098), || path(8));
+    refused!(view.create_directory_at(one(), long()));
+    refused!(view.remove_directory_at(one(), long()));
+    refused!(view.unlink_file_at(one(), long()));
+    refused!(view.readlink_at(one(), long()));
+    refused!(view.stat_at(one(), no, long()));
+    refused!(view.metadata_hash_at(one(), no, long()));
+    refused!(view.set_times_at(one(), no, long(), NewTimestamp::Now, NewTimestamp::Now));
+    refused!(view.symlink_at(one(), long(), short()));
+    refused!(view.symlink_at(one(), short(), long()));
+    refused!(view.rename_at(one(), long(), two(), short()));
+    refused!(view.rename_at(one(), short(), two(), long()));
+    refused!(view.link_at(one(), no, long(), two(), short()));
+    refused!(view.link_at(one(), no, short(), two(), long()));
+    refused!(view.open_at(one(), no, long(), OpenFlags::empty(), DescriptorFlags::READ));
+    // The twin waits.
+    assert!(view.stat_at(one(), no, path(4096)).now_or_never().is_none());
+    go.send(()).unwrap();
+    busy.await.unwrap();
 }
