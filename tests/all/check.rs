@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use skep_client::protocol::op::{CheckReply, ComponentCheck, ImportStatus};
 use skep_client::protocol::spec::{ComponentRef, DirGrant, DirMode, Grants};
-use skep_client::protocol::{AgentName, AgentSpec, AgentState, Digest, LimitsAsk};
+use skep_client::protocol::{AgentName, AgentSpec, AgentState, Digest, LimitsAsk, Outcome};
 use skep_client::{Client, ClientError};
 use skep_protocol::{ErrorCode, WireError};
 use skep_tests::{TestHost, guest};
@@ -169,6 +169,42 @@ async fn a_check_says_what_a_spawn_says() {
     host.end().await;
 }
 
+/// A function larger than any that is compiled.
+fn too_large() -> Vec<u8> {
+    let body = "i32.const 1 drop ".repeat(2_400_000);
+    component("", &format!("(func {body})"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_never_compiled_does_not_run() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let functions = |count| component("", &"(func)".repeat(count));
+    for (bytes, limit) in [
+        (too_large(), Some("function_bytes")),
+        (functions(250_001), Some("functions")),
+        (functions(1000), None),
+    ] {
+        let digest = client.upload(&bytes).await.unwrap();
+        let reply = client.check_component(&checked(digest)).await.unwrap();
+        assert_eq!(reply.runnable, limit.is_none());
+        let refusal = reply.refusal.as_ref();
+        let told = refusal.and_then(|refusal| refusal.details.limit.as_deref());
+        assert_eq!(told, limit);
+        // The spawn is taken all the same, and fails with the same words.
+        let ended = skep_tests::run(&client, spec_of(&checked(digest))).await;
+        match (refusal, ended.outcome) {
+            (None, Outcome::Exited { code: 0 }) => {}
+            (Some(refusal), Outcome::StartFailed { code, message }) => {
+                assert_eq!(code, ErrorCode::CompileLimit);
+                assert_eq!((refusal.code, &refusal.message), (code, &message));
+            }
+            (_, other) => panic!("{other:?}"),
+        }
+    }
+    host.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grants_and_limits_are_judged_as_in_a_spec() {
     let host = TestHost::start().await;
@@ -320,6 +356,14 @@ async fn the_command_tells_what_is_missing_and_exits_with_it() {
         hello
             .stdout
             .contains("finds what --dir and --scratch grant")
+    );
+
+    let large = skep(&["check", &file("large.wasm", &too_large())]).await;
+    assert_eq!(large.code, Some(126), "{}", large.stderr);
+    assert!(
+        large.stdout.contains("largest function"),
+        "{}",
+        large.stdout
     );
 
     let lacks = file("lacks.wasm", &component(NOBODYS, ""));

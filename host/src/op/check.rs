@@ -1,4 +1,5 @@
-//! `component.check`: what a spawn would say, from the same function.
+//! `component.check`: what a spawn would say, from the same function; and what is
+//! known beforehand of the start.
 
 use skep_protocol::op::{CheckReply, ComponentCheck, ComponentNeeds, ImportInfo, ImportStatus};
 use skep_protocol::spec::ComponentRef;
@@ -31,8 +32,11 @@ pub async fn check(
         limits: body.limits.unwrap_or_default(),
         ..AgentSpec::named(AgentName::from_lossy("checked"))
     };
-    let refusal = consider(core, spec).await.err();
     let facts = &component.facts;
+    let refusal = match consider(core, spec).await {
+        Ok(_) => facts.never_compiled.clone().map(Error::from),
+        Err(error) => Some(error),
+    };
     Ok(CheckReply {
         kind: facts.kind.as_str().to_owned(),
         imports: imports(facts),

@@ -51,6 +51,9 @@ pub struct Facts {
     pub asks_control: bool,
     /// What it takes to start it.
     pub needs: Needs,
+    /// Why it is never compiled here, where that can be counted beforehand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never_compiled: Option<Refusal>,
 }
 
 impl Facts {
@@ -116,7 +119,9 @@ pub(super) fn examine(bytes: &[u8]) -> Result<(Facts, Cow<'_, [u8]>), Refusal> {
     if !read.facts.missing.is_empty() {
         return Err(Refusal::missing(read.facts.missing));
     }
-    read.compilable?;
+    if let Some(refusal) = read.facts.never_compiled {
+        return Err(refusal);
+    }
     Ok((read.facts, read.component))
 }
 
@@ -124,7 +129,6 @@ pub(super) fn examine(bytes: &[u8]) -> Result<(Facts, Cow<'_, [u8]>), Refusal> {
 struct Read<'a> {
     facts: Facts,
     component: Cow<'a, [u8]>,
-    compilable: Result<(), Refusal>,
 }
 
 fn read(bytes: &[u8]) -> Result<Read<'_>, Refusal> {
@@ -162,7 +166,7 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, Refusal> {
         .iter()
         .any(|name| Name::of(name).interface == "skep:agent/control");
     let needs = census.needs()?;
-    let compilable = census.compilable();
+    let never_compiled = census.compilable().err();
     let kind = if core_imports.is_some() {
         Kind::CoreModule
     } else {
@@ -176,9 +180,9 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, Refusal> {
             missing,
             asks_control,
             needs,
+            never_compiled,
         },
         component,
-        compilable,
     })
 }
 
