@@ -32,8 +32,8 @@ pub struct Capacity {
     /// Components that are checked, and that are compiled, at a time; half as
     /// many more that take longer than a second.
     pub compile_workers: usize,
-    /// Processor time that checking or compiling a component may take, and twice
-    /// that by the clock.
+    /// Processor time that checking or compiling a component may take, and four
+    /// times that by the clock.
     pub compile_time: Duration,
     /// Memory that checking or compiling a component may take.
     pub compile_memory_bytes: u64,

@@ -51,8 +51,12 @@ const STACK: usize = 16 * 1024 * 1024;
 const MAX_CODE: usize = 128 * 1024 * 1024;
 
 /// How much longer it may take by the clock than of the processor: the host may
-/// be busy.
-const CLOCK_FACTOR: u32 = 2;
+/// be busy, and guests go before those that take long.
+const CLOCK_FACTOR: u32 = 4;
+
+/// One that by then has not computed for this part of its time was kept from it,
+/// and is not the one that takes long.
+const STARVED: u32 = 2;
 
 /// How much lower than control such a process goes: as low as guests, and those
 /// that take long lower still.
@@ -188,10 +192,7 @@ impl Outside {
     fn not_run(&self, error: &std::io::Error) -> Error {
         match error.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
-                Error::Refused(Refusal::of(
-                    ErrorCode::Capacity,
-                    "the host has no room for another process: try again",
-                ))
+                Error::Refused(busy("the host has no room for another process: try again"))
             }
             _ => fault(&format!(
                 "the helper {} cannot be run to compile a component: {error}",
@@ -212,7 +213,12 @@ impl Outside {
                     ),
                 )));
             }
-            Ended::Late => {
+            Ended::Late(used) if used < self.time / STARVED => {
+                return Err(Error::OutOfTime(busy(
+                    "the machine is too busy to check or compile it in time: try again",
+                )));
+            }
+            Ended::Late(_) => {
                 return Err(Error::OutOfTime(Refusal::compiling(
                     "compile_ms",
                     format!(
@@ -251,6 +257,13 @@ impl Outside {
                  too deeply"
                 ),
             ))
+        } else if matches!(status.signal(), Some(libc::SIGKILL | libc::SIGTERM)) {
+            // Its own limits end it otherwise: the system had no memory left, or
+            // somebody did it.
+            Error::Refused(busy(
+                "the process that checked or compiled it was killed, as by a machine that has no \
+                 memory left: try again",
+            ))
         } else {
             self.strange(status, words.into_owned())
         })
@@ -261,7 +274,7 @@ impl Outside {
         refusal::cut(&mut words, 512);
         fault(&format!(
             "the helper {} did not answer as a helper of this build does, but ended ({status}), \
-             saying {words:?}: if it was not killed, server.helper must name the `skep` of this host",
+             saying {words:?}: server.helper must name the `skep` of this host",
             self.helper.display()
         ))
     }
@@ -287,6 +300,11 @@ fn out_of_memory(most: u64) -> Refusal {
             "to check or compile it takes more memory than the host's compile_memory_bytes, {most}"
         ),
     )
+}
+
+/// Nobody's fault, and soon over.
+fn busy(message: &str) -> Refusal {
+    Refusal::of(ErrorCode::Capacity, message)
 }
 
 fn fault(cause: &str) -> Error {

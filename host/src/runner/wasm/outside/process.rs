@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::time::{ClockId, clock_gettime};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 /// How often a process that runs is asked whether anybody still wants it.
@@ -32,7 +33,8 @@ pub(super) struct Bounds<'a> {
 pub(super) enum Ended {
     /// By itself, or by a signal that is not ours.
     Itself(ExitStatus),
-    Late,
+    /// By the clock, after so much processor time.
+    Late(Duration),
     TooMuch,
     Unwanted,
 }
@@ -84,7 +86,7 @@ pub(super) fn run(
         fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
     let mut said = Said {
-        ended: Ended::Late,
+        ended: Ended::Unwanted,
         output: Vec::new(),
         words: Vec::new(),
     };
@@ -93,10 +95,10 @@ pub(super) fn run(
     loop {
         let now = Instant::now();
         if (bounds.unwanted)() {
-            said.ended = Ended::Unwanted;
             return Ok(said);
         }
         if now >= deadline {
+            said.ended = Ended::Late(processor_time(&child.0));
             return Ok(said);
         }
         let readers = [
@@ -122,6 +124,15 @@ pub(super) fn run(
             return Ok(said);
         }
     }
+}
+
+/// What it has computed so far, all of its threads together.
+fn processor_time(child: &Child) -> Duration {
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    ClockId::pid_cpu_clock_id(pid)
+        .and_then(clock_gettime)
+        .map(Duration::from)
+        .unwrap_or_default()
 }
 
 fn pidfd(child: &Child) -> std::io::Result<OwnedFd> {

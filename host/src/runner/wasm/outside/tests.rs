@@ -80,9 +80,19 @@ fn each_limit_is_named_with_its_number() {
         Some("compile_ms")
     );
     assert!(processor.message.contains("1000"), "{processor}");
-    // Processor time is counted in whole seconds, so the clock is first here.
-    let clock = refusal(time(20).compile(slow, Patience::Whole, WANTED));
-    assert!(clock.message.contains("40 ms by the clock"), "{clock}");
+    // By the clock, whoever computed meanwhile takes long, and nobody else.
+    let late = |used| {
+        let said = Said {
+            ended: Ended::Late(Duration::from_millis(used)),
+            output: Vec::new(),
+            words: Vec::new(),
+        };
+        refusal(time(20).understand(said))
+    };
+    let clock = late(10);
+    assert_eq!(clock.code, ErrorCode::CompileLimit);
+    assert!(clock.message.contains("80 ms by the clock"), "{clock}");
+    assert_eq!(late(9).code, ErrorCode::Capacity);
 
     let many: String = (0..20_000)
         .map(|n| format!("(func (param i32) (result i32) local.get 0 i32.const {n} i32.add)"))
@@ -144,9 +154,9 @@ fn a_process_is_held_to_its_bounds() {
     assert!(matches!(said.ended, Ended::TooMuch), "{:?}", said.ended);
     // It neither reads nor writes, and has closed all that it could be awaited by.
     let said = shell("exec <&- >&- 2>&-; exec sleep 1000", &much, &bounds(300, 1));
-    assert!(matches!(said.ended, Ended::Late), "{:?}", said.ended);
+    assert!(matches!(said.ended, Ended::Late(_)), "{:?}", said.ended);
     let said = shell("exec sleep 1000", &much, &bounds(300, 1));
-    assert!(matches!(said.ended, Ended::Late), "{:?}", said.ended);
+    assert!(matches!(said.ended, Ended::Late(_)), "{:?}", said.ended);
     // It says on its standard error what nobody wants to know.
     let said = shell("yes >&2; echo done", b"", &bounds(patient, 100));
     assert!(said.words.len() <= 4097);
