@@ -15,6 +15,14 @@ use super::usage::Meters;
 /// Bytes of one element of a table.
 pub(super) const ELEMENT_BYTES: u64 = 8;
 
+/// How wasmtime names failures of growths that it did not ask for before: of
+/// memories with pages of a byte, and of tables with 64-bit indices. No guest of
+/// this engine has either.
+const UNASKED: [&str; 2] = [
+    "exceeds memory type's limits",
+    "overflow calculating new table size",
+];
+
 /// A growth that was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused {
@@ -40,8 +48,9 @@ pub(super) struct Limiter {
     /// costs the host a reservation of address space even when it is empty.
     instances: usize,
     used: u64,
-    /// The growth that was allowed last, in case the system cannot give it.
-    last: u64,
+    /// The growth that was allowed last, in case the system cannot give it: then
+    /// its failure is told before anything else is asked.
+    pending: Option<u64>,
     refused: Option<Refused>,
     host: Arc<HostMemory>,
     meters: Arc<Meters>,
@@ -53,7 +62,7 @@ impl Limiter {
             limit: limits.memory_bytes,
             instances: usize::try_from(limits.instances).unwrap_or(usize::MAX),
             used: 0,
-            last: 0,
+            pending: None,
             refused: None,
             host,
             meters,
@@ -66,6 +75,7 @@ impl Limiter {
     }
 
     fn grow(&mut self, current: u64, desired: u64, maximum: Option<u64>) -> bool {
+        self.pending = None;
         // Beyond what the guest itself declared: its own affair, not a refusal.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return false;
@@ -91,7 +101,7 @@ impl Limiter {
             return false;
         }
         self.used = asked_bytes;
-        self.last = more;
+        self.pending = Some(more);
         // A growth by nothing is no sign that memory is to be had again.
         if more > 0 {
             self.refused = None;
@@ -100,11 +110,20 @@ impl Limiter {
         true
     }
 
-    fn undo(&mut self) {
+    /// Takes off the growth that was allowed and could not be given. One that was
+    /// never asked for has nothing to be taken off: that would be the one before,
+    /// which succeeded, and a guest could repeat it.
+    fn undo(&mut self, error: &wasmtime::Error) {
+        let text = error.to_string();
+        if UNASKED.iter().any(|unasked| text.contains(unasked)) {
+            return;
+        }
+        let Some(growth) = self.pending.take() else {
+            return;
+        };
         let asked_bytes = self.used;
-        let last = std::mem::take(&mut self.last);
-        self.used = self.used.saturating_sub(last);
-        self.host.give_back(last);
+        self.used = self.used.saturating_sub(growth);
+        self.host.give_back(growth);
         let by = Bound::Limit;
         self.refused = Some(Refused { asked_bytes, by });
         self.meters.memory(self.used);
@@ -131,8 +150,8 @@ impl ResourceLimiter for Limiter {
         ))
     }
 
-    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.undo();
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo(&error);
         Ok(())
     }
 
@@ -146,8 +165,8 @@ impl ResourceLimiter for Limiter {
         Ok(self.grow(bytes(current), bytes(desired), maximum.map(bytes)))
     }
 
-    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.undo();
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo(&error);
         Ok(())
     }
 
@@ -212,6 +231,28 @@ mod tests {
         assert!(limiter.memory_growing(0, 100, None).unwrap());
         assert!(!limiter.memory_growing(0, 10, Some(5)).unwrap());
         assert_eq!(limiter.refused(), None);
+    }
+
+    #[test]
+    fn a_failure_takes_off_its_own_growth_and_no_other() {
+        let host = HostMemory::new(u64::MAX);
+        let mut limiter = limiter(&host);
+        assert!(limiter.memory_growing(0, 60, None).unwrap());
+        let overflow = || wasmtime::Error::msg("overflow calculating new table size");
+        limiter.table_grow_failed(overflow()).unwrap();
+        let limits = wasmtime::Error::msg("memory growth exceeds memory type's limits");
+        limiter.memory_grow_failed(limits).unwrap();
+        assert_eq!((host.used(), limiter.refused()), (60, None));
+        // A growth that was refused has nothing to give back either.
+        assert!(!limiter.memory_growing(60, 600, None).unwrap());
+        let failed = || wasmtime::Error::msg("no memory");
+        limiter.memory_grow_failed(failed()).unwrap();
+        assert_eq!(host.used(), 60);
+        // The twin: one that was allowed, once.
+        assert!(limiter.memory_growing(60, 70, None).unwrap());
+        limiter.memory_grow_failed(failed()).unwrap();
+        limiter.memory_grow_failed(failed()).unwrap();
+        assert_eq!(host.used(), 60);
     }
 
     #[test]
