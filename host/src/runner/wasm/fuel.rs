@@ -7,8 +7,14 @@
 //! is held once it is over it: at the first tick of the clock after, so that it
 //! may have run as far as it comes in a tick and [`INTERVAL`] too many. What it
 //! ran too many is counted, and the next refuelling pays for it first.
+//!
+//! A guest that would end is counted like that from its first refuelling on.
+//! Compiled code overwrites a part of what a store is set to with the count in
+//! its register, so that each setting may be wrong by [`INTERVAL`]: were the
+//! store set at each refuelling, a million of one instruction each would add
+//! up to a million times a million.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use skep_protocol::spec::OnFuelExhausted;
 
@@ -24,8 +30,8 @@ pub(super) struct Fuel {
     on_exhausted: OnFuelExhausted,
     limit: AtomicU64,
     used: AtomicU64,
-    /// Added from outside, and not in the store yet.
-    added: AtomicU64,
+    /// Whether it was added to.
+    refuelled: AtomicBool,
     /// What would be in the store if nothing had been used.
     in_store: AtomicU64,
 }
@@ -40,7 +46,7 @@ impl Fuel {
             on_exhausted,
             limit: AtomicU64::new(limit),
             used: AtomicU64::new(0),
-            added: AtomicU64::new(0),
+            refuelled: AtomicBool::new(false),
             in_store: AtomicU64::new(in_store),
         }
     }
@@ -61,26 +67,31 @@ impl Fuel {
         // Saturating: a ceiling keeps the sum far below.
         let more = |limit: u64| Some(limit.saturating_add(fuel));
         let _ = self.limit.fetch_update(Relaxed, Relaxed, more);
-        if self.on_exhausted == OnFuelExhausted::Exit {
-            self.added.fetch_add(fuel, Relaxed);
-        }
+        self.refuelled.store(true, Relaxed);
     }
 
-    /// What the store is to be set to, if fuel was added since and what it says
-    /// to be left is `left`.
-    ///
-    /// Compiled code overwrites a part of what is set with the count in its
-    /// register, which is up to an interval more than `left` says: that much is
-    /// given on top, so that the guest never gets less than was added.
-    pub(super) fn claim(&self, left: u64) -> Option<u64> {
-        if self.added.load(Relaxed) == 0 {
+    /// What the store is to be set to, at the first look after the first
+    /// refuelling: more than can ever be used.
+    pub(super) fn claim(&self) -> Option<u64> {
+        if !self.refuelled.load(Relaxed) || self.is_counted_here() {
             return None;
         }
-        let added = self.added.swap(0, Relaxed);
-        let store = left.saturating_add(added).saturating_add(INTERVAL);
-        let used = self.used.load(Relaxed);
-        self.in_store.store(store.saturating_add(used), Relaxed);
-        Some(store)
+        self.in_store.store(u64::MAX, Relaxed);
+        Some(u64::MAX - self.used.load(Relaxed))
+    }
+
+    fn is_counted_here(&self) -> bool {
+        self.in_store.load(Relaxed) == u64::MAX
+    }
+
+    /// Whether the guest is to end for want of fuel, which its store does not
+    /// know. It never gets less than was added: what setting the store made of
+    /// its count is at most an interval too much.
+    pub(super) fn is_spent(&self) -> bool {
+        let limit = self.limit.load(Relaxed).saturating_add(INTERVAL);
+        self.on_exhausted == OnFuelExhausted::Exit
+            && self.is_counted_here()
+            && self.used.load(Relaxed) >= limit
     }
 
     /// Whether the guest is to be held for want of fuel.
@@ -122,30 +133,37 @@ mod tests {
         assert!(pauses.is_out());
         pauses.add(1);
         assert!(!pauses.is_out());
-        assert_eq!(pauses.claim(u64::MAX - 130), None);
+        assert_eq!(pauses.claim(), None);
+        assert!(!pauses.is_spent());
     }
 
     #[test]
-    fn what_is_added_is_claimed_once_and_never_short() {
+    fn however_often_it_is_refuelled_what_comes_on_top_comes_once() {
         let fuel = Fuel::new(100, OnFuelExhausted::Exit);
         fuel.left(40);
-        assert_eq!(fuel.claim(40), None);
+        assert_eq!(fuel.claim(), None);
         fuel.add(7);
         assert_eq!(fuel.remaining(), 47);
-        let set = fuel.claim(40).unwrap();
-        assert!((47..=47 + INTERVAL).contains(&set));
-        assert_eq!(fuel.claim(set), None);
+        let set = fuel.claim().unwrap();
+        for _ in 0..1000 {
+            fuel.add(1);
+            assert_eq!(fuel.claim(), None);
+        }
         fuel.left(set);
-        assert_eq!(fuel.used(), 60);
-        fuel.left(set - 5);
-        assert_eq!((fuel.used(), fuel.remaining()), (65, 42));
+        assert_eq!((fuel.used(), fuel.remaining()), (60, 1047));
+        fuel.left(set - 1047);
+        assert!(!fuel.is_spent(), "less than was added");
+        fuel.left(set - 1047 - INTERVAL);
+        assert!(fuel.is_spent());
+        fuel.add(1);
+        assert!(!fuel.is_spent());
     }
 
     #[test]
     fn sums_do_not_overflow() {
         let fuel = Fuel::new(u64::MAX, OnFuelExhausted::Exit);
         fuel.add(u64::MAX);
-        assert_eq!(fuel.claim(u64::MAX), Some(u64::MAX));
-        assert_eq!(fuel.remaining(), u64::MAX);
+        assert_eq!((fuel.claim(), fuel.remaining()), (None, u64::MAX));
+        assert!(!fuel.is_spent());
     }
 }

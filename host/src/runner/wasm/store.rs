@@ -165,7 +165,10 @@ fn apply(store: &mut Store<Held>, limits: &Limits) -> wasmtime::Result<()> {
         }
         let fuel = &held.meters.fuel;
         fuel.left(left);
-        if let Some(fuel) = fuel.claim(left) {
+        if fuel.is_spent() {
+            return Err(wasmtime::Trap::OutOfFuel.into());
+        }
+        if let Some(fuel) = fuel.claim() {
             store.set_fuel(fuel)?;
         }
         Ok(UpdateDeadline::Yield(TURN))
