@@ -14,13 +14,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::Duration;
 
 use skep_protocol::info::PausedReason;
 use tokio::sync::{mpsc, watch};
 
 use super::store::Orders;
-use super::usage::Meters;
+use super::usage::{Meters, thread_time};
 use super::workers::Workers;
 use crate::runner::{Able, Asked, End, GuestControl, GuestEvent, GuestUsage, Stand};
 
@@ -146,29 +146,31 @@ impl Slot {
         Ok(())
     }
 
-    /// Lets the guest go on until it waits, has used up its turn, or has ended.
-    pub(super) fn turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Lets the guest go on until it waits, has used up its turn, or has ended;
+    /// with the processor time that it took.
+    pub(super) fn turn(&self, cx: &mut Context<'_>) -> (Poll<()>, Duration) {
         let mut life = {
             let mut place = lock(&self.place);
             if matches!(place.stage, Stage::Still(_)) && self.held_for(&place).is_some() {
                 place.waker = Some(cx.waker().clone());
-                return Poll::Pending;
+                return (Poll::Pending, Duration::ZERO);
             }
             match std::mem::replace(&mut place.stage, Stage::Turning) {
                 Stage::Still(life) => life,
                 other => {
                     place.stage = other;
-                    return Poll::Ready(());
+                    return (Poll::Ready(()), Duration::ZERO);
                 }
             }
         };
-        let begun = Instant::now();
+        let begun = thread_time();
         let polled = catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(cx)));
-        self.meters.ran(begun.elapsed());
+        let took = thread_time().saturating_sub(begun);
+        self.meters.ran(took);
         let end = match polled {
             Ok(Poll::Ready(end)) => end,
             Ok(Poll::Pending) => match self.put_back(life, cx.waker()) {
-                Ok(()) => return Poll::Pending,
+                Ok(()) => return (Poll::Pending, took),
                 Err(doomed) => {
                     life = doomed;
                     End::Killed
@@ -178,7 +180,7 @@ impl Slot {
         };
         lock(&self.place).stage = Stage::Gone;
         self.bury(life, end);
-        Poll::Ready(())
+        (Poll::Ready(()), took)
     }
 
     /// Ends the guest here and now, or with its turn if it has one.
@@ -306,8 +308,6 @@ impl Drop for Grave {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use skep_protocol::spec::OnFuelExhausted;
 
     use super::super::crew::Crew;
@@ -355,6 +355,32 @@ mod tests {
         });
         assert!(matches!(panics.await, End::Fault { .. }));
         assert_eq!(end_of(async { End::Exited(7) }).await, End::Exited(7));
+    }
+
+    /// The processor time that is told of a life.
+    async fn cpu_ms(life: impl Future<Output = End> + Send + 'static) -> u64 {
+        let (events, mut ended) = mpsc::channel(GUEST_EVENTS);
+        let crew = Crew::new(1, || ()).unwrap();
+        let slot = Arc::new(slot(Box::pin(life), events));
+        crew.seat(Arc::clone(&slot));
+        ended.recv().await.unwrap();
+        slot.meters.read().cpu_ms
+    }
+
+    #[tokio::test]
+    async fn what_counts_is_that_it_computes() {
+        let stands_still = cpu_ms(async {
+            let (_never, nothing) = std::sync::mpsc::channel::<()>();
+            let _late = nothing.recv_timeout(Duration::from_millis(500));
+            End::Exited(0)
+        });
+        assert!(stands_still.await < 250);
+        let computes = cpu_ms(async {
+            let begun = thread_time();
+            while thread_time() < begun + Duration::from_millis(20) {}
+            End::Exited(0)
+        });
+        assert!(computes.await >= 20);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use skep_protocol::spec::OnFuelExhausted;
 use tokio::sync::{mpsc, watch};
 
 use super::super::fuel::Fuel;
-use super::super::usage::Meters;
+use super::super::usage::{Meters, thread_time};
 use super::*;
 use crate::runner::{End, GUEST_EVENTS, GuestEvent, Stand};
 
@@ -41,10 +41,8 @@ impl Future for Busy {
         if self.stop.load(Ordering::Relaxed) {
             return Poll::Ready(End::Exited(0));
         }
-        let begun = Instant::now();
-        while begun.elapsed() < self.turn {
-            std::hint::spin_loop();
-        }
+        let begun = thread_time();
+        while thread_time() < begun + self.turn {}
         self.turns.fetch_add(1, Ordering::Relaxed);
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -81,7 +79,7 @@ async fn whoever_takes_long_turns_gets_fewer_of_them() {
     stop.store(true, Ordering::Relaxed);
     ended(long).await;
     ended(short).await;
-    // Some forty for each; other processes lengthen short turns too.
+    // Some forty for each.
     let (long, short) = (
         long_turns.load(Ordering::Relaxed),
         short_turns.load(Ordering::Relaxed),
