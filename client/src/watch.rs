@@ -163,8 +163,8 @@ impl Watch {
     /// called again after an error.
     ///
     /// # Errors
-    /// [`ClientError::Timeout`] if the host was away for 5 minutes; else as any
-    /// request.
+    /// [`ClientError::Timeout`](crate::ClientError::Timeout) if the host was away for 5
+    /// minutes; else as any request.
     pub async fn next(&mut self) -> Result<Option<WatchEvent>> {
         loop {
             if let Some(event) = self.ready.pop_front() {

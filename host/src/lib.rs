@@ -1,7 +1,7 @@
 //! The host of Skep: runs agents that nobody has to trust.
 //!
-//! [`Host::start`] takes a checked [`Config`] and a
-//! [`Wire`], and answers what comes over it until it is told to end. The path
+//! [`Host::start`] takes a checked [`Config`](config::Config) and a
+//! [`Wire`](skep_transport::Wire), and answers what comes over it until it is told to end. The path
 //! of an agent through the modules: [`server`] takes its payload, [`dispatch`]
 //! decodes it, [`op`] carries it out, [`agent`] drives it, a [`runner`] runs
 //! it, [`stdio`] carries its output to its [`log`], from where it is published

@@ -7,7 +7,7 @@ use serde::Serialize;
 use skep_client::Client;
 use skep_client::protocol::event::Stream;
 use skep_client::protocol::receipt::{CanonicalSpec, StreamHash, StreamReceipt};
-use skep_client::protocol::{AgentInfo, AgentSpec, Digest, ErrorCode, Receipt};
+use skep_client::protocol::{self, AgentInfo, AgentSpec, Digest, ErrorCode, Receipt};
 
 use super::args::VerifyArgs;
 use super::failure::Failure;
@@ -84,10 +84,16 @@ pub(super) async fn verify(context: &Context, args: &VerifyArgs) -> Outcome {
 /// The receipt of an agent that has ended.
 pub(super) fn receipt_of(agent: AgentInfo) -> Result<Receipt, Failure> {
     agent.receipt.ok_or_else(|| {
-        Failure::of_skep(if agent.outcome.is_some() {
-            "the host failed to keep a receipt of this agent: its log says why"
-        } else {
-            "the agent has not ended, and a receipt is written at the end: `skep wait` waits for it"
+        Failure::of_skep(match agent.outcome {
+            None => {
+                "the agent has not ended, and a receipt is written at the end: `skep wait` waits \
+                 for it"
+            }
+            Some(protocol::Outcome::HostLost) => {
+                "the host was killed while the agent ran, and nobody saw all that it printed: \
+                 there is no receipt of it"
+            }
+            Some(_) => "the host failed to keep a receipt of this agent: its log says why",
         })
     })
 }

@@ -1,6 +1,6 @@
 //! One run of an agent, from its start to its outcome: the only writer of its
-//! state meanwhile. Whatever happens, it ends with an [`Outcome`]: a failed agent
-//! is a result.
+//! state meanwhile. Whatever happens, it ends with an
+//! [`Outcome`](skep_protocol::Outcome): a failed agent is a result.
 
 use std::sync::Arc;
 use std::time::Duration;
