@@ -84,7 +84,7 @@ async fn a_killed_host_has_left_every_record_that_anyone_saw() {
     let logs = Logs::on_disk(copy.path(), Budget::new(u64::MAX)).unwrap();
     let mut written = BTreeMap::new();
     for &agent in &agents {
-        let history = logs.recover(agent, BOUND).unwrap().expect("a log");
+        let history = logs.recover(agent, BOUND, 0).unwrap().expect("a log");
         let history = Arc::new(history);
         let mut next = 0;
         while next < history.next_seq() {

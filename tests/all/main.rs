@@ -46,6 +46,7 @@ mod store;
 mod streams;
 mod subscribers;
 mod supervision;
+mod unsaved;
 mod watching;
 
 use std::time::Duration;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use skep_protocol::AgentId;
 
+use super::allowance::Allowance;
 use super::budget::Budget;
 use super::files::{Files, remove_directory};
 use super::journal::{Journal, SMALL};
@@ -30,7 +31,7 @@ const MIN_SEGMENT: u64 = 16 * 1024;
 const MAX_SEGMENT: u64 = 4 * 1024 * 1024;
 
 /// After a write has failed, the next is tried this much later.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -38,6 +39,7 @@ pub(super) struct Disk {
     owner: Owner,
     files: Files,
     journal: Arc<Journal>,
+    allowance: Arc<Allowance>,
     bound: u64,
     /// A segment that costs this is full.
     segment_cost: u64,
@@ -56,6 +58,10 @@ struct State {
     segments: VecDeque<Segment>,
     /// The number after that of the last record that was written.
     next_seq: u64,
+    /// Records before this number may have been seen.
+    seen: u64,
+    /// Whether some of those are not on disk, and that is known to the allowance.
+    ahead: bool,
     cost: u64,
     phase: Phase,
     /// The agent is gone, and so is its directory, or soon.
@@ -100,6 +106,7 @@ impl Disk {
         agent: AgentId,
         files: Files,
         journal: Arc<Journal>,
+        allowance: Arc<Allowance>,
         bound: u64,
         budget: Arc<Budget>,
     ) -> Self {
@@ -108,6 +115,7 @@ impl Disk {
             owner: owner(agent),
             files,
             journal,
+            allowance,
             bound,
             segment_cost: (bound / SEGMENTS).clamp(MIN_SEGMENT, MAX_SEGMENT),
             budget,
@@ -148,6 +156,21 @@ impl Disk {
         self.state().next_seq
     }
 
+    /// Records before this number are about to be seen: how many numbers that is
+    /// beyond what is on disk. One that was forgotten lacks nothing.
+    pub(super) fn lacks(&self, end_seq: u64) -> u64 {
+        let mut state = self.state();
+        if state.forgotten {
+            return 0;
+        }
+        state.seen = state.seen.max(end_seq);
+        let lacks = end_seq.saturating_sub(state.next_seq);
+        if lacks > 0 && !std::mem::replace(&mut state.ahead, true) {
+            self.allowance.enter(self.agent);
+        }
+        lacks
+    }
+
     /// Takes the right to write and says from which number on; none while
     /// another write is under way, or soon after one has failed unless `now`.
     pub(super) fn begin(&self, now: bool) -> Option<u64> {
@@ -186,6 +209,9 @@ impl Disk {
                 retry_at: Instant::now() + RETRY,
             },
         };
+        if state.next_seq >= state.seen && std::mem::take(&mut state.ahead) {
+            self.allowance.leave(self.agent);
+        }
         let forgotten = state.forgotten;
         drop(state);
         if forgotten {
@@ -193,8 +219,8 @@ impl Disk {
         }
     }
 
-    /// Writes records, the first of which has this number. Only who has the
-    /// right may.
+    /// Writes records, the first of which has this number; or if there are none,
+    /// that the next one has. Only who has the right may.
     pub(super) fn write(
         &self,
         first_seq: u64,
@@ -202,7 +228,7 @@ impl Disk {
         buffer: &mut Vec<u8>,
     ) -> io::Result<()> {
         let added = records.iter().map(Stored::cost).sum();
-        if self.stays_small(first_seq, added) {
+        if !records.is_empty() && self.stays_small(first_seq, added) {
             self.journal.append(self.agent, first_seq, records)?;
             self.wrote_small(first_seq, records.len(), added);
             return Ok(());
@@ -213,7 +239,22 @@ impl Disk {
             self.grew();
             self.journal.release(self.agent);
         }
+        if records.is_empty() {
+            return self.write_hole(first_seq, buffer);
+        }
         self.write_segments(first_seq, records, buffer)
+    }
+
+    /// A segment without a record tells where the next one begins.
+    fn write_hole(&self, next_seq: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+        buffer.clear();
+        encode_header(next_seq, buffer);
+        self.has_files.store(true, Ordering::Relaxed);
+        self.files.write(next_seq, 0, buffer)?;
+        for expired in self.wrote(Segment::new(next_seq)) {
+            self.files.remove(expired);
+        }
+        Ok(())
     }
 
     fn stays_small(&self, first_seq: u64, added: u64) -> bool {
@@ -346,6 +387,9 @@ impl Disk {
 
     fn let_go(&self, state: &mut State) {
         self.budget.give_back(std::mem::take(&mut state.cost));
+        if std::mem::take(&mut state.ahead) {
+            self.allowance.leave(self.agent);
+        }
         state.segments.clear();
         state.small = 0..0;
     }

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::segment::HEADER;
+
 #[derive(Debug)]
 pub(super) struct Files {
     dir: PathBuf,
@@ -71,6 +73,15 @@ impl Files {
             }
             _ => {}
         }
+    }
+
+    /// Whether there is a segment of more than its header.
+    pub(super) fn has_entries(&self) -> bool {
+        let segments = self.list().unwrap_or_default();
+        segments.into_iter().any(|first_seq| {
+            let file = self.path(first_seq).metadata();
+            file.is_ok_and(|file| file.len() > HEADER as u64)
+        })
     }
 
     /// The first numbers of all segments, in their order.

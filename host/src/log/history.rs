@@ -1,10 +1,11 @@
 //! What is remembered of one agent's output: the newest records in memory, and
 //! all within the limit `output_history_bytes` on disk. Both are one sequence:
-//! a record can be read once it is on disk, or could not be written.
+//! a record can be read once it is on disk, or the [allowance](super::allowance)
+//! for those that are not covers it.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use skep_protocol::AgentId;
 use skep_protocol::event::Stream;
@@ -12,16 +13,13 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use super::disk::{Disk, Place};
+use super::disk::{Disk, Place, RETRY};
 use super::journal::SMALL;
 use super::logs::Shelf;
 use super::page::{Page, Window};
+use super::patience::{PATIENCE, Patience};
 use super::tail::{Stored, Tail};
 use super::writers::{Batch, Removal};
-
-/// A disk that does not take a batch within this time is waited for no longer:
-/// the agent goes on, in memory.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What stays in memory of an agent that has ended, and whose log is on disk:
 /// all of a small one.
@@ -36,6 +34,8 @@ pub struct History {
     record_bytes: u64,
     tail: Mutex<Tail>,
     disk: Option<OnDisk>,
+    /// Whether a task sees to it that what was left unwritten is written.
+    healing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -57,6 +57,7 @@ impl History {
             record_bytes: 0,
             tail: Mutex::new(tail),
             disk,
+            healing: AtomicBool::new(false),
         }
     }
 
@@ -92,12 +93,42 @@ impl History {
 
     /// Writes records to disk and then lets them be read, and gives the number
     /// of the first. Only one may do so at a time.
-    pub(super) async fn commit(&self, records: &Arc<Vec<Stored>>) -> u64 {
-        self.save(records, false).await;
+    pub(super) async fn commit(&self, records: &Arc<Vec<Stored>>, patience: &Patience) -> u64 {
+        self.save(records, false, patience).await;
+        self.cover(records, patience).await;
         let mut tail = self.tail();
         let first = tail.next_seq();
         tail.append(records);
         first
+    }
+
+    /// Returns when these records may be seen: they are on disk, or their numbers
+    /// are given to no others all the same. As long as that is not so the agent
+    /// waits; the end of one that never runs again is not held up.
+    async fn cover(&self, records: &Arc<Vec<Stored>>, patience: &Patience) {
+        let Some(OnDisk { disk, shelf }) = &self.disk else {
+            return;
+        };
+        let end_seq = self.next_seq() + records.len() as u64;
+        loop {
+            let lacks = disk.lacks(end_seq);
+            if lacks == 0 {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = shelf.allowance.granted(lacks) => return,
+                () = patience.is_over() => {
+                    tracing::error!(
+                        agent = %self.agent, records = lacks,
+                        "an agent ends whose newest records are in memory alone, and lost \
+                         without a trace if the host is killed before the disk takes them"
+                    );
+                    return;
+                }
+                () = tokio::time::sleep(RETRY) => self.save(records, false, patience).await,
+            }
+        }
     }
 
     /// When [`heal`](Self::heal) has something to do.
@@ -110,21 +141,48 @@ impl History {
     }
 
     /// Writes what could not be written before, if it is time to try.
-    pub(super) async fn heal(&self) {
+    pub(super) async fn heal(&self, patience: &Patience) {
         if self.heal_at().is_some_and(|at| at <= Instant::now()) {
-            self.save(&Arc::default(), false).await;
+            self.save(&Arc::default(), false, patience).await;
         }
     }
 
-    /// Nothing more will be added: writes what could not be written before, and
-    /// lets go of the memory.
-    pub(super) async fn close(&self) {
+    /// Nothing more will be added, by this run: writes what could not be written
+    /// before, and lets go of the memory. Where the disk takes nothing now, it
+    /// does so when it can.
+    pub(super) async fn close(self: &Arc<Self>, patience: &Patience) {
+        if self.heal_at().is_some() {
+            self.save(&Arc::default(), true, patience).await;
+        }
+        if self.heal_at().is_none() {
+            self.shrink();
+        } else {
+            self.heal_in_time();
+        }
+    }
+
+    /// Sees to it that what is not on disk is written when the disk takes it.
+    pub(crate) fn heal_in_time(self: &Arc<Self>) {
+        let lacks = self.heal_at().is_some();
+        if lacks && !self.healing.swap(true, Ordering::Relaxed) {
+            // One for each agent at most, until it is forgotten.
+            let history = Arc::clone(self);
+            tokio::spawn(async move {
+                while let Some(at) = history.heal_at() {
+                    tokio::time::sleep_until(at).await;
+                    history.heal(&Patience::default()).await;
+                }
+                history.healing.store(false, Ordering::Relaxed);
+                history.shrink();
+            });
+        }
+    }
+
+    /// Lets go of the memory, where all is on disk.
+    fn shrink(&self) {
         let Some(OnDisk { disk, .. }) = &self.disk else {
             return;
         };
-        if disk.next_seq() < self.next_seq() {
-            self.save(&Arc::default(), true).await;
-        }
         let mut tail = self.tail();
         if disk.next_seq() >= tail.next_seq() {
             tail.shrink(TAIL_AT_END);
@@ -133,7 +191,7 @@ impl History {
 
     /// Writes these records, and before them those in memory that are not on
     /// disk yet.
-    async fn save(&self, new: &Arc<Vec<Stored>>, now: bool) {
+    async fn save(&self, new: &Arc<Vec<Stored>>, now: bool, patience: &Patience) {
         let Some(OnDisk { disk, shelf }) = &self.disk else {
             return;
         };
@@ -141,6 +199,11 @@ impl History {
             return;
         };
         let (first_seq, records) = self.unsaved(written, new);
+        if records.is_empty() && first_seq <= written {
+            // Somebody else has written it meanwhile.
+            disk.finish(&Ok(()));
+            return;
+        }
         let (done, is_done) = oneshot::channel();
         shelf.writers.write(Batch {
             disk: Arc::clone(disk),
@@ -149,17 +212,23 @@ impl History {
             done,
         });
         // What comes of it, the disk knows.
-        let _ = tokio::time::timeout(PATIENCE, is_done).await;
+        tokio::select! {
+            _ = tokio::time::timeout(PATIENCE, is_done) => {}
+            () = patience.is_over() => {}
+        }
     }
 
     fn unsaved(&self, written: u64, new: &Arc<Vec<Stored>>) -> (u64, Arc<Vec<Stored>>) {
         let tail = self.tail();
-        if written >= tail.next_seq() {
-            return (tail.next_seq(), Arc::clone(new));
+        if written == tail.next_seq() {
+            return (written, Arc::clone(new));
         }
+        let first_seq = written.max(tail.first_seq());
+        // An attempt that failed may have written the first of the new ones.
+        let there = usize::try_from(written.saturating_sub(tail.next_seq()));
+        let new = new.iter().skip(there.unwrap_or(usize::MAX));
         let old = tail.from(written).map(|(_, record)| record);
-        let all = old.chain(new.iter()).cloned().collect();
-        (written.max(tail.first_seq()), Arc::new(all))
+        (first_seq, Arc::new(old.chain(new).cloned().collect()))
     }
 
     /// The records of these streams from `from_seq` on, until their bytes

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use skep_protocol::AgentId;
 use tokio::sync::Semaphore;
 
+use super::allowance::Allowance;
 use super::budget::Budget;
 use super::disk::Disk;
 use super::files::Files;
@@ -47,6 +48,7 @@ pub struct Logs {
 pub(super) struct Shelf {
     root: PathBuf,
     pub(super) journal: Arc<Journal>,
+    pub(super) allowance: Arc<Allowance>,
     tails: Arc<Budget>,
     pub(super) writers: Writers,
     pub(super) reads: Semaphore,
@@ -78,6 +80,7 @@ impl Logs {
         let shelf = Shelf {
             root: root.to_owned(),
             journal: Arc::new(journal),
+            allowance: Arc::new(Allowance::open(root).map_err(failed)?),
             tails: Budget::new(TAILS),
             writers: Writers::start().map_err(failed)?,
             reads: Semaphore::new(READS),
@@ -96,29 +99,54 @@ impl Logs {
             let tail = Tail::new(0, bound, Arc::clone(&self.budget));
             return History::new(agent, Arc::clone(&self.budget), tail, None);
         };
-        self.history(shelf, agent, bound, shelf.disk(agent, bound, &self.budget))
+        self.history(
+            shelf,
+            agent,
+            bound,
+            shelf.disk(agent, bound, &self.budget),
+            0,
+        )
     }
 
     /// The history of an agent whose log an earlier host has written; it goes on
-    /// after the last record that is whole. None if there is no such log. Reads
-    /// all of it.
+    /// after the last record that is whole, and past whatever that host may have
+    /// published besides: records before `seen` at least. None if there is nothing
+    /// of it. Reads all of it.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn recover(&self, agent: AgentId, bound: u64) -> io::Result<Option<History>> {
+    pub fn recover(&self, agent: AgentId, bound: u64, seen: u64) -> io::Result<Option<History>> {
         let Some(shelf) = &self.shelf else {
             return Ok(None);
         };
         let disk = shelf.disk(agent, bound, &self.budget);
         let found = disk.recover()?;
-        Ok(found.then(|| self.history(shelf, agent, bound, disk)))
+        let published = disk.next_seq().saturating_add(shelf.allowance.left());
+        let next_seq = published.max(seen);
+        disk.go_on_at(next_seq);
+        let any = found || next_seq > 0;
+        Ok(any.then(|| self.history(shelf, agent, bound, disk, next_seq)))
     }
 
-    /// Whether a host before has written a log of that agent.
+    /// To be called when every agent of the host before that may run again, or
+    /// whose end is to be told, was [recovered](Self::recover).
+    pub fn took_up(&self) {
+        if let Some(shelf) = &self.shelf {
+            shelf.allowance.took_up();
+        }
+    }
+
+    /// What is the matter with the disk of the logs, and what comes of it.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.shelf.as_ref()?.allowance.trouble()
+    }
+
+    /// Whether a host before has written records of that agent.
     #[must_use]
     pub fn has(&self, agent: &AgentId) -> bool {
         (self.shelf.as_ref()).is_some_and(|shelf| {
-            shelf.journal.get(*agent).is_some() || shelf.root.join(agent.to_string()).exists()
+            shelf.journal.get(*agent).is_some() || shelf.files(*agent).has_entries()
         })
     }
 
@@ -139,8 +167,15 @@ impl Logs {
         History::new(agent, uncounted, tail, Some(on_disk))
     }
 
-    fn history(&self, shelf: &Arc<Shelf>, agent: AgentId, bound: u64, disk: Disk) -> History {
-        let tail = Tail::new(disk.next_seq(), bound.min(TAIL), Arc::clone(&shelf.tails));
+    fn history(
+        &self,
+        shelf: &Arc<Shelf>,
+        agent: AgentId,
+        bound: u64,
+        disk: Disk,
+        next_seq: u64,
+    ) -> History {
+        let tail = Tail::new(next_seq, bound.min(TAIL), Arc::clone(&shelf.tails));
         let on_disk = OnDisk {
             disk: Arc::new(disk),
             shelf: Arc::clone(shelf),
@@ -174,12 +209,16 @@ impl Logs {
 }
 
 impl Shelf {
+    fn files(&self, agent: AgentId) -> Files {
+        Files::new(self.root.join(agent.to_string()))
+    }
+
     fn disk(&self, agent: AgentId, bound: u64, budget: &Arc<Budget>) -> Disk {
-        let files = Files::new(self.root.join(agent.to_string()));
         Disk::new(
             agent,
-            files,
+            self.files(agent),
             Arc::clone(&self.journal),
+            Arc::clone(&self.allowance),
             bound,
             Arc::clone(budget),
         )

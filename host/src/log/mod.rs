@@ -1,6 +1,7 @@
 //! An agent's output as numbered records: written to disk within a bound, then
 //! published. Knows nothing of the runner that wrote it.
 
+mod allowance;
 mod budget;
 mod disk;
 mod files;
@@ -8,6 +9,7 @@ mod history;
 mod journal;
 mod logs;
 mod page;
+mod patience;
 mod reader;
 mod recorder;
 mod segment;

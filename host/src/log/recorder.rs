@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::history::History;
+use super::patience::Patience;
 use super::tail::Stored;
 use crate::clock;
 use crate::stdio::{Chunk, LineSplitter, OutputReader, Piece};
@@ -41,6 +42,8 @@ pub struct Recorder {
     pub agent: AgentId,
     /// Which run of the agent this is, from 0.
     pub run: u64,
+    /// Whether there may be another, under this host or the next.
+    pub may_run_again: bool,
     pub history: Arc<History>,
     pub publisher: Publisher,
     pub bytes_per_s: u64,
@@ -92,6 +95,11 @@ impl Recorder {
         });
         let id = self.agent.to_string();
         let mut paid_until = Instant::now();
+        let patience = if self.may_run_again {
+            Patience::default()
+        } else {
+            Patience::until_ended(self.ended.clone())
+        };
         loop {
             let due = (streams.iter().filter_map(|split| split.flush_at))
                 .chain(self.history.heal_at())
@@ -108,7 +116,7 @@ impl Recorder {
                     let Some(chunks) = chunks else { break };
                     let bytes: usize = chunks.iter().map(|chunk| chunk.data.len()).sum();
                     let before = Instant::now();
-                    self.record(&id, &mut streams, &chunks).await;
+                    self.record(&id, &mut streams, &chunks, &patience).await;
                     paid_until = self.wait_for_rate(paid_until, bytes).await;
                     // The newline may have come meanwhile, and was not read.
                     let waited = before.elapsed();
@@ -116,12 +124,13 @@ impl Recorder {
                         *at += waited;
                     }
                 }
-                () = flush => self.history.heal().await,
+                () = flush => self.history.heal(&patience).await,
             }
-            self.flush(&id, &mut streams, Some(Instant::now())).await;
+            self.flush(&id, &mut streams, Some(Instant::now()), &patience)
+                .await;
         }
-        self.flush(&id, &mut streams, None).await;
-        self.history.close().await;
+        self.flush(&id, &mut streams, None, &patience).await;
+        self.history.close(&patience).await;
         let [stdout, stderr] = streams.map(|split| split.hash.finish());
         Written {
             run: self.run,
@@ -132,7 +141,13 @@ impl Recorder {
 
     /// All of it is one batch for the disk. The recorders of others may go in
     /// between: a chunk may be as many records as it has bytes.
-    async fn record(&self, id: &str, streams: &mut [Split; 2], chunks: &[Chunk]) {
+    async fn record(
+        &self,
+        id: &str,
+        streams: &mut [Split; 2],
+        chunks: &[Chunk],
+        patience: &Patience,
+    ) {
         let mut records = Vec::new();
         for chunk in chunks {
             let Some(split) = streams
@@ -157,11 +172,17 @@ impl Recorder {
                 tokio::task::yield_now().await;
             }
         }
-        self.write(id, streams, records).await;
+        self.write(id, streams, records, patience).await;
     }
 
     /// Records what has waited for its newline until `due`, or all of it.
-    async fn flush(&self, id: &str, streams: &mut [Split; 2], due: Option<Instant>) {
+    async fn flush(
+        &self,
+        id: &str,
+        streams: &mut [Split; 2],
+        due: Option<Instant>,
+        patience: &Patience,
+    ) {
         let mut records = Vec::new();
         for split in streams.iter_mut() {
             let is_due = match (split.flush_at, due) {
@@ -176,17 +197,23 @@ impl Recorder {
                     .extend(piece.map(|piece| self.stored(split.stream, clock::now_ns(), piece)));
             }
         }
-        self.write(id, streams, records).await;
+        self.write(id, streams, records, patience).await;
     }
 
     /// To the history first, then to the subscribers: what one of them has
     /// seen can be read again, also after the host was killed.
-    async fn write(&self, id: &str, streams: &[Split; 2], records: Vec<Stored>) {
+    async fn write(
+        &self,
+        id: &str,
+        streams: &[Split; 2],
+        records: Vec<Stored>,
+        patience: &Patience,
+    ) {
         if records.is_empty() {
             return;
         }
         let records = Arc::new(records);
-        let first = self.history.commit(&records).await;
+        let first = self.history.commit(&records, patience).await;
         self.count
             .fetch_add(records.len() as u64, Ordering::Relaxed);
         for (seq, record) in (first..).zip(&*records) {

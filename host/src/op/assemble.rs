@@ -139,6 +139,7 @@ pub(super) fn assemble(
         recorder: Recorder {
             agent: id,
             run: past.before.restarts,
+            may_run_again: spec.restart.allows_any(),
             history,
             publisher: core.publisher.clone(),
             bytes_per_s: spec.limits.output_bytes_per_s,

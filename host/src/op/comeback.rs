@@ -134,7 +134,9 @@ pub(crate) async fn come_back(
         core.components.remove(digest);
     }
     settle(core).await;
-    if !postponed.is_empty() {
+    if postponed.is_empty() {
+        core.logs.took_up();
+    } else {
         tokio::spawn(take_up_later(Arc::clone(core), postponed, told));
     }
 }
@@ -153,6 +155,7 @@ async fn take_up_later(core: Arc<Core>, mut postponed: Vec<Fate>, told: fn(&Erro
             postponed.extend(take_up(&core, fate, told).await);
         }
     }
+    core.logs.took_up();
 }
 
 /// Takes up an agent, or gives it back where that may be possible later: for want
@@ -218,7 +221,11 @@ async fn waiting_again(core: &Arc<Core>, left: &Left) -> Result<(Handle, Life), 
     let identity = Identity {
         id: left.id,
         created_ms: left.born.created_ms,
-        past: Past::default(),
+        past: Past {
+            // It may have run, where the store could not be told.
+            history: recover(core, left).await?,
+            ..Past::default()
+        },
     };
     assemble(core, admissible, Place::Later(turn), identity)
 }
@@ -290,16 +297,7 @@ async fn running_again(
         Ok(slot) => Place::Now(slot),
         Err(_full) => Place::Later(core.slots.wait_again(applicant)?),
     };
-    let (logs, id, bound) = (
-        core.logs.clone(),
-        left.id,
-        left.born.limits.output_history_bytes,
-    );
-    let history = tokio::task::spawn_blocking(move || logs.recover(id, bound)).await;
-    let history = history
-        .map_err(std::io::Error::other)
-        .flatten()
-        .map_err(Error::Log)?;
+    let history = recover(core, left).await?;
     let identity = Identity {
         id: left.id,
         created_ms: left.born.created_ms,
@@ -318,6 +316,17 @@ async fn running_again(
     assemble(core, admissible, place, identity)
 }
 
+/// The log of an agent that goes on with it, if it has any.
+async fn recover(core: &Arc<Core>, left: &Left) -> Result<Option<History>, Error> {
+    let (logs, id) = (core.logs.clone(), left.id);
+    let (bound, seen) = (left.born.limits.output_history_bytes, left.known.next_seq);
+    tokio::task::spawn_blocking(move || logs.recover(id, bound, seen))
+        .await
+        .map_err(std::io::Error::other)
+        .flatten()
+        .map_err(Error::Log)
+}
+
 /// Ends an agent that is not run again, as far as its log goes.
 async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
     core.tally.ended(&outcome);
@@ -325,8 +334,8 @@ async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
         id, born, known, ..
     } = left;
     let logs = core.logs.clone();
-    let bound = born.limits.output_history_bytes;
-    let log = tokio::task::spawn_blocking(move || logs.recover(id, bound));
+    let (bound, seen) = (born.limits.output_history_bytes, known.next_seq);
+    let log = tokio::task::spawn_blocking(move || logs.recover(id, bound, seen));
     let history = match log.await.map_err(std::io::Error::other).flatten() {
         Ok(history) => history,
         Err(error) => {
@@ -369,15 +378,21 @@ async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
         known: known.clone(),
     }));
     if core.store.write(change).await.is_ok() {
-        drop(history);
+        if let Some(history) = history {
+            Arc::new(history).heal_in_time();
+        }
         core.registry.had_ended(ended).await;
     } else {
         // It has happened, and is written later: until then what the store has of
         // it is not how it ended.
+        let is_open = history.is_some();
         let history = history
             .unwrap_or_else(|| core.logs.recall(id, bound, known.next_seq))
             .charged(bytes);
         let handle = Handle::of_record(id, &born, known, history);
+        if is_open {
+            handle.history.heal_in_time();
+        }
         core.registry.insert(handle);
         core.registry.has_ended(id).await;
     }

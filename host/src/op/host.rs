@@ -60,6 +60,9 @@ pub fn health(core: &Core) -> Health {
         let message = format!("the store cannot be written to: {trouble}");
         because(HealthCode::Storage, &message);
     }
+    if let Some(trouble) = core.logs.trouble() {
+        because(HealthCode::Storage, &trouble);
+    }
     if core.audit.as_ref().is_some_and(Audit::is_failing) {
         because(
             HealthCode::Storage,

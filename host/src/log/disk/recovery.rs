@@ -10,6 +10,15 @@ use crate::log::segment::{self, HEADER, Segment, decode_header};
 use crate::log::tail::{self, Stored};
 
 impl Disk {
+    /// Goes on at this number, where that is not the next. If the disk does not
+    /// take it now, it does with what is written first.
+    pub(in crate::log) fn go_on_at(&self, seq: u64) {
+        if self.lacks(seq) > 0 && self.begin(true).is_some() {
+            let written = self.write(seq, &[], &mut Vec::new());
+            self.finish(&written);
+        }
+    }
+
     /// Takes up what is there, written by a host that is gone. What follows the
     /// last sound entry of a segment is cut. Whether there is anything. What
     /// cannot be read as a whole is not taken up: the next attempt begins anew.
@@ -45,7 +54,11 @@ impl Disk {
     fn recover_segments(&self, segments: &[u64]) -> io::Result<()> {
         self.has_files.store(true, Ordering::Relaxed);
         for &first_seq in segments {
-            let (segment, torn) = self.scan(first_seq)?;
+            let Scanned {
+                segment,
+                torn,
+                sound,
+            } = self.scan(first_seq)?;
             if torn > 0 {
                 tracing::warn!(
                     agent = %self.agent, path = %self.files.path(first_seq).display(),
@@ -53,7 +66,9 @@ impl Disk {
                     "the end of a log segment was not whole, and is cut"
                 );
             }
-            if segment.count == 0 {
+            // One without a record may tell where the next one begins.
+            let tells = sound && first_seq > self.next_seq();
+            if segment.count == 0 && !tells {
                 self.files.remove(first_seq);
                 continue;
             }
@@ -74,9 +89,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Reads a whole segment: what it holds, and how many bytes follow that are
-    /// no entry.
-    fn scan(&self, first_seq: u64) -> io::Result<(Segment, u64)> {
+    /// Reads a whole segment.
+    fn scan(&self, first_seq: u64) -> io::Result<Scanned> {
         let file = self.files.open(first_seq)?;
         let length = file.metadata()?.len();
         let mut segment = Segment::new(first_seq);
@@ -86,7 +100,11 @@ impl Disk {
             decode_header(&header) == Some(first_seq)
         };
         if !sound {
-            return Ok((segment, length));
+            return Ok(Scanned {
+                segment,
+                torn: length,
+                sound,
+            });
         }
         let mut reader = Reader::new(&file, self.owner, segment.bytes, length);
         while let Some(entry) = reader.next(segment.end_seq())? {
@@ -94,6 +112,19 @@ impl Disk {
             segment.push(segment::entry_bytes(&entry), cost);
         }
         let torn = length - segment.bytes;
-        Ok((segment, torn))
+        Ok(Scanned {
+            segment,
+            torn,
+            sound,
+        })
     }
+}
+
+/// What a segment was found to hold.
+struct Scanned {
+    segment: Segment,
+    /// Bytes at its end that are no entry.
+    torn: u64,
+    /// Whether its header is whole.
+    sound: bool,
 }

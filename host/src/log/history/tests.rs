@@ -5,10 +5,11 @@ mod journal;
 mod outage;
 mod recovery;
 mod sequence;
+mod unsaved;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -60,6 +61,13 @@ fn check(record: &LogRecord) {
         ),
         "{seq}"
     );
+}
+
+impl History {
+    /// What a run adds that has no end.
+    async fn add(&self, records: &Arc<Vec<Stored>>) -> u64 {
+        self.commit(records, &Patience::default()).await
+    }
 }
 
 fn range(from_seq: u64, to_seq: u64) -> Option<SeqRange> {
@@ -127,6 +135,7 @@ fn on_disk_within(bound: u64, budget: u64) -> Kept {
     let dir = tempfile::tempdir().unwrap();
     let budget = Budget::new(budget);
     let logs = Logs::on_disk(&dir.path().join("logs"), Arc::clone(&budget)).unwrap();
+    logs.took_up();
     let agent = AgentId::random();
     let history = Arc::new(logs.create(agent, bound));
     Kept {
@@ -159,16 +168,23 @@ impl Kept {
 
 fn recover(dir: &Path, agent: AgentId, bound: u64) -> Arc<History> {
     let logs = open(&dir.join("logs"));
-    Arc::new(logs.recover(agent, bound).unwrap().unwrap())
+    Arc::new(logs.recover(agent, bound, 0).unwrap().unwrap())
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|path| !path.with_extension("").ends_with("allowance"))
         .collect();
     found.sort();
     found
+}
+
+/// What the file says of how far records may be ahead of the disk.
+fn allowance(root: &Path) -> Option<u64> {
+    let bytes = std::fs::read(root.join("allowance")).ok()?;
+    Some(u64::from_le_bytes(*bytes.first_chunk()?))
 }
 
 fn is_journal(path: &Path) -> bool {

@@ -14,6 +14,7 @@ fn recorder(bytes_per_s: u64) -> (Recorder, Arc<History>, CancellationToken) {
     let recorder = Recorder {
         agent,
         run: 0,
+        may_run_again: false,
         history: Arc::clone(&history),
         publisher: wire.publisher,
         bytes_per_s,

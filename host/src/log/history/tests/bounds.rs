@@ -8,7 +8,7 @@ async fn what_all_share_is_bounded_and_given_back() {
     let first = in_memory(u64::MAX, &budget);
     for _ in 0..20 {
         first
-            .commit(&Arc::new(vec![stored("x", Stream::Stdout)]))
+            .add(&Arc::new(vec![stored("x", Stream::Stdout)]))
             .await;
     }
     assert!(budget.is_exceeded(), "others are to be forgotten first");
@@ -26,7 +26,7 @@ async fn the_oldest_segments_expire() {
     let kept = on_disk(BOUND);
     for batch in 0..300 {
         kept.history
-            .commit(&lines(batch * 100..(batch + 1) * 100))
+            .add(&lines(batch * 100..(batch + 1) * 100))
             .await;
         assert!(kept.budget.used() <= BOUND, "{}", kept.budget.used());
     }
@@ -56,9 +56,7 @@ async fn the_oldest_segments_expire() {
 async fn a_tiny_bound_keeps_little() {
     let kept = on_disk(1);
     for batch in 0..50 {
-        kept.history
-            .commit(&lines(batch * 50..(batch + 1) * 50))
-            .await;
+        kept.history.add(&lines(batch * 50..(batch + 1) * 50)).await;
     }
     let (records, gaps) = all(&kept.history, 0).await;
     assert_eq!(gaps.len(), 1);
@@ -73,7 +71,7 @@ async fn a_writer_lets_go_of_its_own_where_all_share_too_little() {
     // Segments of an agent that may have everything are large.
     for batch in 0..200 {
         kept.history
-            .commit(&lines(batch * 1000..(batch + 1) * 1000))
+            .add(&lines(batch * 1000..(batch + 1) * 1000))
             .await;
     }
     assert!(
@@ -91,7 +89,7 @@ async fn only_so_many_read_the_disk_at_once() {
     let kept = on_disk(8 * MIB);
     while kept.first_in_memory() == 0 {
         let next = kept.history.next_seq();
-        kept.history.commit(&lines(next..next + 1000)).await;
+        kept.history.add(&lines(next..next + 1000)).await;
     }
     let last = kept.history.next_seq() - 1;
     let reads = &kept.history.disk.as_ref().unwrap().shelf.reads;

@@ -14,19 +14,19 @@ async fn small_logs_share_a_file_and_none_is_lost() {
         .map(|agent| Arc::new(kept.logs.create(*agent, MIB)))
         .collect();
     for (number, history) in histories.iter().enumerate() {
-        history.commit(&lines(0..FEW)).await;
+        history.add(&lines(0..FEW)).await;
         // These two become large, at once and bit by bit.
         if number == 7 {
-            history.commit(&lines(FEW..1000)).await;
+            history.add(&lines(FEW..1000)).await;
         }
     }
     for batch in 1..100 {
         histories[9]
-            .commit(&lines(batch * FEW..(batch + 1) * FEW))
+            .add(&lines(batch * FEW..(batch + 1) * FEW))
             .await;
     }
     for history in &histories {
-        history.close().await;
+        history.close(&Patience::default()).await;
         history.tail().shrink(0);
     }
     histories[3].forget();
@@ -64,7 +64,7 @@ async fn small_logs_share_a_file_and_none_is_lost() {
         // What was taken up is in the next journal too.
         let logs = open(&root);
         for (number, agent) in agents.iter().enumerate() {
-            let again = logs.recover(*agent, MIB).unwrap();
+            let again = logs.recover(*agent, MIB, 0).unwrap();
             let Some(again) = again.map(Arc::new) else {
                 assert_eq!(number, 3, "a log is gone");
                 continue;
@@ -77,11 +77,11 @@ async fn small_logs_share_a_file_and_none_is_lost() {
             );
         }
         let other = Arc::new(logs.create(AgentId::random(), MIB));
-        other.commit(&lines(0..FEW)).await;
+        other.add(&lines(0..FEW)).await;
     }
     let logs = open(&root);
     assert_eq!(logs.sweep(|_| true).unwrap(), 0);
-    assert!(logs.recover(agents[0], MIB).unwrap().is_some());
+    assert!(logs.recover(agents[0], MIB, 0).unwrap().is_some());
     assert_eq!(logs.sweep(|_| false).unwrap(), AGENTS - 1 + 2);
     until("all are gone", || segments(&root).is_empty()).await;
     drop(dir);
@@ -98,11 +98,11 @@ async fn the_journal_does_not_grow_with_what_is_dead() {
             .map(|path| path.metadata().unwrap().len())
             .sum()
     };
-    kept.history.commit(&lines(0..FEW)).await;
+    kept.history.add(&lines(0..FEW)).await;
     let mut largest = 0;
     for _ in 0..5000 {
         let history = Arc::new(kept.logs.create(AgentId::random(), MIB));
-        history.commit(&record).await;
+        history.add(&record).await;
         history.forget();
         largest = largest.max(size());
     }
@@ -117,7 +117,7 @@ async fn the_journal_does_not_grow_with_what_is_dead() {
 async fn a_journal_torn_anywhere_keeps_what_was_whole() {
     let kept = on_disk(MIB);
     for seq in 0..FEW {
-        kept.history.commit(&lines(seq..seq + 1)).await;
+        kept.history.add(&lines(seq..seq + 1)).await;
     }
     let (dir, agent) = kept.left_behind();
     let root = dir.path().join("logs");
@@ -132,7 +132,7 @@ async fn a_journal_torn_anywhere_keeps_what_was_whole() {
         torn.extend(std::iter::repeat_n(0xff, cut % 50));
         std::fs::write(&path, torn).unwrap();
         let logs = open(&root);
-        let next = match logs.recover(agent, MIB).unwrap().map(Arc::new) {
+        let next = match logs.recover(agent, MIB, 0).unwrap().map(Arc::new) {
             Some(again) => {
                 let next = again.next_seq();
                 assert_eq!(

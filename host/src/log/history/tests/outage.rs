@@ -3,7 +3,7 @@
 use super::*;
 
 /// Something in the way of an agent's directory: nothing can be written.
-fn obstruct(kept: &Kept) -> PathBuf {
+pub(super) fn obstruct(kept: &Kept) -> PathBuf {
     let directory = kept.directory();
     let aside = directory.with_extension("aside");
     if directory.exists() {
@@ -13,7 +13,7 @@ fn obstruct(kept: &Kept) -> PathBuf {
     aside
 }
 
-fn clear(kept: &Kept, aside: &Path) {
+pub(super) fn clear(kept: &Kept, aside: &Path) {
     std::fs::remove_file(kept.directory()).unwrap();
     if aside.exists() {
         std::fs::rename(aside, kept.directory()).unwrap();
@@ -24,10 +24,10 @@ fn clear(kept: &Kept, aside: &Path) {
 async fn an_agent_goes_on_without_its_disk_and_nothing_short_is_lost() {
     let kept = on_disk(16 * MIB);
     let history = &kept.history;
-    history.commit(&lines(0..100)).await;
+    history.add(&lines(0..100)).await;
     let aside = obstruct(&kept);
     for batch in 1..10 {
-        history.commit(&lines(batch * 100..(batch + 1) * 100)).await;
+        history.add(&lines(batch * 100..(batch + 1) * 100)).await;
         assert_eq!(
             all(history, 100).await,
             (numbers(100..(batch + 1) * 100), Vec::new())
@@ -42,9 +42,10 @@ async fn an_agent_goes_on_without_its_disk_and_nothing_short_is_lost() {
             .is_some_and(|at| at <= tokio::time::Instant::now())
     })
     .await;
-    history.heal().await;
+    history.heal(&Patience::default()).await;
     assert_eq!(history.heal_at(), None);
-    history.commit(&lines(1000..1010)).await;
+    history.add(&lines(1000..1010)).await;
+    until("none is ahead", || allowance(&kept.root()) == Some(0)).await;
     let (dir, agent) = kept.left_behind();
     let again = recover(dir.path(), agent, 16 * MIB);
     assert_eq!(all(&again, 0).await, (numbers(0..1010), Vec::new()));
@@ -54,16 +55,16 @@ async fn an_agent_goes_on_without_its_disk_and_nothing_short_is_lost() {
 async fn what_leaves_memory_unwritten_is_a_range_that_is_gone() {
     let kept = on_disk(64 * MIB);
     let history = &kept.history;
-    history.commit(&lines(0..100)).await;
+    history.add(&lines(0..100)).await;
     let aside = obstruct(&kept);
     let mut next = 100;
     while kept.first_in_memory() < 1000 {
-        history.commit(&lines(next..next + 100)).await;
+        history.add(&lines(next..next + 100)).await;
         next += 100;
     }
     let lost_to = kept.first_in_memory() - 1;
     clear(&kept, &aside);
-    history.close().await;
+    history.close(&Patience::default()).await;
     assert_eq!(history.heal_at(), None, "the end waits for no retry");
     let expected = vec![0..100, lost_to + 1..next];
     let gap = vec![range(100, lost_to).unwrap()];
@@ -79,17 +80,18 @@ async fn what_leaves_memory_unwritten_is_a_range_that_is_gone() {
         .await
         .unwrap();
     assert_eq!(window.expired, range(100, lost_to));
+    until("none is ahead", || allowance(&kept.root()) == Some(0)).await;
     let (dir, agent) = kept.left_behind();
     let again = recover(dir.path(), agent, 64 * MIB);
     assert_eq!(all(&again, 0).await, (expected, gap));
 }
 
 /// A small file system, while this lives.
-struct SmallDisk(PathBuf);
+pub(super) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// None where this user may not mount one.
-    fn mount(at: &Path) -> Option<Self> {
+    pub(super) fn mount(at: &Path) -> Option<Self> {
         std::fs::create_dir(at).unwrap();
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=512k", "skep-test"])
@@ -119,23 +121,25 @@ async fn a_full_disk_heals_by_itself() {
     };
     println!("case: a file system of 512 KiB was filled");
     let logs = open(&root);
+    logs.took_up();
     let agent = AgentId::random();
     let history = Arc::new(logs.create(agent, 64 * MIB));
     let filler = root.join("filler");
     std::fs::write(&filler, vec![0; 300 * 1024]).unwrap();
     let mut next = 0;
     while history.heal_at().is_none() {
-        history.commit(&lines(next..next + 100)).await;
+        history.add(&lines(next..next + 100)).await;
         next += 100;
         assert!(next < 20_000, "the disk is never full");
     }
     // The agent goes on, and loses nothing that fits into memory.
-    history.commit(&lines(next..next + 500)).await;
+    history.add(&lines(next..next + 500)).await;
     next += 500;
     assert_eq!(all(&history, 0).await, (numbers(0..next), Vec::new()));
     std::fs::remove_file(filler).unwrap();
-    history.close().await;
+    history.close(&Patience::default()).await;
     assert_eq!(history.heal_at(), None, "it was written");
+    until("none is ahead", || allowance(&root) == Some(0)).await;
     drop((history, logs));
     let again = recover(dir.path(), agent, 64 * MIB);
     assert_eq!(all(&again, 0).await, (numbers(0..next), Vec::new()));

@@ -5,14 +5,14 @@ use super::*;
 #[tokio::test]
 async fn a_host_that_was_killed_has_left_every_record() {
     let kept = on_disk(4 * MIB);
-    kept.history.commit(&lines(0..9000)).await;
-    kept.history.commit(&lines(9000..9003)).await;
+    kept.history.add(&lines(0..9000)).await;
+    kept.history.add(&lines(9000..9003)).await;
     let (dir, agent) = kept.left_behind();
     let again = recover(dir.path(), agent, 4 * MIB);
     assert_eq!(again.next_seq(), 9003);
     assert_eq!(all(&again, 0).await, (numbers(0..9003), Vec::new()));
     // It goes on where it was.
-    again.commit(&lines(9003..9500)).await;
+    again.add(&lines(9003..9500)).await;
     assert_eq!(all(&again, 8990).await, (numbers(8990..9500), Vec::new()));
     drop(again);
     // A smaller bound holds at once.
@@ -22,13 +22,13 @@ async fn a_host_that_was_killed_has_left_every_record() {
     assert_eq!(records, numbers(gaps[0].to_seq + 1..9500));
     drop(again);
     let logs = open(&dir.path().join("logs"));
-    assert!(logs.recover(AgentId::random(), MIB).unwrap().is_none());
+    assert!(logs.recover(AgentId::random(), MIB, 0).unwrap().is_none());
 }
 
 #[tokio::test]
 async fn a_torn_end_is_cut_wherever_it_is_torn() {
     let kept = on_disk(MIB);
-    kept.history.commit(&lines(0..60)).await;
+    kept.history.add(&lines(0..60)).await;
     let (dir, agent) = kept.left_behind();
     let root = dir.path().join("logs");
     let path = segments(&root.join(agent.to_string())).remove(0);
@@ -55,7 +55,7 @@ async fn a_torn_end_is_cut_wherever_it_is_torn() {
             (numbers(0..next), Vec::new()),
             "cut at {cut}"
         );
-        again.commit(&lines(next..next + 5)).await;
+        again.add(&lines(next..next + 5)).await;
         drop(again);
         let again = recover(dir.path(), agent, MIB);
         assert_eq!(
@@ -73,10 +73,10 @@ async fn damage_is_a_range_that_is_gone() {
     let kept = on_disk(MIB);
     for batch in 0..100 {
         kept.history
-            .commit(&lines(batch * 100..(batch + 1) * 100))
+            .add(&lines(batch * 100..(batch + 1) * 100))
             .await;
     }
-    kept.history.close().await;
+    kept.history.close(&Patience::default()).await;
     let (before, _) = all(&kept.history, 0).await;
     let first = before[0].start;
     let path = segments(&kept.directory()).remove(2);
@@ -111,7 +111,7 @@ async fn damage_is_a_range_that_is_gone() {
 #[tokio::test]
 async fn a_directory_keeps_what_is_known_and_what_is_not_the_hosts() {
     let kept = on_disk(MIB);
-    kept.history.commit(&lines(0..100)).await;
+    kept.history.add(&lines(0..100)).await;
     let (root, directory) = (kept.root(), kept.directory());
     let (dir, agent) = kept.left_behind();
     std::fs::create_dir(root.join("mine")).unwrap();
@@ -128,8 +128,8 @@ async fn a_directory_keeps_what_is_known_and_what_is_not_the_hosts() {
 async fn a_log_is_looked_at_when_it_is_first_read() {
     for count in [3, 1000] {
         let kept = on_disk(MIB);
-        kept.history.commit(&lines(0..count)).await;
-        kept.history.close().await;
+        kept.history.add(&lines(0..count)).await;
+        kept.history.close(&Patience::default()).await;
         let (root, directory) = (kept.root(), kept.directory());
         let (dir, agent) = kept.left_behind();
         let budget = Budget::new(u64::MAX);
@@ -145,7 +145,7 @@ async fn a_log_is_looked_at_when_it_is_first_read() {
         assert_eq!(all(&short, 0).await.0, numbers(0..count));
         logs.recall(agent, MIB, count).forget();
         until("the log is gone", || {
-            !directory.exists() && logs.recover(agent, MIB).unwrap().is_none()
+            !directory.exists() && logs.recover(agent, MIB, 0).unwrap().is_none()
         })
         .await;
         drop(dir);
@@ -155,8 +155,8 @@ async fn a_log_is_looked_at_when_it_is_first_read() {
 #[tokio::test]
 async fn a_log_that_could_not_be_read_once_is_read_when_it_can_be() {
     let kept = on_disk(MIB);
-    kept.history.commit(&lines(0..9000)).await;
-    kept.history.close().await;
+    kept.history.add(&lines(0..9000)).await;
+    kept.history.close(&Patience::default()).await;
     let (root, directory) = (kept.root(), kept.directory());
     let (dir, agent) = kept.left_behind();
     let there = segments(&directory);
@@ -175,7 +175,7 @@ async fn a_log_that_could_not_be_read_once_is_read_when_it_can_be() {
     for _ in 0..3 {
         recalled.window(0, &Stream::ALL, MIB).await.unwrap_err();
         assert_eq!(recalled.bytes(), 0);
-        logs.recover(agent, MIB).unwrap_err();
+        logs.recover(agent, MIB, 0).unwrap_err();
         assert_eq!(budget.used(), 0);
     }
     std::fs::remove_dir(last).unwrap();
@@ -185,6 +185,6 @@ async fn a_log_that_could_not_be_read_once_is_read_when_it_can_be() {
     for (path, whole) in there.iter().zip(&whole) {
         assert!(std::fs::read(path).unwrap() == *whole, "{}", path.display());
     }
-    let again = logs.recover(agent, MIB).unwrap().unwrap();
+    let again = logs.recover(agent, MIB, 0).unwrap().unwrap();
     assert_eq!(recalled.bytes(), again.bytes());
 }

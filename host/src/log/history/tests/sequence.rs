@@ -7,7 +7,7 @@ async fn numbers_have_no_hole_and_the_oldest_expire() {
     let history = in_memory(3 * cost(1), &Budget::new(u64::MAX));
     for (expected, data) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
         let records = Arc::new(vec![stored(data, Stream::Stdout)]);
-        assert_eq!(history.commit(&records).await, expected as u64);
+        assert_eq!(history.add(&records).await, expected as u64);
     }
     let window = history.window(0, &Stream::ALL, 1000).await.unwrap();
     assert_eq!(window.expired, range(0, 1));
@@ -30,7 +30,7 @@ async fn a_reader_of_one_stream_goes_past_the_other() {
             stored("e", Stream::Stderr),
             stored("e", Stream::Stderr),
         ];
-        history.commit(&Arc::new(records)).await;
+        history.add(&Arc::new(records)).await;
         let window = history.window(0, &[Stream::Stdout], 1000).await.unwrap();
         assert_eq!((window.records.len(), window.next_seq), (1, 3));
         let window = history.window(0, &Stream::ALL, 1).await.unwrap();
@@ -53,7 +53,7 @@ async fn memory_and_disk_are_one_sequence() {
     let mut next = 0;
     // Batches of all sizes: what is in memory begins within one.
     for size in (0..200).map(|number| number * 7 % 101) {
-        assert_eq!(history.commit(&lines(next..next + size)).await, next);
+        assert_eq!(history.add(&lines(next..next + size)).await, next);
         next += size;
     }
     assert!(
@@ -94,7 +94,7 @@ async fn memory_and_disk_are_one_sequence() {
         .unwrap();
     assert_eq!((window.records.len(), window.next_seq), (5, 5));
 
-    history.close().await;
+    history.close(&Patience::default()).await;
     assert!(
         kept.first_in_memory() > next - 100,
         "memory is given back at the end"
@@ -109,10 +109,10 @@ async fn a_window_of_a_million_records_costs_little() {
     let kept = on_disk(256 * MIB);
     for batch in 0..RECORDS / 10_000 {
         kept.history
-            .commit(&lines(batch * 10_000..(batch + 1) * 10_000))
+            .add(&lines(batch * 10_000..(batch + 1) * 10_000))
             .await;
     }
-    kept.history.close().await;
+    kept.history.close(&Patience::default()).await;
     let mut times = Vec::new();
     for number in 0..100 {
         let from = number * 7919 * 1009 % (RECORDS - WINDOW);
