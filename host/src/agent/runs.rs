@@ -140,8 +140,8 @@ impl Runs {
         told.next_run_ms = Some(clock::now_ms().saturating_add(milliseconds(wait)));
         let publication = Arc::clone(&self.driver.publication);
         publication.run_ended(told, self.failed_ms());
-        self.store.note(publication.progress()).await;
         let until = Instant::now() + wait;
+        self.store.write_what_happened(publication.progress()).await;
         let commands = &mut self.driver.commands;
         match between(until, &publication, commands, &self.no_more_runs).await {
             Between::Run => publication.next_run(),
@@ -159,7 +159,7 @@ impl Runs {
         // A host that comes after must not give this run's number to another. If
         // it cannot be written now, the agent runs all the same.
         publication.agent.meter.is_run(self.restarts.made());
-        let _ = self.store.write(publication.progress()).await;
+        self.store.write_what_happened(publication.progress()).await;
         Ok(())
     }
 

@@ -121,7 +121,7 @@ impl Course {
                 let commands = &mut self.commands;
                 let slot = turn(later, commands, &core.shutdown, || left_if(true)).await?;
                 // Or a host that comes after might run it again.
-                let _ = core.store.write(Change::Started(id)).await;
+                core.store.write_what_happened(Change::Started(id)).await;
                 publication.step(Step::Start);
                 slot
             }
@@ -193,7 +193,8 @@ async fn end(
     };
     // Nobody sees an end that a host after this one does not know. If it
     // cannot be written now, the agent has ended all the same.
-    let _ = core.store.write(Change::Ended(Box::new(ended))).await;
+    let ended = Change::Ended(Box::new(ended));
+    core.store.write_what_happened(ended).await;
     publication.end(last);
     core.registry.has_ended(id).await;
 }

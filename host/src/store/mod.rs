@@ -9,6 +9,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use skep_protocol::{AgentId, AgentName};
@@ -93,6 +94,10 @@ fn read(dir: &Path) -> Result<(Connection, Found), OpenError> {
     let found = found.map_err(|error| schema::failed(&dir.join(schema::FILE), error))?;
     Ok((db, found))
 }
+
+/// How long what has happened waits for a disk that does not answer, before it is
+/// told all the same.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A cheap reference to a store.
 #[derive(Debug, Clone, Default)]
@@ -186,6 +191,17 @@ impl Store {
                 .unwrap_or_else(|_| Err(Unavailable::of(&"the store is closed"))),
             None => Ok(()),
         }
+    }
+
+    /// Makes a change that has happened whether or not it is written down. Waits for
+    /// that, but not for a disk that does not answer: when it does, it is written.
+    pub async fn write_what_happened(&self, change: Change) {
+        if !self.keeps() {
+            return;
+        }
+        let store = self.clone();
+        let writing = tokio::spawn(async move { store.write(change).await });
+        let _ = tokio::time::timeout(PATIENCE, writing).await;
     }
 
     /// Makes a change that nobody waits for; it is written in its turn.
