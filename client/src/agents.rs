@@ -170,7 +170,7 @@ impl Client {
                 // The host leaves it to the one that comes after, which is waited for
                 // as any host is that is away.
                 Err(error) if error.code() == Some(ErrorCode::ShuttingDown) => {
-                    tokio::time::sleep(HOST_ENDS).await;
+                    tokio::time::sleep(wait.min(HOST_ENDS)).await;
                 }
                 Err(error) => return Err(error),
             }

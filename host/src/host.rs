@@ -224,9 +224,9 @@ impl Host {
         self.core.counts.read()
     }
 
-    /// Asks every agent to stop, waits for the grace, and ends: when it
-    /// returns, every agent has ended and its end was published. Requests are
-    /// answered until then, spawns with `shutting_down`.
+    /// Asks every agent to stop, waits for the grace, and ends: when it returns, every
+    /// agent has ended and its end was published, or it is left to the next host.
+    /// Requests are answered until then, spawns with `shutting_down`.
     pub async fn shutdown(self) {
         // In this order: who sees that no more runs come sees why.
         self.core.shutdown.cancel();
@@ -246,7 +246,7 @@ impl Host {
         if let Err(error) = self.server.await {
             tracing::error!(%error, "the server ended by a panic");
         }
-        // Every agent has ended, so that whoever waited for one can be told
+        // No agent is here any more, so that whoever waited for one can be told
         // before the sockets close.
         self.core.answering.close();
         let answered = self.core.answering.wait();

@@ -208,7 +208,7 @@ impl Registry {
         for id in &ids {
             self.remove(id);
         }
-        self.store.note(Change::Forgotten(ids)).await;
+        self.store.write_what_happened(Change::Forgotten(ids)).await;
     }
 
     /// What is kept of agents that have ended.

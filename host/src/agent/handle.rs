@@ -251,6 +251,12 @@ impl Handle {
         })
     }
 
+    /// Whether anybody here still drives it.
+    #[must_use]
+    pub fn is_attended(&self) -> bool {
+        !self.commands.is_closed()
+    }
+
     #[must_use]
     pub fn info(&self) -> AgentInfo {
         let agent = &*self.agent;

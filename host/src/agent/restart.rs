@@ -90,6 +90,12 @@ impl Rule {
         })
     }
 
+    /// The longest wait for the next run.
+    #[must_use]
+    pub const fn longest(&self) -> Duration {
+        self.max_backoff
+    }
+
     /// Whether it may ever come to a second run.
     #[must_use]
     pub fn allows_any(&self) -> bool {

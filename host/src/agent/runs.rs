@@ -141,11 +141,11 @@ impl Runs {
         let publication = Arc::clone(&self.driver.publication);
         publication.run_ended(told, self.failed_ms());
         let until = Instant::now() + wait;
-        self.store.write_what_happened(publication.progress()).await;
+        self.store.write_progress(publication.progress()).await;
         let commands = &mut self.driver.commands;
         match between(until, &publication, commands, &self.no_more_runs).await {
             Between::Run => publication.next_run(),
-            // That it waits is written down.
+            // That it waits is written down, if the disk takes anything.
             Between::NoMore if self.leaves() => return Err(Over::Left),
             Between::NoMore => {
                 publication.gives_up(GaveUp::Draining);
@@ -159,7 +159,7 @@ impl Runs {
         // A host that comes after must not give this run's number to another. If
         // it cannot be written now, the agent runs all the same.
         publication.agent.meter.is_run(self.restarts.made());
-        self.store.write_what_happened(publication.progress()).await;
+        self.store.write_progress(publication.progress()).await;
         Ok(())
     }
 
@@ -199,6 +199,6 @@ impl Runs {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -205,6 +205,7 @@ impl Shared {
             let granted = *self.granted.borrow();
             if !state.ahead.is_empty() || state.before {
                 if state.wanted > granted {
+                    state.excess = true;
                     return Some(state.wanted);
                 }
             } else if granted > 0 || state.excess {
@@ -236,7 +237,7 @@ impl Shared {
             return;
         }
         self.granted.send_replace(number);
-        state.excess &= number > 0;
+        state.excess = false;
         drop(state);
         if number > 0 {
             tracing::warn!(

@@ -131,6 +131,12 @@ impl History {
         }
     }
 
+    /// Whether all of it is on disk, as far as it is to be there.
+    #[must_use]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.heal_at().is_none()
+    }
+
     /// When [`heal`](Self::heal) has something to do.
     pub(super) fn heal_at(&self) -> Option<Instant> {
         let on_disk = self.disk.as_ref()?;
@@ -173,6 +179,8 @@ impl History {
                     history.heal(&Patience::default()).await;
                 }
                 history.healing.store(false, Ordering::Relaxed);
+                // Who came meanwhile saw that somebody heals it.
+                history.heal_in_time();
                 history.shrink();
             });
         }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use skep_protocol::info::RestartInfo;
 use skep_protocol::spec::Stdin;
 use skep_protocol::{AgentId, AgentState, RunnerKind, Usage};
 use tokio::sync::{mpsc, watch};
@@ -16,9 +17,10 @@ use crate::agent::handle::{Agent, COMMANDS, Handle, Status};
 use crate::agent::meter::UsageMeter;
 use crate::agent::publication::Publication;
 use crate::agent::restart::Before;
-use crate::agent::runs::{Again, StdinSource};
+use crate::agent::runs::{Again, StdinSource, milliseconds};
 use crate::agent::slots::Place;
 use crate::agent::spec::Spec;
+use crate::clock;
 use crate::core::Core;
 use crate::inputs::{GUEST_DIR, VARIABLE};
 use crate::log::{History, Recorder};
@@ -75,6 +77,8 @@ pub(super) fn assemble(
         None => core.logs.create(id, spec.limits.output_history_bytes),
     };
     let history = Arc::new(history.charged(shown_bytes(&spec.info) as u64));
+    // Where it goes on may not be on disk yet, and its next run may be far.
+    history.heal_in_time();
     let on_fuel_exhausted = spec.info.on_fuel_exhausted;
 
     let (state, standing) = match &place {
@@ -95,6 +99,13 @@ pub(super) fn assemble(
         meter: UsageMeter::from(past.usage),
         standing,
     });
+    let now_ms = clock::now_ms();
+    let failed = past.before.failed.iter();
+    let failed_ms = failed.map(|ago| now_ms.saturating_sub(milliseconds(*ago)));
+    let restart = past.again.as_ref().map(|again| RestartInfo {
+        next_run_ms: Some(now_ms.saturating_add(milliseconds(again.wait))),
+        ..again.told.clone()
+    });
     let (status, status_reader) = watch::channel(Status {
         state,
         paused_reason: None,
@@ -104,8 +115,8 @@ pub(super) fn assemble(
         begun: false,
         exited_ms: None,
         outcome: None,
-        restart: None,
-        failed_ms: Vec::new(),
+        restart,
+        failed_ms: failed_ms.collect(),
         receipt: None,
     });
     let (commands, command_reader) = mpsc::channel(COMMANDS);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use skep_protocol::event::{StatusEvent, Topic};
 use skep_protocol::info::RestartInfo;
+use skep_protocol::spec::ComponentRef;
 use skep_protocol::{AgentId, AgentState, Digest, ErrorCode, Outcome, Usage, WireError};
 use tokio::time::Instant;
 
@@ -24,6 +25,7 @@ use crate::agent::runs::Again;
 use crate::agent::slots::Place;
 use crate::agent::spec::shown;
 use crate::clock;
+use crate::components::Component;
 use crate::core::Core;
 use crate::log::History;
 use crate::store::{Change, Comeback, Ended, EndedBefore, Known, Left};
@@ -119,7 +121,8 @@ pub(crate) async fn come_back(
             Fate::Returns { .. } => resumed += 1,
             Fate::Lost(_) => lost += 1,
         }
-        postponed.extend(take_up(core, fate, told).await);
+        let later = take_up(core, fate, told).await;
+        postponed.extend(later.map(|fate| Postponed::new(core, fate)));
     }
     if lost + queued + resumed > 0 {
         tracing::info!(
@@ -129,21 +132,61 @@ pub(crate) async fn come_back(
             "agents of a host before were taken up"
         );
     }
-    // Those that wait to be made of them have them.
+    if postponed.is_empty() {
+        took_up(core, deleted).await;
+    } else {
+        let deleted = deleted.to_vec();
+        tokio::spawn(take_up_later(Arc::clone(core), postponed, deleted, told));
+    }
+}
+
+/// All agents were taken up: those that wait to be made of a component that was
+/// deleted have it.
+async fn took_up(core: &Core, deleted: &[Digest]) {
     for digest in deleted {
         core.components.remove(digest);
     }
     settle(core).await;
-    if postponed.is_empty() {
-        core.logs.took_up();
-    } else {
-        tokio::spawn(take_up_later(Arc::clone(core), postponed, told));
+    core.logs.took_up();
+}
+
+/// One that is to be taken up later, with what it is made of.
+struct Postponed {
+    fate: Fate,
+    _components: Vec<Arc<Component>>,
+}
+
+impl Postponed {
+    fn new(core: &Core, fate: Fate) -> Self {
+        let spec = match &fate {
+            Fate::Waits(left) | Fate::Returns { left, .. } | Fate::Lost(left) => {
+                Some(&left.born.spec)
+            }
+            Fate::Past(_) => None,
+        };
+        let digests = spec.into_iter().flat_map(|spec| {
+            let component = match &spec.component {
+                Some(ComponentRef::Digest(digest)) => Some(digest),
+                Some(ComponentRef::Data(_)) | None => None,
+            };
+            component.into_iter().chain(spec.inputs.values())
+        });
+        let components = digests.filter_map(|digest| core.components.get(digest));
+        Self {
+            _components: components.collect(),
+            fate,
+        }
     }
 }
 
 /// Tries again with those that could not be taken up, until the host ends; the
 /// next one finds those that are left.
-async fn take_up_later(core: Arc<Core>, mut postponed: Vec<Fate>, told: fn(&Error) -> WireError) {
+async fn take_up_later(
+    core: Arc<Core>,
+    mut postponed: Vec<Postponed>,
+    deleted: Vec<Digest>,
+    told: fn(&Error) -> WireError,
+) {
     let mut wait = FIRST_WAIT;
     while !postponed.is_empty() {
         tokio::select! {
@@ -151,11 +194,17 @@ async fn take_up_later(core: Arc<Core>, mut postponed: Vec<Fate>, told: fn(&Erro
             () = tokio::time::sleep(wait) => {}
         }
         wait = (wait * 2).min(LONGEST_WAIT);
-        for fate in std::mem::take(&mut postponed) {
-            postponed.extend(take_up(&core, fate, told).await);
+        // Whoever waits for all agents to end waits for these as well.
+        let _coming = core.drivers.token();
+        for Postponed { fate, _components } in std::mem::take(&mut postponed) {
+            if core.draining.is_cancelled() {
+                return;
+            }
+            let later = take_up(&core, fate, told).await;
+            postponed.extend(later.map(|fate| Postponed { fate, _components }));
         }
     }
-    core.logs.took_up();
+    took_up(&core, &deleted).await;
 }
 
 /// Takes up an agent, or gives it back where that may be possible later: for want
@@ -187,8 +236,9 @@ async fn take_up(core: &Arc<Core>, fate: Fate, told: fn(&Error) -> WireError) ->
     };
     let refusal = match assembled {
         Ok((handle, life)) => {
-            core.registry.is_taken_up(&handle.id);
+            let id = handle.id;
             launch(core, handle, life);
+            core.registry.is_taken_up(&id);
             return None;
         }
         Err(error) => told(&error),
@@ -203,9 +253,10 @@ async fn take_up(core: &Arc<Core>, fate: Fate, told: fn(&Error) -> WireError) ->
             Some(fate)
         }
         Fate::Waits(left) | Fate::Returns { left, .. } => {
-            core.registry.is_taken_up(&left.id);
+            let id = left.id;
             let outcome = Outcome::StartFailed { code, message };
             end(core, left, unseen_steps, outcome).await;
+            core.registry.is_taken_up(&id);
             None
         }
         Fate::Past(_) | Fate::Lost(_) => None,
@@ -249,7 +300,8 @@ fn after_loss(left: &mut Left) -> Option<(Before, Again)> {
     };
     // It did not run: it waited for its next run, and does so again.
     if let Some(next_run_ms) = told.next_run_ms {
-        let wait = Duration::from_millis(next_run_ms.saturating_sub(now));
+        // Whatever the calendar was set to meanwhile.
+        let wait = Duration::from_millis(next_run_ms.saturating_sub(now)).min(rule.longest());
         let before = Before {
             restarts: before.restarts + 1,
             ..before
@@ -377,14 +429,13 @@ async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
         has_secrets: true,
         known: known.clone(),
     }));
-    if core.store.write(change).await.is_ok() {
-        if let Some(history) = history {
-            Arc::new(history).heal_in_time();
-        }
+    let is_whole = history.as_ref().is_none_or(History::is_whole);
+    if core.store.write_what_happened(change).await && is_whole {
+        drop(history);
         core.registry.had_ended(ended).await;
     } else {
-        // It has happened, and is written later: until then what the store has of
-        // it is not how it ended.
+        // It has happened, and is written later: until then what the disk has of it
+        // is not how it ended.
         let is_open = history.is_some();
         let history = history
             .unwrap_or_else(|| core.logs.recall(id, bound, known.next_seq))

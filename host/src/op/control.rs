@@ -32,10 +32,25 @@ async fn ask(
     command: impl FnOnce(Answer) -> Command,
 ) -> Result<AgentReply, Error> {
     let handle = find(core, agent).await?;
-    handle.ask(command).await?;
+    if let Err(declined) = handle.ask(command).await {
+        refuse_left(&handle).await?;
+        return Err(declined.into());
+    }
     Ok(AgentReply {
         agent: handle.info(),
     })
+}
+
+/// An agent that is left to the next host takes nothing from anyone.
+async fn refuse_left(handle: &Handle) -> Result<(), Error> {
+    if handle.is_attended() {
+        return Ok(());
+    }
+    handle.over().await;
+    match handle.has_ended() {
+        true => Ok(()),
+        false => Err(Error::LeftBehind),
+    }
 }
 
 /// Answers when the agent stands still.
@@ -120,6 +135,7 @@ pub async fn stdin(core: &Core, body: &AgentStdin) -> Result<StdinReply, Error> 
     if handle.has_ended() {
         return Err(gone(&handle));
     }
+    refuse_left(&handle).await?;
     // Ten thousand agents that wait might be given a full queue each.
     if handle.state() == AgentState::Queued && !data.is_empty() {
         return Ok(StdinReply { accepted: 0 });

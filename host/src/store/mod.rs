@@ -99,6 +99,9 @@ fn read(dir: &Path) -> Result<(Connection, Found), OpenError> {
 /// told all the same.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The same, for all that is left to be written when the host ends.
+const LAST: Duration = Duration::from_secs(10);
+
 /// A cheap reference to a store.
 #[derive(Debug, Clone, Default)]
 pub struct Store(Option<Arc<Kept>>);
@@ -195,13 +198,22 @@ impl Store {
 
     /// Makes a change that has happened whether or not it is written down. Waits for
     /// that, but not for a disk that does not answer: when it does, it is written.
-    pub async fn write_what_happened(&self, change: Change) {
+    /// Whether it is by now.
+    pub async fn write_what_happened(&self, change: Change) -> bool {
         if !self.keeps() {
-            return;
+            return true;
         }
         let store = self.clone();
+        // As many at a time as there are agents, since each happens once to one.
         let writing = tokio::spawn(async move { store.write(change).await });
-        let _ = tokio::time::timeout(PATIENCE, writing).await;
+        let written = tokio::time::timeout(PATIENCE, writing).await;
+        matches!(written, Ok(Ok(Ok(()))))
+    }
+
+    /// Notes how far an agent has come, and waits for that likewise. If the disk
+    /// does not answer, it may be that it is not written at all.
+    pub async fn write_progress(&self, progress: Change) {
+        let _ = tokio::time::timeout(PATIENCE, self.write(progress)).await;
     }
 
     /// Makes a change that nobody waits for; it is written in its turn.
@@ -217,12 +229,19 @@ impl Store {
         Some(is_done)
     }
 
-    /// Writes what waits, and closes the file. Nothing can be written after.
+    /// Writes what waits, and closes the file. Nothing can be written after. A disk
+    /// that does not answer is waited for 10 s at most.
     pub async fn close(&self) {
-        if let Some(kept) = &self.0 {
-            let (done, is_done) = oneshot::channel();
+        let Some(kept) = &self.0 else { return };
+        let (done, is_done) = oneshot::channel();
+        let closing = async {
             let _ = kept.work.send(Work::Close(done)).await;
             let _ = is_done.await;
+        };
+        if tokio::time::timeout(LAST, closing).await.is_err() {
+            tracing::error!(
+                "the disk of the store did not answer: what happened last is not in it"
+            );
         }
     }
 

@@ -126,7 +126,8 @@ impl<'a> Module<'a> {
         let mut changed = false;
         for body in &self.bodies {
             let after = self.body(body, &mut added)?;
-            changed |= after.len() != body.range().len();
+            // Not by its length, which may come out the same.
+            changed |= after != within(self.bytes, body.range());
             code.raw(&after);
         }
         if !changed {

@@ -178,6 +178,34 @@ fn only_what_may_be_long_is_replaced() {
 }
 
 #[test]
+fn what_comes_out_as_long_as_it_was_is_replaced_all_the_same() {
+    // The call is as long as the instruction from so many functions on.
+    for (functions, body) in [
+        (0x80, "memory.fill"),
+        (0x4000, "memory.copy"),
+        (
+            0x4000,
+            "memory.fill (memory.copy (i32.const 0) (i32.const 0) (local.get 0))",
+        ),
+    ] {
+        let others = "(func)".repeat(functions);
+        let text = format!(
+            "(module (memory 1) {others} (func (param i32) \
+             i32.const 0 i32.const 0 local.get 0 {body}))"
+        );
+        assert!(
+            rewritten(&wat::parse_str(text).unwrap()).is_some(),
+            "{body}"
+        );
+    }
+    // Two become shorter by as much as a look makes the third longer.
+    let text = "(module (import \"\" \"f\" (func $host)) (memory 1) (func (param i32) call $host \
+         (memory.copy (i32.const 0) (i32.const 0) (local.get 0)) \
+         (memory.fill (i32.const 0) (i32.const 0) (local.get 0))))";
+    assert!(rewritten(&wat::parse_str(text).unwrap()).is_some());
+}
+
+#[test]
 fn what_may_take_long_is_looked_up_before() {
     // How many empty loops there are in the last function.
     let looks = |body: &str| {

@@ -96,7 +96,10 @@ fn compile(job: &Job, component: &[u8]) -> Result<(Reply, Vec<u8>), Refusal> {
 fn refused(error: &str, memory_bytes: u64) -> Refusal {
     if error.contains("allocate memory") || error.contains("out of memory") {
         super::out_of_memory(memory_bytes)
-    } else if error.contains("Compilation error") || error.contains("too large") {
+    } else if ["Compilation error", "too large", "exceeds limit"]
+        .iter()
+        .any(|what| error.contains(what))
+    {
         Refusal::compiling(
             "code",
             format!("it is more than the compiler takes: {error}"),
