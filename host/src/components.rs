@@ -119,7 +119,7 @@ impl Components {
         }
     }
 
-    /// Takes up what a host before has kept, oldest first. More than the bound
+    /// Takes up what a host before has kept, least recently used first. More than the bound
     /// goes when room is needed.
     pub fn take_up(&self, kept: Vec<KeptComponent>) {
         let mut state = self.state();

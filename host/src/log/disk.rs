@@ -22,8 +22,6 @@ use super::journal::{Journal, SMALL};
 use super::segment::{Owner, Segment, encode, encode_header, owner};
 use super::tail::Stored;
 
-pub(super) use self::reading::Place;
-
 /// A history is an eighth short of its bound at most, since segments go whole.
 const SEGMENTS: u64 = 8;
 /// An agent with the smallest of bounds makes no file for each of its lines.
@@ -114,7 +112,7 @@ impl Disk {
     pub(super) fn take_up(&self) -> io::Result<()> {
         let mut taken_up = self.taken_up.lock().unwrap_or_else(PoisonError::into_inner);
         if !*taken_up && !self.state().forgotten {
-            self.recover()?;
+            self.recover_ended()?;
             *taken_up = true;
         }
         Ok(())

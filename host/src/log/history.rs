@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use super::disk::{Disk, Place, RETRY};
+use super::disk::{Disk, RETRY};
 use super::journal::SMALL;
 use super::logs::Shelf;
 use super::page::{Page, Window};
@@ -278,17 +278,9 @@ impl History {
                 Recent::Read { end } => return Ok(page.into_window(end)),
                 Recent::Older { first_seq, end } => (first_seq, end),
             };
-            let place = match &self.disk {
-                Some(on_disk) => on_disk.disk.locate(page.next_seq()),
-                None => Place::After,
-            };
-            match (place, &self.disk) {
-                (Place::At(stretch), Some(on_disk)) => {
-                    on_disk.disk.read(&stretch, end, &mut page)?;
-                }
-                (Place::Small, Some(on_disk)) => on_disk.disk.read_small(end, &mut page),
-                (Place::Before(next), _) => page.skip_to(next.min(first_in_memory)),
-                (Place::At(_) | Place::Small | Place::After, _) => page.skip_to(first_in_memory),
+            match &self.disk {
+                Some(OnDisk { disk, .. }) => disk.read_on(&mut page, first_in_memory, end)?,
+                None => page.skip_to(first_in_memory),
             }
             if page.is_full() {
                 return Ok(page.into_window(end));

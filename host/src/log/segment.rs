@@ -189,6 +189,14 @@ impl Segment {
         }
     }
 
+    /// One that was not read yet: it holds records up to this one at most.
+    pub(super) fn unread(first_seq: u64, end_seq: u64) -> Self {
+        Self {
+            count: end_seq.saturating_sub(first_seq),
+            ..Self::new(first_seq)
+        }
+    }
+
     /// The number after its last record's.
     pub(super) fn end_seq(&self) -> u64 {
         self.first_seq.saturating_add(self.count)
@@ -204,7 +212,13 @@ impl Segment {
         self.cost += cost;
     }
 
-    /// A record at or little before this one, and where its entry begins.
+    /// Whether nothing is known of it but its place in the log.
+    pub(super) fn is_unread(&self) -> bool {
+        self.count > 0 && self.marks.is_empty()
+    }
+
+    /// A record at or little before this one, and where its entry begins; none if
+    /// it was not [read](Self::unread) yet.
     pub(super) fn near(&self, seq: u64) -> Option<(u64, u64)> {
         let mark = seq.checked_sub(self.first_seq)? / MARK_EVERY;
         let offset = self.marks.get(usize::try_from(mark).ok()?)?;

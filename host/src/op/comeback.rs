@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use skep_protocol::event::{StatusEvent, Topic};
 use skep_protocol::info::RestartInfo;
-use skep_protocol::spec::ComponentRef;
 use skep_protocol::{AgentId, AgentState, Digest, ErrorCode, Outcome, Usage, WireError};
 use tokio::time::Instant;
 
@@ -28,7 +27,7 @@ use crate::clock;
 use crate::components::Component;
 use crate::core::Core;
 use crate::log::History;
-use crate::store::{Change, Comeback, Ended, EndedBefore, Known, Left};
+use crate::store::{Born, Change, Comeback, Ended, EndedBefore, Known, Left};
 
 /// An agent moves less often than this between two times that it is written how
 /// far it has come. Generations go on beyond what anyone may have seen.
@@ -158,19 +157,11 @@ struct Postponed {
 
 impl Postponed {
     fn new(core: &Core, fate: Fate) -> Self {
-        let spec = match &fate {
-            Fate::Waits(left) | Fate::Returns { left, .. } | Fate::Lost(left) => {
-                Some(&left.born.spec)
-            }
+        let born = match &fate {
+            Fate::Waits(left) | Fate::Returns { left, .. } | Fate::Lost(left) => Some(&left.born),
             Fate::Past(_) => None,
         };
-        let digests = spec.into_iter().flat_map(|spec| {
-            let component = match &spec.component {
-                Some(ComponentRef::Digest(digest)) => Some(digest),
-                Some(ComponentRef::Data(_)) | None => None,
-            };
-            component.into_iter().chain(spec.inputs.values())
-        });
+        let digests = born.into_iter().flat_map(Born::components);
         let components = digests.filter_map(|digest| core.components.get(digest));
         Self {
             _components: components.collect(),

@@ -10,6 +10,7 @@ use skep_protocol::{Digest, ErrorCode};
 
 use super::Error;
 use super::agents::page_size;
+use crate::clock;
 use crate::components::{Component, Gone, Put, StoreError};
 use crate::core::Core;
 use crate::runner::wasm::{Facts, Failure, Kind};
@@ -67,6 +68,7 @@ pub(super) async fn admit(
         size: bytes.len() as u64,
         facts: facts.clone(),
         deleted: false,
+        used_ms: clock::now_ms(),
     };
     let in_store = core.components.in_store.lock().await;
     core.store.keep_component(kept, bytes.clone()).await?;

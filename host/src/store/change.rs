@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use skep_protocol::info::RestartInfo;
-use skep_protocol::spec::Stdin;
+use skep_protocol::spec::{ComponentRef, Stdin};
 use skep_protocol::{
     AgentId, AgentName, AgentSpec, Digest, Enforced, Limits, Outcome, Receipt, RequestId, Usage,
 };
@@ -24,6 +24,15 @@ pub struct Born {
 }
 
 impl Born {
+    /// What it is made of, of what the host holds.
+    pub(crate) fn components(&self) -> impl Iterator<Item = &Digest> {
+        let component = match &self.spec.component {
+            Some(ComponentRef::Digest(digest)) => Some(digest),
+            Some(ComponentRef::Data(_)) | None => None,
+        };
+        component.into_iter().chain(self.spec.inputs.values())
+    }
+
     /// Lets go of what only an agent that runs needs: values of `env` and a given
     /// stdin. What is shown of it stays.
     pub(super) fn wipe(&mut self) {
@@ -96,6 +105,8 @@ pub struct KeptComponent {
     pub facts: Facts,
     /// It was deleted while agents were made of it or waited to be.
     pub deleted: bool,
+    /// When it was put, or an agent of it spawned.
+    pub used_ms: u64,
 }
 
 /// An upload of which parts are in its file.

@@ -64,6 +64,7 @@ pub struct Recovered {
     pub agents: Vec<Comeback>,
     /// Oldest first.
     pub replies: Vec<Reply>,
+    /// Least recently used first.
     pub components: Vec<KeptComponent>,
     /// Components that are to be forgotten: their bytes are gone, or their records
     /// another build's.
@@ -212,16 +213,19 @@ fn replies(db: &Connection) -> rusqlite::Result<(Vec<Reply>, VecDeque<WrittenRep
 
 /// The components, and those of which the facts cannot be read.
 fn components(db: &Connection) -> rusqlite::Result<(Vec<KeptComponent>, Vec<Digest>)> {
-    let sql = "SELECT digest, size, deleted, facts FROM components ORDER BY rowid";
+    let sql = "SELECT digest, size, deleted, facts, used_ms FROM components \
+               ORDER BY used_ms, rowid";
     let mut select = db.prepare(sql)?;
     let rows = select.query_map([], |row| {
         let digest = digest(row, 0)?;
         let (size, deleted) = (unsigned(row.get(1)?), row.get(2)?);
+        let used_ms = unsigned(row.get(4)?);
         let component = unpack(row, 3).map(|facts| KeptComponent {
             digest,
             size,
             facts,
             deleted,
+            used_ms,
         });
         Ok(component.map_err(|_| digest))
     })?;

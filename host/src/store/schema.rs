@@ -22,7 +22,8 @@ const TOLD_OF: [&str; 3] = ["logs", "scratch", "components"];
 
 /// Each brings a file from the version of its place to the next. What was
 /// released is never changed: a new version is a new entry.
-pub(super) const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
+pub(super) const MIGRATIONS: [&str; 2] =
+    [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// The version that this build writes.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;

@@ -67,16 +67,18 @@ fn spawned(db: &Connection, agent: &Spawned) -> rusqlite::Result<()> {
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let class = if agent.ticket.is_some() { QUEUED } else { LIVE };
     let mut insert = db.prepare_cached(sql)?;
-    insert
-        .execute(params![
-            agent.id.as_bytes(),
-            agent.name.as_str(),
-            class,
-            agent.ticket.map(integer),
-            pack(&agent.known)?,
-            pack(&agent.born)?,
-        ])
-        .map(drop)
+    insert.execute(params![
+        agent.id.as_bytes(),
+        agent.name.as_str(),
+        class,
+        agent.ticket.map(integer),
+        pack(&agent.known)?,
+        pack(&agent.born)?,
+    ])?;
+    // The next host is to know which components were used longest ago.
+    let sql = "UPDATE components SET used_ms = ?2 WHERE digest = ?1";
+    let used_ms = integer(agent.born.created_ms);
+    (agent.born.components()).try_for_each(|digest| run(db, sql, &[&digest.to_string(), &used_ms]))
 }
 
 fn seen(db: &Connection, id: AgentId, known: &Known) -> rusqlite::Result<()> {
@@ -138,11 +140,15 @@ fn replied(db: &Connection, reply: &Reply) -> rusqlite::Result<()> {
 }
 
 fn kept(db: &Connection, component: &KeptComponent) -> rusqlite::Result<()> {
-    let sql = "INSERT OR REPLACE INTO components (digest, size, deleted, facts) \
-               VALUES (?1, ?2, ?3, ?4)";
+    let sql = "INSERT OR REPLACE INTO components (digest, size, deleted, facts, used_ms) \
+               VALUES (?1, ?2, ?3, ?4, ?5)";
     let (digest, size) = (component.digest.to_string(), integer(component.size));
-    let facts = pack(&component.facts)?;
-    run(db, sql, &[&digest, &size, &component.deleted, &facts])?;
+    let (facts, used_ms) = (pack(&component.facts)?, integer(component.used_ms));
+    run(
+        db,
+        sql,
+        &[&digest, &size, &component.deleted, &facts, &used_ms],
+    )?;
     gone(db, "uploads", &component.digest)
 }
 

@@ -13,6 +13,8 @@ use skep_protocol::{AgentSpec, Digest, Enforced, Limits, Outcome, RequestId, Usa
 use super::*;
 use crate::runner::wasm::Facts;
 
+mod used;
+
 /// A state directory that is opened again and again.
 struct Dir(tempfile::TempDir);
 
@@ -227,6 +229,7 @@ async fn a_record_of_another_build_hides_nothing_else() {
         size: 1,
         facts: Facts::default(),
         deleted: false,
+        used_ms: 0,
     };
     for number in 0..3 {
         let bytes = Bytes::from(vec![number]);
@@ -276,6 +279,7 @@ async fn components_and_uploads_outlive_a_host() {
         size: bytes.len() as u64,
         facts: Facts::default(),
         deleted: false,
+        used_ms: 0,
     };
     let upload = KeptUpload {
         digest: Digest::of(b"0123456789"),
@@ -406,6 +410,7 @@ async fn what_is_refused_of_components_leaves_nothing_behind() {
         size: 10,
         facts: Facts::default(),
         deleted: false,
+        used_ms: 0,
     };
     let upload = KeptUpload {
         digest: Digest::of(b"ab"),
@@ -580,37 +585,10 @@ async fn a_newer_version_is_refused_and_left_as_it_is() {
     assert!(!dir.names().iter().any(|name| name.contains("corrupt")));
 }
 
-/// A file as version 1 wrote it: `SKEP_WRITE_GOLDEN=1` writes it while that is
-/// the newest, and then never again.
+/// A file as version 1 wrote it.
 #[tokio::test]
 async fn a_file_of_version_1_is_read() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/tests/version-1.db");
-    if std::env::var_os("SKEP_WRITE_GOLDEN").is_some() && schema::NEWEST == 1 {
-        let dir = Dir::new();
-        let (store, _) = dir.open();
-        let Change::Spawned(one, _) = spawned(1, None) else {
-            unreachable!()
-        };
-        let at = |reply: Reply| Reply {
-            given_ms: 5,
-            ..reply
-        };
-        store
-            .write(Change::Spawned(one, at(reply(1))))
-            .await
-            .unwrap();
-        store.write(ended(1, 20)).await.unwrap();
-        let Change::Spawned(two, _) = spawned(2, Some(4)) else {
-            unreachable!()
-        };
-        store
-            .write(Change::Spawned(two, at(reply(2))))
-            .await
-            .unwrap();
-        store.close().await;
-        drop(store);
-        std::fs::copy(dir.file(), &golden).unwrap();
-    }
     let dir = Dir::new();
     std::fs::copy(&golden, dir.file()).unwrap();
     let (store, found) = dir.open();

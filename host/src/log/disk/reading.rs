@@ -9,8 +9,10 @@ use crate::log::reader::Reader;
 
 /// Where a record is on disk.
 #[derive(Debug)]
-pub(in crate::log) enum Place {
+enum Place {
     At(Stretch),
+    /// In this segment, or nowhere: it is to be [looked through](Disk::look_through).
+    Unread(u64),
     /// In the journal.
     Small,
     /// Nowhere; the next that is somewhere has this number.
@@ -21,7 +23,7 @@ pub(in crate::log) enum Place {
 
 /// A part of a segment that can be read.
 #[derive(Debug)]
-pub(in crate::log) struct Stretch {
+struct Stretch {
     segment: u64,
     /// The number of the entry at `offset`.
     seq: u64,
@@ -31,8 +33,26 @@ pub(in crate::log) struct Stretch {
 }
 
 impl Disk {
+    /// Brings a page nearer to the records in memory, which begin with
+    /// `first_in_memory`; those from `end` on are not to be seen yet.
+    pub(in crate::log) fn read_on(
+        &self,
+        page: &mut Page<'_>,
+        first_in_memory: u64,
+        end: u64,
+    ) -> io::Result<()> {
+        match self.locate(page.next_seq()) {
+            Place::At(stretch) => self.read(&stretch, end, page)?,
+            Place::Unread(segment) => self.look_through(segment)?,
+            Place::Small => self.read_small(end, page),
+            Place::Before(next) => page.skip_to(next.min(first_in_memory)),
+            Place::After => page.skip_to(first_in_memory),
+        }
+        Ok(())
+    }
+
     /// Where the record of this number is.
-    pub(in crate::log) fn locate(&self, seq: u64) -> Place {
+    fn locate(&self, seq: u64) -> Place {
         let state = self.state();
         if seq < state.small.end {
             return if state.small.contains(&seq) {
@@ -46,16 +66,17 @@ impl Disk {
             .checked_sub(1)
             .and_then(|index| state.segments.get(index))
             .filter(|segment| seq < segment.end_seq());
-        if let Some(segment) = holds
-            && let Some((near, offset)) = segment.near(seq)
-        {
-            return Place::At(Stretch {
-                segment: segment.first_seq,
-                seq: near,
-                offset,
-                end_seq: segment.end_seq(),
-                end_offset: segment.bytes,
-            });
+        if let Some(segment) = holds {
+            return match segment.near(seq) {
+                Some((near, offset)) => Place::At(Stretch {
+                    segment: segment.first_seq,
+                    seq: near,
+                    offset,
+                    end_seq: segment.end_seq(),
+                    end_offset: segment.bytes,
+                }),
+                None => Place::Unread(segment.first_seq),
+            };
         }
         // One of which nothing can be read is no place to go to.
         (state.segments.range(after..))
@@ -64,7 +85,7 @@ impl Disk {
     }
 
     /// Reads records of the journal into a page, if they are still there.
-    pub(in crate::log) fn read_small(&self, end: u64, page: &mut Page<'_>) {
+    fn read_small(&self, end: u64, page: &mut Page<'_>) {
         let small = self.journal.get(self.agent).unwrap_or_default();
         for (seq, record) in (small.first_seq..end).zip(&small.records) {
             if seq >= page.next_seq() && !page.take(seq, &record.entry()) {
@@ -76,12 +97,7 @@ impl Disk {
     /// Reads records into a page, from the page's next number on, until it is
     /// full or the stretch, or `end`, is reached. What cannot be read any more
     /// is no longer on disk: the page is then where it was.
-    pub(in crate::log) fn read(
-        &self,
-        stretch: &Stretch,
-        end: u64,
-        page: &mut Page<'_>,
-    ) -> io::Result<()> {
+    fn read(&self, stretch: &Stretch, end: u64, page: &mut Page<'_>) -> io::Result<()> {
         let file = match self.files.open(stretch.segment) {
             // It has expired meanwhile, or somebody else has removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -112,7 +128,7 @@ impl Disk {
     }
 
     /// Notes that the records of a segment cannot be read from this one on.
-    fn lose(&self, segment: u64, from_seq: u64, why: &dyn std::fmt::Display) {
+    pub(super) fn lose(&self, segment: u64, from_seq: u64, why: &dyn std::fmt::Display) {
         let mut state = self.state();
         let Some(found) = (state.segments.iter_mut()).find(|known| known.first_seq == segment)
         else {

@@ -59,13 +59,6 @@ impl Disk {
                 torn,
                 sound,
             } = self.scan(first_seq)?;
-            if torn > 0 {
-                tracing::warn!(
-                    agent = %self.agent, path = %self.files.path(first_seq).display(),
-                    records = segment.count, torn_bytes = torn,
-                    "the end of a log segment was not whole, and is cut"
-                );
-            }
             // One without a record may tell where the next one begins.
             let tells = sound && first_seq > self.next_seq();
             if segment.count == 0 && !tells {
@@ -86,6 +79,49 @@ impl Disk {
         }
         let expired = self.expire(&mut self.state());
         expired.into_iter().for_each(|seq| self.files.remove(seq));
+        Ok(())
+    }
+
+    /// Takes up what is there of a log that will not grow. What a segment of it
+    /// holds is found out when somebody reads there: whoever asks for a window does
+    /// not wait for all of the log.
+    pub(super) fn recover_ended(&self) -> io::Result<()> {
+        if self.journal.get(self.agent).is_some() {
+            // Small, or both here and there when its host was killed.
+            return self.recover().map(drop);
+        }
+        let segments = match self.files.list() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            listed => listed?,
+        };
+        let ends = segments.iter().skip(1).copied().chain([u64::MAX]);
+        let unread = segments.iter().zip(ends);
+        self.state().segments = unread
+            .map(|(&first_seq, end_seq)| Segment::unread(first_seq, end_seq))
+            .collect();
+        Ok(())
+    }
+
+    /// Finds out what a segment holds.
+    pub(super) fn look_through(&self, first_seq: u64) -> io::Result<()> {
+        let mut found = match self.scan(first_seq) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.lose(first_seq, first_seq, &"the file is gone");
+                return Ok(());
+            }
+            scanned => scanned?.segment,
+        };
+        let mut state = self.state();
+        let known = (state.segments.iter_mut())
+            .find(|known| known.first_seq == first_seq && known.is_unread());
+        // Otherwise somebody else has found out meanwhile.
+        if let Some(known) = known {
+            found.count = found.count.min(known.count);
+            let added = found.cost;
+            *known = found;
+            state.cost += added;
+            self.budget.add(added);
+        }
         Ok(())
     }
 
@@ -112,6 +148,13 @@ impl Disk {
             segment.push(segment::entry_bytes(&entry), cost);
         }
         let torn = length - segment.bytes;
+        if torn > 0 {
+            tracing::warn!(
+                agent = %self.agent, path = %self.files.path(first_seq).display(),
+                records = segment.count, torn_bytes = torn,
+                "the end of a log segment is not whole, and left out"
+            );
+        }
         Ok(Scanned {
             segment,
             torn,

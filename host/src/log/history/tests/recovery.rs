@@ -100,9 +100,14 @@ async fn damage_is_a_range_that_is_gone() {
     let (records, gaps) = all(&kept.history, first).await;
     assert_eq!((records.len(), gaps.len(), gaps[0]), (3, 2, gap));
 
-    // After a restart it is the same.
-    let kept_gaps = gaps;
+    // After a restart it is the same, for one that has ended as for one that goes on.
+    let (root, kept_gaps) = (kept.root(), gaps);
     let (dir, agent) = kept.left_behind();
+    let ended = Arc::new(open(&root).recall(agent, MIB, 10_000));
+    assert_eq!(
+        all(&ended, first).await,
+        (records.clone(), kept_gaps.clone())
+    );
     let again = recover(dir.path(), agent, MIB);
     let (after, gaps) = all(&again, first).await;
     assert_eq!((after, gaps), (records, kept_gaps));
@@ -153,6 +158,25 @@ async fn a_log_is_looked_at_when_it_is_first_read() {
 }
 
 #[tokio::test]
+async fn a_window_of_a_log_takes_reading_that_part_of_it() {
+    let kept = on_disk(MIB);
+    kept.history.add(&lines(0..9000)).await;
+    kept.history.close(&Patience::default()).await;
+    let root = kept.root();
+    let (_dir, agent) = kept.left_behind();
+    let logs = open(&root);
+    let recalled = Arc::new(logs.recall(agent, MIB, 9000));
+    let window = recalled.window(4500, &Stream::ALL, 1).await.unwrap();
+    assert_eq!((window.records[0].seq, window.expired), (4500, None));
+    let of_one = recalled.bytes();
+    let window = recalled.window(4501, &Stream::ALL, 1).await.unwrap();
+    assert_eq!((window.records[0].seq, window.expired), (4501, None));
+    assert_eq!(recalled.bytes(), of_one, "it was looked through before");
+    assert_eq!(all(&recalled, 0).await, (numbers(0..9000), Vec::new()));
+    assert!(of_one > 0 && of_one <= recalled.bytes() / 4, "{of_one}");
+}
+
+#[tokio::test]
 async fn a_log_that_could_not_be_read_once_is_read_when_it_can_be() {
     let kept = on_disk(MIB);
     kept.history.add(&lines(0..9000)).await;
@@ -169,11 +193,13 @@ async fn a_log_that_could_not_be_read_once_is_read_when_it_can_be() {
     let recalled = Arc::new(logs.recall(agent, MIB, 9000));
     // Reading a directory fails, whoever reads.
     let last = there.last().unwrap();
+    let last_seq: u64 = last.file_stem().unwrap().to_str().unwrap().parse().unwrap();
     let elsewhere = dir.path().join("elsewhere");
     std::fs::rename(last, &elsewhere).unwrap();
     std::fs::create_dir(last).unwrap();
     for _ in 0..3 {
-        recalled.window(0, &Stream::ALL, MIB).await.unwrap_err();
+        let window = recalled.window(last_seq, &Stream::ALL, MIB).await;
+        window.unwrap_err();
         assert_eq!(recalled.bytes(), 0);
         logs.recover(agent, MIB, 0).unwrap_err();
         assert_eq!(budget.used(), 0);
