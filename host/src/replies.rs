@@ -76,7 +76,11 @@ impl ReplyMemory {
     pub fn take_up(&self, replies: Vec<Reply>) {
         let (now, now_ms) = (Instant::now(), clock::now_ms());
         let mut state = self.state();
-        for reply in replies {
+        // Of a request that was forgotten and done anew, the last answer counts.
+        for reply in replies.into_iter().rev() {
+            if state.entries.contains_key(&reply.id) {
+                continue;
+            }
             let age = Duration::from_millis(now_ms.saturating_sub(reply.given_ms));
             // The machine may have started less long ago than that.
             let Some(given) = now.checked_sub(age) else {
@@ -87,10 +91,9 @@ impl ReplyMemory {
                 request: reply.request,
                 answer: Answer::Given(reply.answer),
             };
-            if state.entries.insert(reply.id, entry).is_none() {
-                state.bytes += bytes;
-                state.given.push_back((given, reply.id, bytes));
-            }
+            state.entries.insert(reply.id, entry);
+            state.bytes += bytes;
+            state.given.push_front((given, reply.id, bytes));
         }
         state.forget_old(now);
     }
@@ -225,6 +228,22 @@ mod tests {
         assert!(matches!(other, Claim::Conflict));
         self::new(memory.claim(old, request)).keep(&Bytes::new());
         assert_eq!(memory.state().entries.len(), 2);
+
+        // One that was forgotten in between, and done anew.
+        let memory = Arc::new(ReplyMemory::default());
+        let anew = Reply {
+            answer: Bytes::from_static(b"anew"),
+            ..reply(old, Duration::from_secs(1))
+        };
+        memory.take_up(vec![
+            reply(old, REMEMBER_FOR),
+            reply(new, REMEMBER_FOR / 2),
+            anew,
+        ]);
+        let claim = memory.claim(old, request);
+        assert!(matches!(claim, Claim::Answered(answer) if answer == "anew"));
+        let claim = memory.claim(new, request);
+        assert!(matches!(claim, Claim::Answered(answer) if answer == "done"));
     }
 
     #[test]
