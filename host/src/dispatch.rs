@@ -44,9 +44,9 @@ pub async fn answer(core: Arc<Core>, payload: Bytes) -> Bytes {
                 Answer::Kept(answer) => answer,
                 Answer::New(answer) => {
                     // What was done is done: an answer that cannot be written
-                    // down is given all the same.
+                    // down, or not soon, is given all the same.
                     let reply = reply(id, request, answer.clone());
-                    let _ = core.store.write(Change::Replied(reply)).await;
+                    core.store.write_if_possible(Change::Replied(reply)).await;
                     answer
                 }
             };

@@ -29,6 +29,9 @@ const CACHED_COMPONENTS: usize = 256;
 /// Beyond the grace, a shutdown waits so long for agents that were killed.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
 
+/// How long the record of requests is waited for then.
+const LAST_RECORDS: Duration = Duration::from_secs(10);
+
 /// How long the last answers may take once every agent has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -253,11 +256,20 @@ impl Host {
         if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
             tracing::error!("requests were left without their answer");
         }
-        let core = Arc::clone(&self.core);
-        let closed = tokio::task::spawn_blocking(move || core.audit.as_ref().map(Audit::close));
-        if let Err(error) = closed.await {
-            tracing::error!(%error, "the audit record ended by a panic");
-        }
-        self.core.store.close().await;
+        tokio::join!(close_audit(&self.core), self.core.store.close());
+    }
+}
+
+/// Writes what waits to be recorded. Neither does a disk that does not answer keep
+/// the host, nor is the thread that waits for it waited for.
+async fn close_audit(core: &Arc<Core>) {
+    let core = Arc::clone(core);
+    let closed = tokio::task::spawn_blocking(move || core.audit.as_ref().map(Audit::close));
+    match tokio::time::timeout(LAST_RECORDS, closed).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the audit record ended by a panic"),
+        Err(_) => tracing::error!(
+            "the disk of the audit record did not answer: what was asked last is not in it"
+        ),
     }
 }

@@ -141,7 +141,7 @@ impl Runs {
         let publication = Arc::clone(&self.driver.publication);
         publication.run_ended(told, self.failed_ms());
         let until = Instant::now() + wait;
-        self.store.write_progress(publication.progress()).await;
+        self.store.write_if_possible(publication.progress()).await;
         let commands = &mut self.driver.commands;
         match between(until, &publication, commands, &self.no_more_runs).await {
             Between::Run => publication.next_run(),
@@ -159,7 +159,7 @@ impl Runs {
         // A host that comes after must not give this run's number to another. If
         // it cannot be written now, the agent runs all the same.
         publication.agent.meter.is_run(self.restarts.made());
-        self.store.write_progress(publication.progress()).await;
+        self.store.write_if_possible(publication.progress()).await;
         Ok(())
     }
 

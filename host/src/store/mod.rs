@@ -210,10 +210,11 @@ impl Store {
         matches!(written, Ok(Ok(Ok(()))))
     }
 
-    /// Notes how far an agent has come, and waits for that likewise. If the disk
-    /// does not answer, it may be that it is not written at all.
-    pub async fn write_progress(&self, progress: Change) {
-        let _ = tokio::time::timeout(PATIENCE, self.write(progress)).await;
+    /// Makes a change that is of use to the next host, but not promised, and waits
+    /// for that likewise. If the disk does not answer, it may be that it is not
+    /// written at all.
+    pub async fn write_if_possible(&self, change: Change) {
+        let _ = tokio::time::timeout(PATIENCE, self.write(change)).await;
     }
 
     /// Makes a change that nobody waits for; it is written in its turn.
