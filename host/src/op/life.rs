@@ -120,8 +120,10 @@ impl Course {
             Place::Later(later) => {
                 let commands = &mut self.commands;
                 let slot = turn(later, commands, &core.shutdown, || left_if(true)).await?;
-                // Or a host that comes after might run it again.
-                core.store.write_what_happened(Change::Started(id)).await;
+                // Or a host that comes after might run it again: then the numbers of
+                // what it writes are seen by nobody before the disk has them.
+                let started = core.store.write_what_happened(Change::Started(id));
+                self.recorder.may_run_again |= !started.await;
                 publication.step(Step::Start);
                 slot
             }
