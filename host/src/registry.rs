@@ -105,6 +105,12 @@ impl Registry {
         self.postponed.insert(id)
     }
 
+    /// How many these are.
+    #[must_use]
+    pub fn postponed(&self) -> usize {
+        self.postponed.len()
+    }
+
     /// Notes that it was.
     pub fn is_taken_up(&self, id: &AgentId) {
         self.postponed.remove(id);
@@ -187,11 +193,18 @@ impl Registry {
         self.forget_all(too_many).await;
     }
 
-    /// The same, of an agent that ended under a host before. They come oldest
-    /// first, before any of this host.
-    pub async fn had_ended(&self, agent: EndedBefore) {
-        self.past.take_up(agent);
-        let too_many = self.enter(agent.id, agent.ended_ms);
+    /// The same, of agents that ended under a host before. They come oldest first,
+    /// before any of this host.
+    pub async fn had_ended(&self, agents: Vec<EndedBefore>) {
+        let mut too_many = Vec::new();
+        for agent in agents {
+            self.past.take_up(agent);
+            too_many.extend(self.enter(agent.id, agent.ended_ms));
+            // The operator may have lowered the bound by any number.
+            if too_many.len() >= BATCH {
+                self.forget_all(std::mem::take(&mut too_many)).await;
+            }
+        }
         self.forget_all(too_many).await;
     }
 

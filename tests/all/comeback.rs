@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use skep_client::protocol::op::HealthReason;
 use skep_client::protocol::spec::RestartPolicy;
 use skep_client::protocol::{AgentId, AgentInfo, AgentState, ErrorCode, Outcome};
 use skep_client::{Client, ClientError};
@@ -164,6 +165,9 @@ fn fill(filler: &Path) {
 async fn who_cannot_be_taken_up_now_is_later() {
     let mut host = HostProcess::start(&[]).await;
     let client = host.client();
+    let lost = probe(&["tick", "1000000", "1"]);
+    let lost = client.spawn(lost, None).await.unwrap().id;
+    written(&client, lost, 2000).await;
     let kept = with(
         probe(&["until-stop"]),
         again(RestartPolicy::OnFailure, None),
@@ -178,22 +182,41 @@ async fn who_cannot_be_taken_up_now_is_later() {
     let aside = host.state_dir().join("aside");
     std::fs::rename(&file, &aside).unwrap();
     std::fs::create_dir(&file).unwrap();
+    let log = host.state_dir().join("logs").join(lost.to_string());
+    let segments = std::fs::read_dir(&log).unwrap();
+    let segment = segments.map(|entry| entry.unwrap().path()).max().unwrap();
+    let log_aside = host.state_dir().join("log-aside");
+    std::fs::rename(&segment, &log_aside).unwrap();
+    std::fs::create_dir(&segment).unwrap();
     host.start_again().await;
-    refused(client.get(kept.id).await, ErrorCode::StorageUnavailable);
+    for agent in [kept.id, lost] {
+        refused(client.get(agent).await, ErrorCode::StorageUnavailable);
+    }
+    let reasons = client.health().await.unwrap().reasons;
+    let told = |reason: &HealthReason| reason.message.contains("2 of them, cannot be taken up");
+    assert!(reasons.iter().any(told), "{reasons:?}");
     std::fs::remove_dir(&file).unwrap();
     std::fs::rename(&aside, &file).unwrap();
-    eventually("the agent", || async {
-        match client.get(kept.id).await {
-            Ok(info) => (info.state == AgentState::Running).then_some(()),
-            Err(ClientError::Refused(refusal)) => {
-                assert_eq!(refusal.code, ErrorCode::StorageUnavailable);
-                None
+    std::fs::remove_dir(&segment).unwrap();
+    std::fs::rename(&log_aside, &segment).unwrap();
+    for (agent, state) in [(kept.id, AgentState::Running), (lost, AgentState::Exited)] {
+        eventually("the agent", || async {
+            match client.get(agent).await {
+                Ok(info) => (info.state == state).then_some(()),
+                Err(ClientError::Refused(refusal)) => {
+                    assert_eq!(refusal.code, ErrorCode::StorageUnavailable);
+                    None
+                }
+                Err(error) => panic!("{error}"),
             }
-            Err(error) => panic!("{error}"),
-        }
-    })
-    .await;
+        })
+        .await;
+    }
     assert_eq!(client.get(kept.id).await.unwrap().usage.restarts, 1);
+    let lost = ended(&client, lost).await;
+    assert_eq!(lost.outcome, Some(Outcome::HostLost));
+    assert!(lost.next_seq >= 2000, "{}", lost.next_seq);
+    assert!(client.health().await.unwrap().reasons.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,9 +108,15 @@ pub(crate) async fn come_back(
     let mut queued = 0_usize;
     let mut resumed = 0_usize;
     let mut postponed = Vec::new();
+    let is_past = |fate: &Fate| match fate {
+        Fate::Past(ended) => Some(*ended),
+        Fate::Waits(_) | Fate::Returns { .. } | Fate::Lost(_) => None,
+    };
+    let past = fates.iter().filter_map(is_past).collect();
+    core.registry.had_ended(past).await;
     for fate in fates {
         match &fate {
-            Fate::Past(_) => {}
+            Fate::Past(_) => continue,
             Fate::Waits(left) => {
                 queued += 1;
                 if let Some(ticket) = left.ticket {
@@ -203,12 +209,21 @@ async fn take_up_later(
 async fn take_up(core: &Arc<Core>, fate: Fate, told: fn(&Error) -> WireError) -> Option<Fate> {
     let (assembled, unseen_steps, fate) = match fate {
         Fate::Past(ended) => {
-            core.registry.had_ended(ended).await;
+            core.registry.had_ended(vec![ended]).await;
             return None;
         }
         Fate::Lost(left) => {
-            end(core, left, UNSEEN_STEPS, Outcome::HostLost).await;
-            return None;
+            let ended = end(core, &left, UNSEEN_STEPS, Outcome::HostLost).await;
+            return match ended {
+                Ok(()) => {
+                    core.registry.is_taken_up(&left.id);
+                    None
+                }
+                Err(error) => {
+                    postpone(core, left.id, &told(&error).message);
+                    Some(Fate::Lost(left))
+                }
+            };
         }
         Fate::Waits(left) => (waiting_again(core, &left).await, 1, Fate::Waits(left)),
         Fate::Returns {
@@ -237,20 +252,29 @@ async fn take_up(core: &Arc<Core>, fate: Fate, told: fn(&Error) -> WireError) ->
     let WireError { code, message, .. } = refusal;
     match fate {
         fate if code == ErrorCode::StorageUnavailable => {
-            let id = fate.id();
-            if core.registry.postpone(id) {
-                tracing::error!(agent = %id, message, "an agent of a host before cannot be taken up now");
-            }
+            postpone(core, fate.id(), &message);
             Some(fate)
         }
-        Fate::Waits(left) | Fate::Returns { left, .. } => {
-            let id = left.id;
+        Fate::Waits(ref left) | Fate::Returns { ref left, .. } => {
             let outcome = Outcome::StartFailed { code, message };
-            end(core, left, unseen_steps, outcome).await;
-            core.registry.is_taken_up(&id);
-            None
+            match end(core, left, unseen_steps, outcome).await {
+                Ok(()) => {
+                    core.registry.is_taken_up(&left.id);
+                    None
+                }
+                Err(error) => {
+                    postpone(core, left.id, &told(&error).message);
+                    Some(fate)
+                }
+            }
         }
         Fate::Past(_) | Fate::Lost(_) => None,
+    }
+}
+
+fn postpone(core: &Core, agent: AgentId, message: &str) {
+    if core.registry.postpone(agent) {
+        tracing::error!(%agent, message, "an agent of a host before cannot be taken up now");
     }
 }
 
@@ -370,22 +394,15 @@ async fn recover(core: &Arc<Core>, left: &Left) -> Result<Option<History>, Error
         .map_err(Error::Log)
 }
 
-/// Ends an agent that is not run again, as far as its log goes.
-async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
+/// Ends an agent that is not run again, as far as its log goes. Fails where that
+/// cannot be read now: an end would leave out what it wrote last.
+async fn end(core: &Arc<Core>, left: &Left, steps: u64, outcome: Outcome) -> Result<(), Error> {
+    let history = recover(core, left).await?;
     core.tally.ended(&outcome);
     let Left {
         id, born, known, ..
-    } = left;
-    let logs = core.logs.clone();
-    let (bound, seen) = (born.limits.output_history_bytes, known.next_seq);
-    let log = tokio::task::spawn_blocking(move || logs.recover(id, bound, seen));
-    let history = match log.await.map_err(std::io::Error::other).flatten() {
-        Ok(history) => history,
-        Err(error) => {
-            tracing::error!(%error, agent = %id, "the log of an agent cannot be read");
-            None
-        }
-    };
+    } = left.clone();
+    let bound = born.limits.output_history_bytes;
     let next_seq = history.as_ref().map_or(0, History::next_seq);
     let log_bytes = history.as_ref().map_or(0, History::bytes);
     let now = clock::now_ms();
@@ -423,7 +440,7 @@ async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
     let is_whole = history.as_ref().is_none_or(History::is_whole);
     if core.store.write_what_happened(change).await && is_whole {
         drop(history);
-        core.registry.had_ended(ended).await;
+        core.registry.had_ended(vec![ended]).await;
     } else {
         // It has happened, and is written later: until then what the disk has of it
         // is not how it ended.
@@ -439,4 +456,5 @@ async fn end(core: &Arc<Core>, left: Left, steps: u64, outcome: Outcome) {
         core.registry.has_ended(id).await;
     }
     publish(&core.publisher, &Topic::Status(id), &event);
+    Ok(())
 }

@@ -63,6 +63,14 @@ pub fn health(core: &Core) -> Health {
     if let Some(trouble) = core.logs.trouble() {
         because(HealthCode::Storage, &trouble);
     }
+    let postponed = core.registry.postponed();
+    if postponed > 0 {
+        let message = format!(
+            "agents of the host before, {postponed} of them, cannot be taken up yet; the host's \
+             log says why"
+        );
+        because(HealthCode::Storage, &message);
+    }
     if core.audit.as_ref().is_some_and(Audit::is_failing) {
         because(
             HealthCode::Storage,
