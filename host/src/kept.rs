@@ -20,7 +20,7 @@ const LOOKS: usize = 4;
 pub struct Kept {
     state: Mutex<State>,
     bound: u64,
-    pub looks: Semaphore,
+    pub looks: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ impl Kept {
         Arc::new(Self {
             state: Mutex::default(),
             bound,
-            looks: Semaphore::new(LOOKS),
+            looks: Arc::new(Semaphore::new(LOOKS)),
         })
     }
 

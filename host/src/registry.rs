@@ -1,6 +1,6 @@
 //! The agents of a host, by id.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -169,16 +169,25 @@ impl Registry {
         record + self.kept.bytes_of(id)
     }
 
-    /// Every agent of this host, by id. Costs a copy of all references.
+    /// Up to `count` of the agents of this host that are wanted, by id: the first
+    /// ones.
     #[must_use]
-    pub fn sorted(&self) -> Vec<Handle> {
-        let mut all: Vec<Handle> = self
-            .agents
-            .iter()
-            .map(|entry| entry.value().clone())
-            .collect();
-        all.sort_unstable_by_key(|handle| handle.id);
-        all
+    pub fn first(&self, count: usize, wanted: impl Fn(&Handle) -> bool) -> Vec<Handle> {
+        let mut first: BTreeMap<AgentId, Handle> = BTreeMap::new();
+        for entry in &self.agents {
+            let handle = entry.value();
+            let too_late = |(last, _): (&AgentId, _)| *last < handle.id;
+            if first.len() == count && first.last_key_value().is_none_or(too_late) {
+                continue;
+            }
+            if wanted(handle) {
+                first.insert(handle.id, handle.clone());
+                if first.len() > count {
+                    first.pop_last();
+                }
+            }
+        }
+        first.into_values().collect()
     }
 
     /// Notes that an agent has ended, and forgets the oldest of those that
@@ -302,10 +311,10 @@ impl Registry {
         loop {
             due.tick().await;
             let mut seen = HashMap::new();
-            for handle in self.sorted() {
-                if matches!(handle.state(), AgentState::Queued | AgentState::Exited) {
-                    continue;
-                }
+            let begun = |handle: &Handle| {
+                !matches!(handle.state(), AgentState::Queued | AgentState::Exited)
+            };
+            for handle in self.first(usize::MAX, begun) {
                 let known = handle.known();
                 if written.get(&handle.id) != Some(&known) {
                     self.store

@@ -22,12 +22,12 @@ use crate::clock;
 use crate::core::Core;
 use crate::dispatch::{answer, internal, refuse};
 
-/// How many requests may wait for an agent's end at once (`agent.wait`,
-/// `agent.stop`, `host.drain`), and how many of all others may be under way. One more is
-/// refused with `rate_limited`. They are apart, so that clients who wait for an
-/// hour, and may be gone, cannot keep others from what ends soon.
+/// How many requests of each [`Kind`] may be under way. One more is refused with
+/// `rate_limited`.
 const WAITING: usize = 8192;
-const UNDER_WAY: usize = 8192;
+const STEERING: usize = 8192;
+const CHANGING: usize = 8192;
+const READING: usize = 1024;
 
 /// Bytes of large payloads that may be under way at once.
 const LARGE_BYTES: usize = 256 * 1024 * 1024;
@@ -67,7 +67,9 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
 /// The places of requests that are not answered at once.
 struct Places {
     waiting: Arc<Semaphore>,
-    under_way: Arc<Semaphore>,
+    steering: Arc<Semaphore>,
+    changing: Arc<Semaphore>,
+    reading: Arc<Semaphore>,
     large_bytes: Arc<Semaphore>,
 }
 
@@ -75,16 +77,19 @@ impl Places {
     fn new() -> Self {
         Self {
             waiting: Arc::new(Semaphore::new(WAITING)),
-            under_way: Arc::new(Semaphore::new(UNDER_WAY)),
+            steering: Arc::new(Semaphore::new(STEERING)),
+            changing: Arc::new(Semaphore::new(CHANGING)),
+            reading: Arc::new(Semaphore::new(READING)),
             large_bytes: Arc::new(Semaphore::new(LARGE_BYTES)),
         }
     }
 
-    fn for_op(&self, nature: Nature) -> Option<OwnedSemaphorePermit> {
-        let places = if nature.waits {
-            &self.waiting
-        } else {
-            &self.under_way
+    fn of(&self, kind: Kind) -> Option<OwnedSemaphorePermit> {
+        let places = match kind {
+            Kind::Waits => &self.waiting,
+            Kind::Steers => &self.steering,
+            Kind::Changes => &self.changing,
+            Kind::Reads => &self.reading,
         };
         Arc::clone(places).try_acquire_owned().ok()
     }
@@ -97,20 +102,44 @@ impl Places {
     }
 }
 
-/// What matters of a request before it is decoded.
-#[derive(Clone, Copy)]
-struct Nature {
-    /// For an agent's end.
-    waits: bool,
-    changes: bool,
+/// What matters of a request before it is decoded. Each kind has places of its
+/// own, so that neither who waits for an hour, and may be gone, nor who reads what
+/// is on disk keeps others from ending an agent or beginning one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// For the end of an agent, and does nothing else.
+    Waits,
+    /// Tells agents what to do, and may wait until they have.
+    Steers,
+    /// Changes anything else.
+    Changes,
+    Reads,
 }
 
-impl Nature {
+impl Kind {
     fn of(payload: &[u8]) -> Self {
-        let op = Envelope::parse(payload).ok().map(|envelope| envelope.op);
-        Self {
-            waits: matches!(op, Some(Op::AgentWait | Op::AgentStop | Op::HostDrain)),
-            changes: op.is_some_and(Op::changes),
+        let Ok(Envelope { op, .. }) = Envelope::parse(payload) else {
+            return Self::Reads;
+        };
+        match op {
+            Op::AgentWait => Self::Waits,
+            Op::AgentKill
+            | Op::AgentStop
+            | Op::AgentPause
+            | Op::AgentResume
+            | Op::AgentRefuel
+            | Op::HostDrain => Self::Steers,
+            Op::ComponentPut | Op::ComponentRemove => Self::Changes,
+            op if op.changes() => Self::Changes,
+            _ => Self::Reads,
+        }
+    }
+
+    /// What has begun to change something is not given up for want of a place.
+    const fn takes_its_place_first(self) -> bool {
+        match self {
+            Self::Steers | Self::Changes => true,
+            Self::Waits | Self::Reads => false,
         }
     }
 }
@@ -137,11 +166,10 @@ fn take(core: &Arc<Core>, places: &Places, Inbound { payload, peer }: Inbound) {
     if large && bytes.is_none() {
         return peer.reply(refuse(core, &Asked::of_id(id), &rate_limited()));
     }
-    let nature = Nature::of(&payload);
+    let kind = Kind::of(&payload);
     let mut place = None;
-    if nature.changes {
-        // What has begun to change something is not given up for want of a place.
-        place = places.for_op(nature);
+    if kind.takes_its_place_first() {
+        place = places.of(kind);
         if place.is_none() {
             return peer.reply(refuse(core, &Asked::of(&payload), &rate_limited()));
         }
@@ -158,11 +186,15 @@ fn take(core: &Arc<Core>, places: &Places, Inbound { payload, peer }: Inbound) {
     if !large && let Some(reply) = poll_once(answering.as_mut()) {
         return peer.reply(reply);
     }
-    let Some(place) = place.or_else(|| places.for_op(nature)) else {
+    let Some(place) = place.or_else(|| places.of(kind)) else {
         return peer.reply(refuse(core, &Asked::of(&payload), &rate_limited()));
     };
     core.answering.spawn(async move {
-        peer.reply(answering.await);
+        tokio::select! {
+            answer = answering => peer.reply(answer),
+            // Nobody reads the answer; whoever comes back asks again.
+            () = peer.gone(), if !kind.takes_its_place_first() => {}
+        }
         drop((place, bytes));
     });
 }

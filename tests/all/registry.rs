@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skep_client::AgentFilter;
+use skep_client::protocol::spec::ComponentRef;
 use skep_client::protocol::{AgentId, AgentState, Digest, Outcome};
 use skep_protocol::ErrorCode;
 use skep_protocol::op::WhenFull;
-use skep_tests::{TestHost, probe, run, spec};
+use skep_tests::{HostProcess, TestHost, probe, run, spec};
 
-use crate::{refusal, refused, running};
+use crate::{quiet, refusal, refused, running};
 
 const REJECT: Option<WhenFull> = Some(WhenFull::Reject);
 
@@ -140,4 +141,38 @@ async fn a_full_host_refuses_and_each_end_makes_room() {
     client.spawn(sleeper(), None).await.unwrap();
     refused(client.spawn(sleeper(), REJECT).await, ErrorCode::Capacity);
     host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_few_among_many_of_a_host_before_comes_in_pages() {
+    const AGENTS: usize = 1100;
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let hello = run(&client, spec("hello", &[])).await.info;
+    let component = hello.spec.component.map(ComponentRef::Digest);
+    for number in 1..AGENTS {
+        let mut spec = spec("hello", &[]);
+        spec.component = component.clone();
+        let label = if number % 500 == 0 { "rare" } else { "common" };
+        spec.labels.insert("kind".to_owned(), label.to_owned());
+        client.spawn(spec, None).await.unwrap();
+    }
+    quiet(&client).await;
+    host.kill_9();
+    host.start_again().await;
+    let rare = AgentFilter {
+        labels: BTreeMap::from([("kind".to_owned(), "rare".to_owned())]),
+        ..AgentFilter::default()
+    };
+    let first = client.list(&rare, None).await.unwrap();
+    assert!(first.next.is_some(), "not all were looked at");
+    assert_eq!(client.list_all(&rare).await.unwrap().len(), 2);
+    let of_one_name = AgentFilter {
+        name: Some(hello.name),
+        ..rare
+    };
+    assert_eq!(client.list_all(&of_one_name).await.unwrap().len(), 2);
+    let all = client.list_all(&AgentFilter::default()).await.unwrap();
+    assert_eq!(all.len(), AGENTS);
+    assert!(all.is_sorted_by_key(|agent| agent.id));
 }

@@ -65,7 +65,7 @@ impl Events {
         socket.bind_listener(self.listener.adoptable()?).await?;
         let end = tokio::select! {
             () = publish(&mut socket, &mut self.queue) => SessionEnd::Closing,
-            () = watch(monitor, &self.counters) => SessionEnd::Closing,
+            () = watch(monitor, &self.counters, |_| {}) => SessionEnd::Closing,
             () = stuck(&self.budget, self.stuck_after) => SessionEnd::Stuck,
             () = closing.begun() => SessionEnd::Closing,
         };

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use bytes::Bytes;
 use skep_protocol::MAX_PAYLOAD;
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 use crate::stats::ServerCounters;
@@ -31,6 +32,8 @@ pub(crate) struct Account {
     pub(crate) identity: Bytes,
     budget: Arc<Budget>,
     cut: AtomicBool,
+    /// The connection has ended.
+    gone: CancellationToken,
 }
 
 impl Account {
@@ -62,6 +65,10 @@ pub(crate) struct SocketPeer {
 }
 
 impl SocketPeer {
+    pub(crate) async fn gone(&self) {
+        self.account.gone.cancelled().await;
+    }
+
     pub(crate) fn reply(&self, payload: Bytes) {
         let counters = &self.queue.counters;
         let len = payload.len();
@@ -175,12 +182,21 @@ impl Accounts {
         }
     }
 
-    /// The peer behind an identity. One that was cut and came back under its
-    /// old identity begins anew.
+    /// The connection of an identity has ended: what was read of it is all there
+    /// will be.
+    pub(crate) fn gone(&self, identity: &[u8]) {
+        let account = self.accounts.get(identity).and_then(Weak::upgrade);
+        if let Some(account) = account {
+            account.gone.cancel();
+        }
+    }
+
+    /// The peer behind an identity. One that has gone, or was cut, and came back
+    /// under its old identity begins anew.
     pub(crate) fn peer(&mut self, identity: &Bytes, delimiter: bool) -> SocketPeer {
         let known = self.accounts.get(identity).and_then(Weak::upgrade);
         let account = match known {
-            Some(account) if !account.is_cut() => account,
+            Some(account) if !account.is_cut() && !account.gone.is_cancelled() => account,
             _ => self.open(identity),
         };
         SocketPeer {
@@ -202,6 +218,7 @@ impl Accounts {
             identity: identity.clone(),
             budget: Budget::new(self.queue.max_peer_items, self.queue.max_peer_bytes),
             cut: AtomicBool::new(false),
+            gone: CancellationToken::new(),
         });
         self.accounts.insert(identity, Arc::downgrade(&account));
         account

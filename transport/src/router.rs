@@ -6,6 +6,7 @@
 //! a half-closed peer that deadlocks, so it is tried, and the peer is cut where
 //! it would wait.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,10 +90,12 @@ impl Control {
             backend,
             queue: Arc::clone(&self.queue),
         };
+        let accounts = RefCell::new(Accounts::new(Arc::clone(&self.queue)));
+        let left = |identity: &[u8]| accounts.borrow().gone(identity);
         let end = tokio::select! {
-            () = receive(&mut receiver, &self.inbox, &self.queue) => SessionEnd::Closing,
+            () = receive(&mut receiver, &self.inbox, &accounts) => SessionEnd::Closing,
             () = outlet.send_all(&mut self.replies) => SessionEnd::Closing,
-            () = watch(monitor, &self.queue.counters) => SessionEnd::Closing,
+            () = watch(monitor, &self.queue.counters, left) => SessionEnd::Closing,
             () = overfull(&self.queue, self.stuck_after) => SessionEnd::Stuck,
             () = closing.begun() => SessionEnd::Closing,
         };
@@ -146,8 +149,7 @@ pub(crate) fn sessions(
 }
 
 /// Moves messages into the inbox. Never returns.
-async fn receive(receiver: &mut RouterRecvHalf, inbox: &InboxSender, queue: &Arc<ReplyQueue>) {
-    let mut accounts = Accounts::new(Arc::clone(queue));
+async fn receive(receiver: &mut RouterRecvHalf, inbox: &InboxSender, accounts: &RefCell<Accounts>) {
     let mut since_yield = 0;
     loop {
         let message = match receiver.recv().await {
@@ -161,7 +163,9 @@ async fn receive(receiver: &mut RouterRecvHalf, inbox: &InboxSender, queue: &Arc
         let Some(framed) = framing::split(message.into_vecdeque()) else {
             continue;
         };
-        let peer = accounts.peer(&framed.identity, framed.delimiter);
+        let peer = accounts
+            .borrow_mut()
+            .peer(&framed.identity, framed.delimiter);
         let inbound = Inbound {
             payload: framed.payload,
             peer: Peer(PeerKind::Socket(peer)),
@@ -272,11 +276,15 @@ impl Outlet {
 pub(crate) async fn watch(
     mut monitor: impl futures_util::Stream<Item = SocketEvent> + Unpin,
     counters: &ServerCounters,
+    left: impl Fn(&[u8]),
 ) {
     while let Some(event) = monitor.next().await {
         match event {
             SocketEvent::Accepted(..) => counters.peers_accepted.one(),
-            SocketEvent::Disconnected(_) => counters.peers_left.one(),
+            SocketEvent::Disconnected(identity) => {
+                counters.peers_left.one();
+                left(&Bytes::from(identity));
+            }
             SocketEvent::AcceptFailed(error) => {
                 counters.handshakes_failed.one();
                 tracing::debug!(%error, "a connection failed in its handshake");

@@ -57,6 +57,16 @@ pub(crate) enum PeerKind {
 }
 
 impl Peer {
+    /// Returns when nobody is left who would read a reply, as far as that is
+    /// noticed: under a flood of connections it may not be. Never returns for a
+    /// client in this process.
+    pub async fn gone(&self) {
+        match &self.0 {
+            PeerKind::Socket(peer) => peer.gone().await,
+            PeerKind::Local(_) => std::future::pending().await,
+        }
+    }
+
     /// Sends a reply. Never blocks and never fails: a peer that has gone gets
     /// nothing, and one that leaves so many replies unread that a bound is
     /// passed loses its connection (see [`ServerConfig`](crate::ServerConfig)).

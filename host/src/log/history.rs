@@ -258,14 +258,16 @@ impl History {
         if let Recent::Read { end } = self.read_tail(&mut page) {
             return Ok(page.into_window(end));
         }
-        let permit = shelf.reads.acquire().await.map_err(io::Error::other)?;
+        let turn = Arc::clone(&shelf.reads).acquire_owned().await;
+        let turn = turn.map_err(io::Error::other)?;
         let (history, streams) = (Arc::clone(self), streams.to_vec());
         let reading = tokio::task::spawn_blocking(move || {
-            history.read(Page::new(history.agent, from_seq, &streams, max_bytes))
+            let window = history.read(Page::new(history.agent, from_seq, &streams, max_bytes));
+            // Whoever asked may not wait for it any more: the thread is taken until now.
+            drop(turn);
+            window
         });
-        let window = reading.await.map_err(io::Error::other)?;
-        drop(permit);
-        window
+        reading.await.map_err(io::Error::other)?
     }
 
     /// Reads memory and disk by turns.

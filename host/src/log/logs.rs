@@ -51,7 +51,7 @@ pub(super) struct Shelf {
     pub(super) allowance: Arc<Allowance>,
     tails: Arc<Budget>,
     pub(super) writers: Writers,
-    pub(super) reads: Semaphore,
+    pub(super) reads: Arc<Semaphore>,
 }
 
 impl Logs {
@@ -83,7 +83,7 @@ impl Logs {
             allowance: Arc::new(Allowance::open(root).map_err(failed)?),
             tails: Budget::new(TAILS),
             writers: Writers::start().map_err(failed)?,
-            reads: Semaphore::new(READS),
+            reads: Arc::new(Semaphore::new(READS)),
         };
         Ok(Self {
             budget,

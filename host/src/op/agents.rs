@@ -5,7 +5,7 @@ use skep_protocol::op::{AgentList, AgentPage, AgentReply, Done};
 use skep_protocol::{AgentId, AgentInfo};
 
 use super::Error;
-use super::pages::Pages;
+use super::pages::{Next, Pages};
 use crate::agent::handle::Handle;
 use crate::core::Core;
 
@@ -56,32 +56,30 @@ pub async fn list(core: &Core, query: &AgentList) -> Result<AgentPage, Error> {
                 .iter()
                 .all(|(key, value)| handle.spec.labels.get(key) == Some(value))
     };
-    let of_now = core.registry.sorted();
-    let mut of_now = of_now
-        .into_iter()
-        .filter(|handle| wanted(handle))
-        .peekable();
+    // No more than these can come into the page, or tell that it is not the last.
+    let of_now = core.registry.first(limit + 1, wanted);
+    let mut of_now = of_now.into_iter().peekable();
     let mut of_past = Pages::new(&core.registry.past, query, limit).await?;
     let mut agents: Vec<AgentInfo> = Vec::new();
     let mut bytes = 0;
     loop {
         let past = of_past.peek(wanted).await?;
-        let earlier = match (of_now.peek(), past) {
-            (Some(now), Some(past)) => now.id < past,
-            (now, past) => now.is_some() && past.is_none(),
-        };
-        let is_last = past.is_none() && of_now.peek().is_none();
-        if is_last || agents.len() == limit || bytes >= PAGE_BYTES {
-            let next = agents.last().map(|agent| agent.id);
-            return Ok(AgentPage {
-                next: next.filter(|_| !is_last),
-                agents,
-            });
+        let now = of_now.peek().map(|handle| handle.id);
+        if now.is_none() && past == Next::End {
+            return Ok(AgentPage { agents, next: None });
         }
-        let next = if earlier {
-            of_now.next()
-        } else {
-            of_past.next()
+        if agents.len() == limit || bytes >= PAGE_BYTES {
+            let next = agents.last().map(|agent| agent.id);
+            return Ok(AgentPage { agents, next });
+        }
+        let next = match (now, past) {
+            (Some(now), Next::Found(past) | Next::Beyond(past)) if now < past => of_now.next(),
+            (Some(_), Next::End) => of_now.next(),
+            (_, Next::Beyond(after)) => {
+                let next = Some(after);
+                return Ok(AgentPage { agents, next });
+            }
+            (_, Next::Found(_) | Next::End) => of_past.next(),
         };
         if let Some(handle) = next {
             bytes += shown_bytes(&handle.spec);

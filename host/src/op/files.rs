@@ -2,6 +2,7 @@
 //! and for as long as it is kept.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use skep_protocol::op::{AgentFile, AgentFiles, FileChunk, FilesPage};
 use skep_protocol::path::is_plain;
@@ -69,12 +70,18 @@ async fn root(core: &Core, agent: AgentId) -> Result<PathBuf, Error> {
 
 /// Looks on a thread that may wait for the disk. Those that do are few.
 async fn look<T: Send + 'static>(
-    looks: &Semaphore,
+    looks: &Arc<Semaphore>,
     look: impl FnOnce() -> Result<T, LookError> + Send + 'static,
 ) -> Result<T, Error> {
     const LOST: Error = Error::Internal("a look into an agent's files panicked");
-    let _turn = looks.acquire().await.map_err(|_| LOST)?;
-    let looked = tokio::task::spawn_blocking(look).await.map_err(|_| LOST)?;
+    let turn = Arc::clone(looks).acquire_owned().await.map_err(|_| LOST)?;
+    let looked = tokio::task::spawn_blocking(move || {
+        let looked = look();
+        // Whoever asked may not wait for it any more: the thread is taken until now.
+        drop(turn);
+        looked
+    });
+    let looked = looked.await.map_err(|_| LOST)?;
     looked.map_err(|error| match error {
         LookError::Io(error) => {
             tracing::error!(%error, "an agent's files cannot be looked into");

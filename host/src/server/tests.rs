@@ -1,7 +1,10 @@
 use serde::de::IgnoredAny;
 use serde_bytes::ByteBuf;
 use skep_protocol::codec::{decode_reply, encode_request};
-use skep_protocol::op::{AgentKill, AgentStop, AgentWait, ComponentPut, HostHealth, Operation};
+use skep_protocol::op::{
+    AgentForget, AgentGet, AgentKill, AgentWait, ComponentPut, ComponentRemove, HostDrain,
+    Operation,
+};
 use skep_protocol::{AgentId, Digest, RequestId};
 use skep_transport::{Connection, local};
 
@@ -50,46 +53,61 @@ impl Scene {
         answer.err().map(|refusal| refusal.code)
     }
 
-    /// What asks for nobody: `agent.stop`, which waits, and `agent.kill`.
-    async fn ask_both(&mut self) -> [Option<ErrorCode>; 2] {
+    /// One request of each kind, about an agent that is not there.
+    async fn ask_each(&mut self) -> [Option<ErrorCode>; 4] {
         let agent = AgentId::random();
-        let stop = AgentStop {
+        let wait = AgentWait {
             agent,
-            grace_ms: None,
+            timeout_ms: 1,
         };
-        [self.ask(&stop).await, self.ask(&AgentKill { agent }).await]
+        [
+            self.ask(&wait).await,
+            self.ask(&AgentKill { agent }).await,
+            self.ask(&AgentForget { agent }).await,
+            self.ask(&AgentGet { agent }).await,
+        ]
     }
 }
 
-const WAITS: Nature = Nature {
-    waits: true,
-    changes: false,
-};
-const OTHER: Nature = Nature {
-    waits: false,
-    changes: false,
-};
-
 #[tokio::test]
-async fn those_who_wait_and_all_others_have_places_of_their_own() {
+async fn each_kind_of_request_has_places_of_its_own() {
     let mut scene = Scene::set();
     let not_there = Some(ErrorCode::NotFound);
     let full = Some(ErrorCode::RateLimited);
-    for (nature, when_full) in [(WAITS, [full, not_there]), (OTHER, [not_there, full])] {
-        let mut taken: Vec<_> = std::iter::from_fn(|| scene.places.for_op(nature)).collect();
-        assert_eq!(taken.len(), 8192);
-        assert_eq!(scene.ask_both().await, when_full);
-        // What is answered at once needs no place.
-        assert_eq!(scene.ask(&HostHealth {}).await, None);
-        let wait = AgentWait {
-            agent: AgentId::random(),
-            timeout_ms: 1,
-        };
-        assert_eq!(scene.ask(&wait).await, not_there);
+    for (kind, places, when_full) in [
+        // What is answered at once, and changes nothing, needs no place.
+        (Kind::Waits, 8192, [not_there; 4]),
+        (Kind::Reads, 1024, [not_there; 4]),
+        (Kind::Steers, 8192, [not_there, full, not_there, not_there]),
+        (Kind::Changes, 8192, [not_there, not_there, full, not_there]),
+    ] {
+        let mut taken: Vec<_> = std::iter::from_fn(|| scene.places.of(kind)).collect();
+        assert_eq!(taken.len(), places);
+        assert_eq!(scene.ask_each().await, when_full, "{kind:?}");
         taken.pop();
-        assert_eq!(scene.ask_both().await, [not_there, not_there]);
+        assert_eq!(scene.ask_each().await, [not_there; 4]);
     }
     scene.host.shutdown().await;
+}
+
+#[test]
+fn what_changes_the_host_is_never_dropped_half_way() {
+    fn kind<O: Operation>(body: &O) -> Kind {
+        Kind::of(&encode_request(RequestId::random(), body).unwrap())
+    }
+    let (agent, digest) = (AgentId::random(), Digest::of(b""));
+    let put = ComponentPut {
+        digest,
+        size: 0,
+        offset: 0,
+        data: ByteBuf::new(),
+    };
+    assert_eq!(kind(&put), Kind::Changes);
+    assert_eq!(kind(&ComponentRemove { digest }), Kind::Changes);
+    assert_eq!(kind(&AgentForget { agent }), Kind::Changes);
+    assert_eq!(kind(&HostDrain { timeout_ms: None }), Kind::Steers);
+    assert_eq!(kind(&AgentKill { agent }), Kind::Steers);
+    assert_eq!(kind(&AgentGet { agent }), Kind::Reads);
 }
 
 #[tokio::test]

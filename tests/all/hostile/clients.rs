@@ -13,7 +13,7 @@ use skep_client::{Client, ClientError};
 use skep_protocol::ErrorCode;
 use skep_tests::hostile::core_module;
 use skep_tests::raw::{Raw, new_id, request};
-use skep_tests::{DEADLINE, end_of, guest, probe, run, soon, spec};
+use skep_tests::{DEADLINE, end_of, eventually, guest, probe, run, soon, spec};
 use tokio::task::JoinSet;
 
 use super::{NEIGHBOURS, Scene};
@@ -351,6 +351,21 @@ async fn those_who_wait_are_bounded_and_hold_up_nobody() {
         let id = new_id();
         (request(&id, op, body.clone()), id)
     };
+    // Those who leave wait no more.
+    let mut leaving = Raw::connect(&scene.host().control()).await;
+    for _ in 0..WAITS {
+        leaving.send(ask("agent.wait", &body).0).await;
+    }
+    let answer = leaving.ask(ask("agent.wait", &body).0).await;
+    assert_eq!(answer.code(), "rate_limited");
+    drop(leaving);
+    let moment = json!({"agent": agent.to_string(), "timeout_ms": 1});
+    eventually("places of those who left", || async {
+        let mut comes = Raw::connect(&scene.host().control()).await;
+        let answer = comes.ask(ask("agent.wait", &moment).0).await;
+        answer.ok().then_some(())
+    })
+    .await;
     let mut ids = HashSet::new();
     for _ in 0..WAITS {
         let (request, id) = ask("agent.wait", &body);
@@ -360,10 +375,10 @@ async fn those_who_wait_are_bounded_and_hold_up_nobody() {
     let (one_more, id) = ask("agent.wait", &body);
     let answer = waiting.ask(one_more).await;
     assert_eq!((answer.code(), answer.id()), ("rate_limited", id.as_str()));
-    refused(client.stop(agent, None).await, ErrorCode::RateLimited);
     // Others are answered, and end what all of them wait for.
-    let short = by_digest_of_probe(&["exit", "0"]);
+    let short = by_digest_of_probe(&["sleep", "600000"]);
     let short = client.spawn(short, None).await.unwrap().id;
+    client.stop(short, None).await.unwrap();
     client.kill(agent).await.unwrap();
     for _ in 0..WAITS {
         let answer = waiting.answer().await;
