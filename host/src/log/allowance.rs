@@ -52,6 +52,8 @@ struct State {
     /// Whether logs of the host before were not looked at yet.
     before: bool,
     wanted: u64,
+    /// What the host before was granted, while that may matter.
+    inherited: u64,
     /// Whether the file may say more than is granted.
     excess: bool,
     failing: bool,
@@ -85,6 +87,7 @@ impl Allowance {
                 ahead: HashSet::new(),
                 before: true,
                 wanted: left,
+                inherited: left,
                 excess: false,
                 failing: false,
                 tried: false,
@@ -138,10 +141,13 @@ impl Allowance {
         if *granted.borrow_and_update() >= records {
             return;
         }
-        let doubled = records.checked_next_power_of_two().unwrap_or(records);
+        // What the host before was granted is not doubled again: it would grow with
+        // each that is killed on a full disk.
         {
             let mut state = self.shared.state();
-            state.wanted = state.wanted.max(doubled.max(LEAST));
+            let own = records.saturating_sub(state.inherited);
+            let doubled = own.checked_next_power_of_two().unwrap_or(own).max(LEAST);
+            state.wanted = state.wanted.max(state.inherited.saturating_add(doubled));
         }
         self.shared.work.notify_all();
         // The sender is ours.
@@ -211,6 +217,7 @@ impl Shared {
             } else if granted > 0 || state.excess {
                 // Whoever comes while it is written asks anew.
                 state.wanted = 0;
+                state.inherited = 0;
                 state.excess = true;
                 self.granted.send_replace(0);
                 return Some(0);

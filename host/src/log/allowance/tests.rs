@@ -98,6 +98,24 @@ async fn what_a_host_has_left_stays_until_all_was_taken_up() {
 }
 
 #[tokio::test]
+async fn hosts_that_are_killed_on_a_full_disk_do_not_double_what_each_was_granted() {
+    let dir = tempfile::tempdir().unwrap();
+    for host in 0..100 {
+        let allowance = Allowance::open(dir.path()).unwrap();
+        assert_eq!(allowance.left(), host * LEAST);
+        allowance.enter(AgentId::random());
+        allowance.granted(allowance.left() + 10).await;
+    }
+    // Once all was taken up, each begins small again.
+    let allowance = Allowance::open(dir.path()).unwrap();
+    allowance.took_up();
+    until("nothing that is ahead", || file(&dir) == Some(0)).await;
+    allowance.enter(AgentId::random());
+    allowance.granted(10).await;
+    assert_eq!(file(&dir), Some(LEAST));
+}
+
+#[tokio::test]
 async fn nothing_is_granted_that_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let in_the_way = dir.path().join(FILE).with_extension("new");
