@@ -2,23 +2,27 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-fn since_epoch() -> Duration {
+fn since_epoch(time: SystemTime) -> Duration {
     // A clock set before 1970 is a broken machine, and no reason to fail.
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Milliseconds since the epoch.
 #[must_use]
 pub fn now_ms() -> u64 {
-    u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX)
+    ms_of(SystemTime::now())
+}
+
+/// The same, of a file's time.
+#[must_use]
+pub fn ms_of(time: SystemTime) -> u64 {
+    u64::try_from(since_epoch(time).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Nanoseconds since the epoch; they fit until the year 2554.
 #[must_use]
 pub fn now_ns() -> u64 {
-    u64::try_from(since_epoch().as_nanos()).unwrap_or(u64::MAX)
+    u64::try_from(since_epoch(SystemTime::now()).as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The time of day as it was when the host started, and as it went on since: who

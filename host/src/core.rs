@@ -1,7 +1,7 @@
 //! What all operations of a host work with.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use skep_transport::{Meter, Publisher};
@@ -17,6 +17,7 @@ use crate::health::Vitals;
 use crate::kept::Kept;
 use crate::log::{Logs, RecordCount};
 use crate::op::comeback::{Fate, come_back};
+use crate::op::life::Holdings;
 use crate::registry::{Registry, StateCounts};
 use crate::replies::ReplyMemory;
 use crate::runner::native::NativeRunner;
@@ -65,6 +66,9 @@ pub struct Core {
     pub draining: CancellationToken,
     /// Set when all agents are to end; then the former is, too.
     pub shutdown: CancellationToken,
+    /// What agents hold that are left to the next host, until this one has ended:
+    /// it is still asked to make room.
+    pub(crate) left: Mutex<Vec<Holdings>>,
     pub drivers: TaskTracker,
     /// Requests that are being answered.
     pub answering: TaskTracker,
@@ -79,6 +83,7 @@ impl Core {
             components,
             gone,
             uploads,
+            written_ms: _,
         } = recovered;
         self.replies.take_up(replies);
         for upload in uploads {

@@ -1,6 +1,6 @@
 //! A host: how it starts, and how it ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use skep_protocol::op::AgentCounts;
@@ -194,6 +194,7 @@ impl Host {
             vitals: health::Vitals::default(),
             draining: CancellationToken::new(),
             shutdown: CancellationToken::new(),
+            left: Mutex::default(),
             drivers: TaskTracker::new(),
             answering: TaskTracker::new(),
         });

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use skep_protocol::AgentId;
 
+use crate::clock;
 use crate::config::Config;
 use crate::core::Core;
 use crate::host::{Purpose, StartError};
@@ -57,8 +58,9 @@ pub(crate) fn open(
     let fates: Vec<_> = agents
         .map(|agent| Fate::of(agent, |id| logs.has(id)))
         .collect();
+    let aside = set_aside_what_was_lost(dir, &logs, &fates, recovered.written_ms)?;
     sweep_logs(&dir.join("logs"), &logs, &fates)?;
-    let left = sweep_files(dir, &fates);
+    let left = sweep_files(dir, &fates, aside.as_deref());
     Ok(Opened {
         store,
         recovered,
@@ -68,16 +70,60 @@ pub(crate) fn open(
     })
 }
 
+/// A log that was written to so much later than the store is of an agent that the
+/// store should know: what tells of an agent that is forgotten is written after
+/// its log.
+const TOO_LATE_MS: u64 = 2_000;
+
+/// Where the store is older than what lies beside it, that is of agents that are
+/// not known and were not forgotten: its newest changes were lost. Such logs are set
+/// aside, and never removed; and it is said where.
+fn set_aside_what_was_lost(
+    dir: &Path,
+    logs: &Logs,
+    fates: &[Fate],
+    written_ms: u64,
+) -> Result<Option<PathBuf>, StartError> {
+    let failed = |error| log::OpenError {
+        path: dir.join("logs"),
+        error,
+    };
+    let known: HashSet<_> = fates.iter().map(Fate::id).collect();
+    let is_known = |agent: &AgentId| known.contains(agent);
+    let newest = logs.newest_unknown_ms(is_known).map_err(failed)?;
+    let is_lost = |newest: u64| written_ms > 0 && newest > written_ms + TOO_LATE_MS;
+    if !newest.is_some_and(is_lost) {
+        return Ok(None);
+    }
+    let aside = dir.join(format!("unknown-{}", clock::now_ms()));
+    let set_aside = logs.set_aside(is_known, &aside.join("logs"));
+    set_aside.map_err(failed)?;
+    tracing::error!(
+        path = %aside.display(), store_written = %clock::rfc3339(written_ms),
+        "the store lacks what was written to it last: the logs and scratch directories of \
+         agents that it does not know are set aside, and never removed by the host"
+    );
+    Ok(Some(aside))
+}
+
 /// Finds the scratch directories of agents that can still be asked for theirs,
-/// and removes all other directories of agents in the background. A host that
-/// cannot still runs agents without any.
-fn sweep_files(dir: &Path, fates: &[Fate]) -> Vec<(AgentId, PathBuf)> {
+/// and removes all other directories of agents in the background, or moves those
+/// of agents that are not known into the one that is given. A host that cannot
+/// still runs agents without any.
+fn sweep_files(dir: &Path, fates: &[Fate], aside: Option<&Path>) -> Vec<(AgentId, PathBuf)> {
     // Others begin anew.
     let ended = fates.iter().filter(|fate| fate.is_over()).map(Fate::id);
     let ended: Vec<AgentId> = ended.collect();
     let known: HashSet<_> = ended.iter().copied().collect();
     let none = HashSet::new();
     let mut there = HashMap::new();
+    if let Some(aside) = aside {
+        let all: HashSet<_> = fates.iter().map(Fate::id).collect();
+        let (root, aside) = (dir.join("scratch"), aside.join("scratch"));
+        if let Err(error) = scratch::set_aside_unknown(&root, &all, &aside) {
+            tracing::error!(%error, root = %root.display(), "not all was set aside");
+        }
+    }
     for (root, known) in [("scratch", &known), ("inputs", &none)] {
         let root = dir.join(root);
         match scratch::left_behind(&root, known) {

@@ -114,6 +114,25 @@ pub fn left_behind(root: &Path, known: &HashSet<AgentId>) -> io::Result<LeftBehi
     Ok(left)
 }
 
+/// Moves directories of agents that are not known from a root into another
+/// directory, which is made.
+///
+/// # Errors
+/// Those of the file system.
+pub fn set_aside_unknown(root: &Path, known: &HashSet<AgentId>, aside: &Path) -> io::Result<()> {
+    make_root(root)?;
+    make_root(aside)?;
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let agent = name.to_str().and_then(|name| name.parse().ok());
+        if agent.is_some_and(|agent| !known.contains(&agent)) && entry.file_type()?.is_dir() {
+            std::fs::rename(entry.path(), aside.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// How often something may appear in a directory that was just emptied: a
 /// guest's last call can still be under way, but not for ever.
 const LAST_CALLS: usize = 100;

@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use skep_client::protocol::op::HealthReason;
+use skep_client::protocol::op::{HealthCode, HealthReason, HostGc};
 use skep_client::protocol::spec::RestartPolicy;
 use skep_client::protocol::{AgentId, AgentInfo, AgentState, ErrorCode, Outcome};
 use skep_client::{Client, ClientError};
-use skep_tests::{HostProcess, eventually, probe, run, soon, start_in_vain};
+use skep_tests::{HostProcess, eventually, probe, run, soon, spec, start_in_vain};
 
 use crate::store::Disk;
 use crate::supervision::{again, between_runs, later, with};
@@ -259,4 +259,82 @@ async fn who_is_kept_running_is_not_turned_away_for_want_of_room() {
         .await;
         client.kill(agents.remove(at)).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_lacks_its_newest_changes_takes_no_logs_with_it() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let known = run(&client, probe(&["lines", "3"])).await.info.id;
+    host.terminate();
+    assert_eq!(host.ended().await.code(), Some(0));
+    let store = host.state_dir().join("state.db");
+    let older = store.with_extension("older");
+    std::fs::copy(&store, &older).unwrap();
+    host.start_again().await;
+    // It is longer at it than it takes to write down when the store was written to.
+    let mut lost = probe(&["tick", "100000", "2"]);
+    lost.grants.scratch = true;
+    let lost = client.spawn(lost, None).await.unwrap().id;
+    written(&client, lost, 2000).await;
+    host.kill_9();
+    for beside in ["db-wal", "db-shm"] {
+        std::fs::remove_file(store.with_extension(beside)).unwrap();
+    }
+    std::fs::rename(&older, &store).unwrap();
+    host.start_again().await;
+    refused(client.get(lost).await, ErrorCode::NotFound);
+    assert_eq!(client.get(known).await.unwrap().next_seq, 3);
+    assert!(host.log().contains("lacks what was written to it last"));
+    let aside = |state_dir: &Path| {
+        let entries = std::fs::read_dir(state_dir).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let is_aside = |path: &Path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("unknown-")
+        };
+        paths.filter(|path| is_aside(path)).collect::<Vec<_>>()
+    };
+    let set_aside = aside(&host.state_dir());
+    let [there] = &set_aside[..] else {
+        panic!("{set_aside:?}")
+    };
+    for part in ["logs", "scratch"] {
+        assert!(there.join(part).join(lost.to_string()).is_dir(), "{part}");
+    }
+    // It is all well from then on, and what is set aside stays.
+    host.kill_9();
+    host.start_again().await;
+    assert_eq!(aside(&host.state_dir()), set_aside);
+    assert_eq!(client.get(known).await.unwrap().next_seq, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_to_the_next_host_keeps_what_it_is_made_of() {
+    let mut host = HostProcess::start(&["--max-agents", "1"]).await;
+    let client = host.client();
+    // It takes all of the grace.
+    let stubborn = client.spawn(probe(&["sleep", "600000"]), None).await;
+    running(&client, stubborn.unwrap().id).await;
+    let waits = client.spawn(spec("hello", &[]), None).await.unwrap().id;
+    host.terminate();
+    eventually("a host that ends", || async {
+        let health = client.health().await.unwrap();
+        let ends = |reason: &HealthReason| reason.code == HealthCode::ShuttingDown;
+        health.reasons.iter().any(ends).then_some(())
+    })
+    .await;
+    let gc = HostGc {
+        older_than_ms: None,
+        components: true,
+        dry_run: false,
+    };
+    client.gc(&gc).await.unwrap();
+    assert_eq!(host.ended().await.code(), Some(0));
+    host.start_again().await;
+    let ended = ended(&client, waits).await;
+    assert_eq!(ended.outcome, Some(Outcome::Exited { code: 0 }));
 }

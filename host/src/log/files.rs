@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::segment::HEADER;
+use crate::clock;
 
 #[derive(Debug)]
 pub(super) struct Files {
@@ -84,6 +85,13 @@ impl Files {
         })
     }
 
+    /// When the last segment was written to, if there is one.
+    pub(super) fn written_ms(&self) -> Option<u64> {
+        let last = self.list().ok()?.pop()?;
+        let written = self.path(last).metadata().and_then(|file| file.modified());
+        written.ok().map(clock::ms_of)
+    }
+
     /// The first numbers of all segments, in their order.
     pub(super) fn list(&self) -> io::Result<Vec<u64>> {
         let mut found = Vec::new();
@@ -109,6 +117,10 @@ fn name(first_seq: u64) -> String {
 /// was made by somebody else, and is left where it is.
 pub(super) fn remove_directory(dir: &Path) {
     let removed = || -> io::Result<()> {
+        if std::fs::symlink_metadata(dir)?.is_symlink() {
+            // Somebody else's, and so is what lies where it leads.
+            return std::fs::remove_file(dir);
+        }
         for entry in std::fs::read_dir(dir)? {
             std::fs::remove_file(entry?.path())?;
         }

@@ -145,6 +145,19 @@ impl Journal {
         }
     }
 
+    /// When the newest record of these agents was written.
+    pub(super) fn newest_ms_of(&self, is_wanted: impl Fn(&AgentId) -> bool) -> Option<u64> {
+        let state = self.state();
+        let wanted = state.live.iter().filter(|(agent, _)| is_wanted(agent));
+        let newest = wanted.filter_map(|(_, small)| small.records.last());
+        newest.map(|record| record.time_ns / 1_000_000).max()
+    }
+
+    /// The files that a host before has left.
+    pub(super) fn left(&self) -> Vec<PathBuf> {
+        self.state().replaced.clone()
+    }
+
     /// Lets go of what a host before has left of agents that are not known,
     /// unless this one has gone on with it, and says how many logs that were.
     pub(super) fn sweep(&self, is_known: impl Fn(&AgentId) -> bool) -> usize {

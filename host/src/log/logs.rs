@@ -183,6 +183,47 @@ impl Logs {
         History::new(agent, Arc::clone(&self.budget), tail, Some(on_disk))
     }
 
+    /// When the newest log was written to of agents that are not known.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn newest_unknown_ms(
+        &self,
+        is_known: impl Fn(&AgentId) -> bool,
+    ) -> io::Result<Option<u64>> {
+        let Some(shelf) = &self.shelf else {
+            return Ok(None);
+        };
+        let of_files = (shelf.unknown(&is_known)?.into_iter())
+            .filter_map(|path| Files::new(path).written_ms())
+            .max();
+        let of_small = shelf.journal.newest_ms_of(|agent| !is_known(agent));
+        Ok(of_files.max(of_small))
+    }
+
+    /// Moves the logs of agents that are not known into a directory, and copies
+    /// there the small ones of all. To be called before the first agent.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    pub fn set_aside(&self, is_known: impl Fn(&AgentId) -> bool, aside: &Path) -> io::Result<()> {
+        let Some(shelf) = &self.shelf else {
+            return Ok(());
+        };
+        DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(aside)?;
+        let into = |path: &Path| aside.join(path.file_name().unwrap_or_default());
+        for path in shelf.journal.left() {
+            std::fs::copy(&path, into(&path))?;
+        }
+        for path in shelf.unknown(&is_known)? {
+            std::fs::rename(&path, into(&path))?;
+        }
+        Ok(())
+    }
+
     /// Removes the logs of agents that are not known any more, after this call,
     /// and says how many there are. To be called before the first agent.
     ///
@@ -192,23 +233,30 @@ impl Logs {
         let Some(shelf) = &self.shelf else {
             return Ok(0);
         };
-        let mut orphans = Vec::new();
-        for entry in std::fs::read_dir(&shelf.root)? {
-            let entry = entry?;
-            // What else lies there is not ours to remove.
-            let name = entry.file_name();
-            let agent = name.to_str().and_then(|name| name.parse().ok());
-            if agent.is_some_and(|agent| !is_known(&agent)) {
-                orphans.push(Removal::Directory(entry.path()));
-            }
-        }
+        let orphans = shelf.unknown(&is_known)?;
         let count = orphans.len() + shelf.journal.sweep(is_known);
-        shelf.writers.remove(orphans);
+        let removals: Vec<_> = orphans.into_iter().map(Removal::Directory).collect();
+        shelf.writers.remove(removals);
         Ok(count)
     }
 }
 
 impl Shelf {
+    /// Where logs lie of agents that are not known. What else lies there is not
+    /// ours.
+    fn unknown(&self, is_known: impl Fn(&AgentId) -> bool) -> io::Result<Vec<PathBuf>> {
+        let mut unknown = Vec::new();
+        for entry in std::fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let agent = name.to_str().and_then(|name| name.parse().ok());
+            if agent.is_some_and(|agent| !is_known(&agent)) {
+                unknown.push(entry.path());
+            }
+        }
+        Ok(unknown)
+    }
+
     fn files(&self, agent: AgentId) -> Files {
         Files::new(self.root.join(agent.to_string()))
     }

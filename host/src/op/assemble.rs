@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::admissible::Admissible;
 use super::agents::shown_bytes;
-use super::life::{Course, Held, Life};
+use super::life::{Course, Holdings, Life};
 use crate::agent::handle::{Agent, COMMANDS, Handle, Status};
 use crate::agent::meter::UsageMeter;
 use crate::agent::publication::Publication;
@@ -165,7 +165,7 @@ pub(super) fn assemble(
         core: Arc::clone(core),
         publication,
         course,
-        held: Held {
+        held: Holdings {
             scratch,
             component,
             inputs,

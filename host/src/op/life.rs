@@ -2,7 +2,7 @@
 //! it has its runs, and all that it held is given back before its end is told.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures_util::FutureExt;
 use skep_protocol::Outcome;
@@ -31,7 +31,7 @@ pub(super) struct Life {
     pub(super) core: Arc<Core>,
     pub(super) publication: Arc<Publication>,
     pub(super) course: Course,
-    pub(super) held: Held,
+    pub(super) held: Holdings,
 }
 
 /// What it takes until its last run is over.
@@ -50,7 +50,8 @@ pub(super) struct Course {
 }
 
 /// What it holds from the beginning, whether or not its turn comes.
-pub(super) struct Held {
+#[derive(Debug)]
+pub(crate) struct Holdings {
     pub(super) scratch: Option<Scratch>,
     /// Of a wasm agent. What is held is not deleted.
     pub(super) component: Option<Arc<Component>>,
@@ -80,7 +81,7 @@ impl Life {
             core,
             publication,
             course,
-            held,
+            mut held,
         } = self;
         let course = course.take(Arc::clone(&core), Arc::clone(&publication));
         let rest = match AssertUnwindSafe(course).catch_unwind().await {
@@ -97,9 +98,12 @@ impl Life {
             Over::Ended(ending) => end(&core, &publication, held, laid, slot, ending).await,
             // The next host removes what it does not need.
             Over::Left => {
-                for dir in [held.scratch, laid].into_iter().flatten() {
+                for dir in [held.scratch.take(), laid].into_iter().flatten() {
                     dir.leave();
                 }
+                // Nor does this one, while it ends.
+                let mut left = core.left.lock().unwrap_or_else(PoisonError::into_inner);
+                left.push(held);
             }
         }
     }
@@ -161,14 +165,14 @@ impl Course {
 async fn end(
     core: &Core,
     publication: &Publication,
-    held: Held,
+    held: Holdings,
     laid: Option<Scratch>,
     slot: Option<Slot>,
     ending: Ending,
 ) {
     let agent = &publication.agent;
     let id = agent.id;
-    let Held {
+    let Holdings {
         scratch,
         component,
         inputs,

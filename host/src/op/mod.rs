@@ -11,7 +11,7 @@ pub mod control;
 pub mod files;
 pub mod gc;
 pub mod host;
-mod life;
+pub(crate) mod life;
 pub mod output;
 mod pages;
 pub mod spawn;

@@ -70,6 +70,8 @@ pub struct Recovered {
     /// another build's.
     pub gone: Vec<Digest>,
     pub uploads: Vec<KeptUpload>,
+    /// When the store was last written to, to within a second.
+    pub written_ms: u64,
 }
 
 /// What was left, and which replies are written down.
@@ -86,6 +88,7 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Found> {
         components,
         gone,
         uploads: uploads(db)?,
+        written_ms: written_ms(db)?,
     };
     Ok((recovered, written))
 }
@@ -251,6 +254,12 @@ fn uploads(db: &Connection) -> rusqlite::Result<Vec<KeptUpload>> {
         })
     })?;
     readable("uploads", rows)
+}
+
+fn written_ms(db: &Connection) -> rusqlite::Result<u64> {
+    db.query_row("SELECT max(ms) FROM written", [], |row| {
+        Ok(row.get::<_, Option<i64>>(0)?.map_or(0, unsigned))
+    })
 }
 
 /// The record of one agent that has ended.

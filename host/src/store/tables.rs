@@ -48,6 +48,13 @@ pub(super) fn forget_replies(db: &Connection, up_to: i64) -> rusqlite::Result<()
     run(db, "DELETE FROM replies WHERE number <= ?1", &[&up_to])
 }
 
+/// Notes when it was written to, by which the next host knows whether it has all of
+/// it.
+pub(super) fn mark_written(db: &Connection, now_ms: u64) -> rusqlite::Result<()> {
+    let sql = "UPDATE written SET ms = ?1 WHERE ms < ?1 - 1000";
+    run(db, sql, &[&integer(now_ms)])
+}
+
 fn run(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> rusqlite::Result<()> {
     db.prepare_cached(sql)?.execute(values).map(drop)
 }

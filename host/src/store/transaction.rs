@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::change::Change;
 use super::schema::NEWEST;
-use super::tables::{apply, forget_replies};
+use super::tables::{apply, forget_replies, mark_written};
 use crate::clock;
 use crate::replies::{MAX_BYTES, MAX_REPLIES, REMEMBER_FOR};
 
@@ -56,6 +56,7 @@ pub(super) fn commit<'a>(
         // Nothing is to be written: it is only tried whether it could be.
         writing.pragma_update(None, "user_version", NEWEST)?;
     }
+    mark_written(&writing, clock::now_ms())?;
     let forgotten = outlived(known, known_bytes, &replies);
     if let Some(last) = forgotten.checked_sub(1).and_then(|last| known.get(last)) {
         forget_replies(&writing, last.number)?;
