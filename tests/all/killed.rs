@@ -16,18 +16,29 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::{running, written};
 
 const KILLS: usize = 5;
-/// Agents that run again after each.
-const LASTING: usize = 10;
-/// They print a thousand lines a second together.
+/// They print a thousand lines a second together, and run again after each kill.
 const AGENTS: usize = 50;
 const LINE_EVERY_MS: &str = "50";
-/// Longer than a line takes to be printed: such a one never catches up before
-/// the agent has ended.
-const SLOW: Duration = Duration::from_millis(60);
+/// Each follows all agents: three are slow, three come late, two are cut off.
+const FOLLOWERS: [Habit; 10] = [
+    Habit::Steady,
+    Habit::Steady,
+    Habit::Slow,
+    Habit::Slow,
+    Habit::Slow,
+    Habit::Late,
+    Habit::Late,
+    Habit::Late,
+    Habit::CutOff,
+    Habit::CutOff,
+];
+/// In this time an agent prints five lines: such a one falls behind for as long as
+/// the agents print.
+const SLOW: Duration = Duration::from_millis(250);
 /// Records that somebody sees who is cut off again and again, each time.
-const BETWEEN_CUTS: u64 = 7;
+const BETWEEN_CUTS: u64 = 20;
 /// Lines that are there before somebody comes late, unless the agent has ended.
-const LATE: u64 = 10;
+const LATE: u64 = 100;
 
 /// How somebody follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,66 +49,70 @@ enum Habit {
     CutOff,
 }
 
-/// Of ten, three are slow, three late, and two are cut off.
-fn habit(number: usize) -> Habit {
-    match number % 10 {
-        0 | 1 => Habit::Steady,
-        2..=4 => Habit::Slow,
-        5..=7 => Habit::Late,
-        _ => Habit::CutOff,
-    }
-}
-
 fn connect(control: &Endpoint) -> Client {
     Client::connect(ConnectionConfig::new(control.clone()))
 }
 
-/// Follows an agent to its end, through all of its runs, and says how many
-/// records that were.
-async fn follow(control: Endpoint, agent: AgentId, prefix: String, habit: Habit) -> u64 {
-    let mut client = connect(&control);
-    if habit == Habit::Late {
-        eventually("some lines, or the end", || async {
-            let info = client.get(agent).await.ok()?;
-            (info.next_seq >= LATE || info.outcome.is_some()).then_some(())
-        })
-        .await;
-    }
-    let mut next = 0;
-    // Each run counts its lines anew.
-    let (mut run, mut line) = (0, 0);
-    loop {
-        let options = FollowOptions {
-            from_seq: next,
-            ..FollowOptions::default()
-        };
-        let mut log = client.follow(agent, options);
-        loop {
-            match soon("a record, or the end", log.next())
-                .await
-                .expect("a log")
-            {
-                Some(LogItem::Record(record)) => {
-                    if record.run > run {
-                        (run, line) = (record.run, 0);
-                    }
-                    next += 1;
-                    line += 1;
-                    let said = String::from_utf8_lossy(&record.data).into_owned();
-                    let expected = (next - 1, run, format!("{prefix} {line}"));
-                    assert_eq!((record.seq, record.run, said), expected, "{habit:?}");
-                }
-                // All of it is within the history.
-                Some(LogItem::Gap(gap)) => panic!("{habit:?}: {gap:?} is missing"),
-                None => return next,
-            }
-            match habit {
-                Habit::Slow => tokio::time::sleep(SLOW).await,
-                Habit::CutOff if next % BETWEEN_CUTS == 0 => break,
-                _ => {}
-            }
+/// Somebody who follows.
+#[derive(Clone)]
+struct Follower {
+    control: Endpoint,
+    client: Client,
+    habit: Habit,
+    /// Whether all agents have been told to end.
+    over: Arc<AtomicBool>,
+}
+
+impl Follower {
+    /// Follows an agent to its end, through all of its runs, and says how many
+    /// records that were.
+    async fn follow(mut self, agent: AgentId, prefix: String) -> u64 {
+        let habit = self.habit;
+        if habit == Habit::Late {
+            eventually("some lines, or the end", || async {
+                let info = self.client.get(agent).await.ok()?;
+                (info.next_seq >= LATE || info.outcome.is_some()).then_some(())
+            })
+            .await;
         }
-        client = connect(&control);
+        let mut next = 0;
+        // Each run counts its lines anew.
+        let (mut run, mut line) = (0, 0);
+        loop {
+            let options = FollowOptions {
+                from_seq: next,
+                ..FollowOptions::default()
+            };
+            let mut log = self.client.follow(agent, options);
+            loop {
+                match soon("a record, or the end", log.next())
+                    .await
+                    .expect("a log")
+                {
+                    Some(LogItem::Record(record)) => {
+                        if record.run > run {
+                            (run, line) = (record.run, 0);
+                        }
+                        next += 1;
+                        line += 1;
+                        let said = String::from_utf8_lossy(&record.data).into_owned();
+                        let expected = (next - 1, run, format!("{prefix} {line}"));
+                        assert_eq!((record.seq, record.run, said), expected, "{habit:?}");
+                    }
+                    // All of it is within the history.
+                    Some(LogItem::Gap(gap)) => panic!("{habit:?}: {gap:?} is missing"),
+                    None => return next,
+                }
+                match habit {
+                    Habit::Slow if !self.over.load(Ordering::Relaxed) => {
+                        tokio::time::sleep(SLOW).await;
+                    }
+                    Habit::CutOff if next % BETWEEN_CUTS == 0 => break,
+                    _ => {}
+                }
+            }
+            self.client = connect(&self.control);
+        }
     }
 }
 
@@ -123,10 +138,9 @@ async fn nothing_that_anyone_saw_is_lost_however_often_the_host_is_killed() {
     let client = host.client();
     let stop = Arc::new(AtomicBool::new(false));
     let spawning = spawn_all_the_while(host.client(), Arc::clone(&stop));
-    let mut following = JoinSet::new();
-    let mut lasting = Vec::new();
-    for number in 0..LASTING {
-        let prefix = format!("lasting-{number}");
+    let mut agents = Vec::new();
+    for number in 0..AGENTS {
+        let prefix = format!("agent-{number}");
         let mut spec = probe(&["tick", "1000000000", LINE_EVERY_MS, &prefix]);
         spec.restart = Restart {
             policy: RestartPolicy::OnFailure,
@@ -135,45 +149,45 @@ async fn nothing_that_anyone_saw_is_lost_however_often_the_host_is_killed() {
             ..Restart::default()
         };
         let agent = client.spawn(spec, None).await.expect("a spawn").id;
-        let followed = follow(host.control(), agent, prefix, habit(number));
-        following.spawn(async move { (agent, followed.await) });
-        lasting.push(agent);
+        agents.push((agent, prefix));
     }
-    for kill in 0..KILLS {
-        let mut printing = Vec::new();
-        for number in 0..AGENTS {
-            let prefix = format!("agent-{kill}-{number}");
-            let spec = probe(&["tick", "1000000000", LINE_EVERY_MS, &prefix]);
-            let agent = client.spawn(spec, None).await.expect("a spawn").id;
-            let followed = follow(host.control(), agent, prefix, habit(number));
+    let over = Arc::new(AtomicBool::new(false));
+    let mut following = JoinSet::new();
+    for habit in FOLLOWERS {
+        let follower = Follower {
+            control: host.control(),
+            client: connect(&host.control()),
+            habit,
+            over: Arc::clone(&over),
+        };
+        for (agent, prefix) in agents.clone() {
+            let followed = follower.clone().follow(agent, prefix);
             following.spawn(async move { (agent, followed.await) });
-            printing.push(agent);
         }
+    }
+    for _ in 0..KILLS {
         // At some moment, in the middle of whatever goes on.
-        let one = fastrand::usize(..AGENTS);
-        written(&client, printing[one], fastrand::u64(1..40)).await;
+        let (one, _) = agents[fastrand::usize(..AGENTS)];
+        let now = running(&client, one).await.next_seq;
+        written(&client, one, now + fastrand::u64(1..60)).await;
         host.kill_9();
         host.start_again().await;
     }
     stop.store(true, Ordering::Relaxed);
     let acknowledged = spawning.await.expect("who spawns");
-    for agent in &lasting {
+    for (agent, _) in &agents {
         let last = running(&client, *agent).await;
         assert_eq!(last.usage.restarts, KILLS as u64);
         written(&client, *agent, last.next_seq + 1).await;
         client.kill(*agent).await.expect("a kill");
     }
+    over.store(true, Ordering::Relaxed);
 
     let mut seen = 0;
     while let Some(followed) = following.join_next().await {
         let (agent, records) = followed.expect("a follower that found all in order");
         let info = client.get(agent).await.expect("an agent");
-        let expected = if lasting.contains(&agent) {
-            Outcome::Killed
-        } else {
-            Outcome::HostLost
-        };
-        assert_eq!(info.outcome, Some(expected));
+        assert_eq!(info.outcome, Some(Outcome::Killed));
         assert_eq!(info.next_seq, records, "{agent}");
         seen += records;
     }
