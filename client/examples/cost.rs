@@ -1,5 +1,6 @@
-//! What things cost over real sockets on loopback: a round trip, a spawn, a
-//! line of log, and, if asked, a start of a host that remembers many agents.
+//! What things cost over real sockets on loopback: a round trip, a spawn, with
+//! what is kept on disk and without, a line of log, a window of a long log, and,
+//! if asked, a start of a host that remembers many agents.
 //! Bounded in count and time.
 //!
 //! `cargo run --release --example cost -- examples/prebuilt [AGENTS]`
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use skep_client::protocol::spec::ComponentRef;
-use skep_client::protocol::{AgentSpec, Digest, LimitsAsk, Outcome};
+use skep_client::protocol::{AgentId, AgentSpec, Digest, LimitsAsk, Outcome};
 use skep_client::{AgentFilter, Client, ConnectionConfig, FollowOptions, LogItem};
 use skep_host::config::{Capacity, Config};
 use skep_host::{Endpoints, Host, Purpose};
@@ -21,6 +22,11 @@ const SPAWNS: usize = 1_000;
 const AT_ONCE: usize = 500;
 const ROUNDS: usize = 10;
 const LINES: u64 = 200_000;
+const LONG_LOG: u64 = 1_000_000;
+const WINDOW: u64 = 1_000;
+const WINDOWS: usize = 500;
+/// What a record counts besides its bytes.
+const RECORD_OVERHEAD: u64 = 64;
 
 /// As in the command `skep`.
 #[global_allocator]
@@ -72,7 +78,7 @@ async fn measure() -> Result<()> {
     report("spawn to its first log line", &mut first_line);
     report("spawn to its end", &mut ended);
 
-    many(&client, hello, "spawns and waits, 500 at once").await?;
+    with_and_without(&client, &guests, hello).await?;
 
     let probe = client
         .upload(&std::fs::read(guests.join("probe.wasm"))?)
@@ -97,28 +103,83 @@ async fn measure() -> Result<()> {
         1.0 / each.as_secs_f64()
     );
 
+    let long = run(&client, probe, &["lines", &LONG_LOG.to_string()]).await?;
+    drop((follow, client));
     host.shutdown().await;
     sockets.close().await;
+    windows(state.path(), long).await?;
     match std::env::args().nth(2) {
         Some(agents) => restart(&guests, agents.parse()?).await,
         None => Ok(()),
     }
 }
 
-/// The best of some rounds, for neighbours on the machine only add to it.
-async fn many(client: &Client, hello: Digest, what: &str) -> Result<()> {
-    let mut best = Duration::MAX;
+/// The rates of a host that writes down what it promises, and of one that keeps
+/// nothing, by turns, so that neighbours on the machine add to both.
+async fn with_and_without(client: &Client, guests: &Path, hello: Digest) -> Result<()> {
+    let nothing = tempfile::tempdir()?;
+    let (host, sockets) = start_for(Purpose::RunOne, nothing.path(), Capacity::default())?;
+    let without = Client::connect(ConnectionConfig::new(sockets.control_endpoint().clone()));
+    without
+        .upload(&std::fs::read(guests.join("hello.wasm"))?)
+        .await?;
+    let (mut kept, mut not_kept) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let start = Instant::now();
-        let runs = (0..AT_ONCE).map(|_| run(client, hello, &[]));
-        futures_util::future::try_join_all(runs).await?;
-        best = best.min(start.elapsed());
+        kept.push(many(client, hello).await?);
+        not_kept.push(many(&without, hello).await?);
     }
-    let each = best / u32::try_from(AT_ONCE)?;
+    let rate = |what: &str, times: &mut [Duration]| {
+        times.sort_unstable();
+        let median = times.get(times.len() / 2).copied().unwrap_or_default();
+        let rate = f64::from(u32::try_from(AT_ONCE).unwrap_or(u32::MAX)) / median.as_secs_f64();
+        println!("{what:<34} {rate:>8.0} a second (median of {ROUNDS} rounds)");
+        rate
+    };
+    let with = rate("spawns and waits, 500 at once", &mut kept);
+    let without = rate("the same, nothing kept on disk", &mut not_kept);
     println!(
-        "{what:<34} {each:>10.1?} each, {:.0} a second",
-        1.0 / each.as_secs_f64()
+        "{:<34} {:>8.0} %",
+        "the former of the latter",
+        100.0 * with / without
     );
+    host.shutdown().await;
+    sockets.close().await;
+    Ok(())
+}
+
+async fn many(client: &Client, hello: Digest) -> Result<Duration> {
+    let start = Instant::now();
+    let runs = (0..AT_ONCE).map(|_| run(client, hello, &[]));
+    futures_util::future::try_join_all(runs).await?;
+    Ok(start.elapsed())
+}
+
+/// Reads windows of a long log from a host that was just started.
+async fn windows(state: &Path, agent: AgentId) -> Result<()> {
+    let (host, sockets) = start(state, Capacity::default())?;
+    let client = Client::connect(ConnectionConfig::new(sockets.control_endpoint().clone()));
+    client.health().await?;
+    let mut times = Vec::with_capacity(WINDOWS);
+    // Most lines are as long as this one.
+    let bytes = WINDOW * (RECORD_OVERHEAD + (LONG_LOG - 1).to_string().len() as u64);
+    for _ in 0..WINDOWS {
+        let from = fastrand::u64(..LONG_LOG - WINDOW);
+        let begun = Instant::now();
+        let page = client.output(agent, None, from, Some(bytes)).await?;
+        times.push(begun.elapsed());
+        let records = page.records.len() as u64;
+        let whole = page.expired.is_none() && records.abs_diff(WINDOW) < WINDOW / 10;
+        anyhow::ensure!(whole, "{records} records from {from}, {:?}", page.expired);
+    }
+    let first = times.first().copied().unwrap_or_default();
+    let longest = times.iter().max().copied().unwrap_or_default();
+    report("windows of 1,000 of 1,000,000", &mut times);
+    println!(
+        "{:<34} {first:>10.1?}; the longest {longest:.1?}",
+        "the first one of a host"
+    );
+    host.shutdown().await;
+    sockets.close().await;
     Ok(())
 }
 
@@ -165,6 +226,10 @@ async fn restart(guests: &Path, agents: usize) -> Result<()> {
 }
 
 fn start(state_dir: &Path, capacity: Capacity) -> Result<(Host, Sockets)> {
+    start_for(Purpose::Serve, state_dir, capacity)
+}
+
+fn start_for(purpose: Purpose, state_dir: &Path, capacity: Capacity) -> Result<(Host, Sockets)> {
     let server = ServerConfig::new(
         "tcp://127.0.0.1:0".parse()?,
         Some("tcp://127.0.0.1:0".parse()?),
@@ -179,7 +244,7 @@ fn start(state_dir: &Path, capacity: Capacity) -> Result<(Host, Sockets)> {
         state_dir: state_dir.to_owned(),
         ..Config::embedded()
     };
-    let host = Host::start(&config, wire, endpoints, Purpose::Serve)?;
+    let host = Host::start(&config, wire, endpoints, purpose)?;
     Ok((host, sockets))
 }
 
@@ -188,14 +253,14 @@ fn spec(component: Digest, args: &[&str]) -> Result<AgentSpec> {
         component: Some(ComponentRef::Digest(component)),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         limits: LimitsAsk {
-            output_history_bytes: Some(64 * 1024 * 1024),
+            output_history_bytes: Some(256 * 1024 * 1024),
             ..LimitsAsk::default()
         },
         ..AgentSpec::named("cost".parse()?)
     })
 }
 
-async fn run(client: &Client, component: Digest, args: &[&str]) -> Result<()> {
+async fn run(client: &Client, component: Digest, args: &[&str]) -> Result<AgentId> {
     let agent = client.spawn(spec(component, args)?, None).await?;
     let agent = client.wait(agent.id, Some(Duration::from_secs(60))).await?;
     anyhow::ensure!(
@@ -203,7 +268,7 @@ async fn run(client: &Client, component: Digest, args: &[&str]) -> Result<()> {
         "{:?}",
         agent.outcome
     );
-    Ok(())
+    Ok(agent.id)
 }
 
 fn report(what: &str, times: &mut [Duration]) {

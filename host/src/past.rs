@@ -22,10 +22,20 @@ struct State {
     /// What each has in bytes. As many as the operator keeps of ended agents, at
     /// most.
     bytes: BTreeMap<AgentId, u64>,
-    /// Newest last.
+    /// Least recently asked for first.
     recalled: VecDeque<Handle>,
     /// Those of whom it was told that they are left out of lists.
     left_out: BTreeSet<AgentId>,
+}
+
+impl State {
+    /// One that is at hand.
+    fn use_again(&mut self, id: AgentId) -> Option<Handle> {
+        let at = self.recalled.iter().position(|handle| handle.id == id)?;
+        let handle = self.recalled.remove(at)?;
+        self.recalled.push_back(handle.clone());
+        Some(handle)
+    }
 }
 
 /// The agents that hosts before have left.
@@ -93,12 +103,12 @@ impl Past {
     /// If the store, or what it has of the agent, cannot be read.
     pub async fn recall(&self, id: AgentId) -> Result<Option<Handle>, Unavailable> {
         {
-            let state = self.state();
+            let mut state = self.state();
             if !state.bytes.contains_key(&id) {
                 return Ok(None);
             }
-            if let Some(handle) = state.recalled.iter().find(|handle| handle.id == id) {
-                return Ok(Some(handle.clone()));
+            if let Some(handle) = state.use_again(id) {
+                return Ok(Some(handle));
             }
         }
         let handle = match self.store.recall(vec![id]).await?.pop() {
@@ -107,8 +117,8 @@ impl Past {
         };
         let mut state = self.state();
         // Two may have asked at once, and share what the first has found.
-        if let Some(other) = state.recalled.iter().find(|handle| handle.id == id) {
-            return Ok(Some(other.clone()));
+        if let Some(other) = state.use_again(id) {
+            return Ok(Some(other));
         }
         if !state.bytes.contains_key(&id) {
             return Ok(None);

@@ -45,7 +45,7 @@ fn give_back_when_idle() {
 
 async fn host(context: &Context, config: &Config) -> Outcome {
     // Before anything is there to be ended.
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::of_host()?;
     let (wire, sockets) = skep_transport::serve(ServerConfig::new(
         config.control.clone(),
         config.events.clone(),

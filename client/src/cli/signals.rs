@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM, which people press more than once.
+//! Ctrl-C, SIGTERM and what else asks a command to end, often more than once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -21,6 +21,19 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             hangup: None,
             quit: None,
+        })
+    }
+
+    /// The same, with the end of the terminal, unless that is to be survived
+    /// (`nohup`).
+    pub(super) fn of_host() -> Result<Self, Failure> {
+        let hangup = match is_ignored(SignalKind::hangup()) {
+            true => None,
+            false => Some(listen(SignalKind::hangup())?),
+        };
+        Ok(Self {
+            hangup,
+            ..Self::new()?
         })
     }
 
@@ -47,6 +60,14 @@ impl Signals {
 
 fn listen(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(|error| Failure::of_skep(format!("cannot listen to signals: {error}")))
+}
+
+/// Whether whoever started this process has it ignore the signal.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (kind.as_raw_value() - 1) & 1 == 1)
 }
 
 async fn heard(signal: &mut Option<Signal>) {

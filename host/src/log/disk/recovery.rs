@@ -41,11 +41,18 @@ impl Disk {
         let Some(small) = self.journal.get(self.agent) else {
             return Ok(self.has_files.load(Ordering::Relaxed));
         };
-        if self.state().segments.is_empty() {
+        if small.end_seq() > self.next_seq() {
+            // It had begun to have files of its own at most, with less than is here.
+            let mut state = self.state();
+            self.let_go(&mut state);
+            drop(state);
+            for segment in self.files.list().unwrap_or_default() {
+                self.files.remove(segment);
+            }
             let cost = small.records.iter().map(Stored::cost).sum();
             self.wrote_small(small.first_seq, small.records.len(), cost);
         } else {
-            // It had begun to have files of its own, and the same is there.
+            // The same is there.
             self.journal.release(self.agent);
         }
         Ok(true)

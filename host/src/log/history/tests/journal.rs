@@ -1,6 +1,7 @@
 //! Small logs, in the file of all.
 
 use super::*;
+use crate::log::segment;
 
 /// So many of the lines make a small log.
 const FEW: u64 = 20;
@@ -151,4 +152,26 @@ async fn a_journal_torn_anywhere_keeps_what_was_whole() {
         last = next;
     }
     assert_eq!(last, 0);
+}
+
+#[tokio::test]
+async fn a_small_log_stays_where_files_of_its_own_have_less() {
+    let kept = on_disk(MIB);
+    kept.history.add(&lines(0..FEW)).await;
+    let directory = kept.directory();
+    let (dir, agent) = kept.left_behind();
+    // As far as it came before the disk was full.
+    let mut bytes = Vec::new();
+    segment::encode_header(0, &mut bytes);
+    let first = &lines(0..1)[0];
+    segment::encode(segment::owner(agent), 0, &first.entry(), &mut bytes);
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join(format!("{:020}.log", 0)), &bytes).unwrap();
+    let logs = open(&dir.path().join("logs"));
+    let ended = Arc::new(logs.recall(agent, MIB, FEW));
+    assert_eq!(all(&ended, 0).await, (numbers(0..FEW), Vec::new()));
+    let again = Arc::new(logs.recover(agent, MIB, 0).unwrap().unwrap());
+    assert_eq!(all(&again, 0).await, (numbers(0..FEW), Vec::new()));
+    again.add(&lines(FEW..1000)).await;
+    assert_eq!(all(&again, 0).await, (numbers(0..1000), Vec::new()));
 }
