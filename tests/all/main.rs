@@ -23,6 +23,7 @@ mod fields;
 mod files;
 mod files_out;
 mod fuzz;
+mod hanging;
 mod hostile;
 mod killed;
 mod logs;

@@ -17,6 +17,7 @@ mod process;
 pub mod raw;
 mod resources;
 pub mod soak;
+mod stall;
 mod terminal;
 mod wait;
 
@@ -26,5 +27,6 @@ pub use neighbours::{Heard, Neighbours};
 pub use output::{Ended, Output, end_of, run};
 pub use process::{HostProcess, skep_binary, start_in_vain};
 pub use resources::{Resources, processes_with};
+pub use stall::Stall;
 pub use terminal::Terminal;
 pub use wait::{DEADLINE, eventually, soon};
