@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use skep_client::protocol::op::{HealthCode, HealthReason, HostGc};
-use skep_client::protocol::spec::RestartPolicy;
-use skep_client::protocol::{AgentId, AgentInfo, AgentState, ErrorCode, Outcome};
+use skep_client::protocol::spec::{RestartPolicy, Stdin};
+use skep_client::protocol::{AgentId, AgentInfo, AgentSpec, AgentState, ErrorCode, Outcome};
 use skep_client::{Client, ClientError};
-use skep_tests::{HostProcess, eventually, probe, run, soon, spec, start_in_vain};
+use skep_tests::{HostProcess, eventually, guest, probe, run, soon, spec, start_in_vain};
 
 use crate::store::Disk;
-use crate::supervision::{again, between_runs, later, with};
+use crate::supervision::{again, between_runs, later, matter, with};
 use crate::{refused, running, written};
 
 async fn ended(client: &Client, agent: AgentId) -> AgentInfo {
@@ -94,6 +94,58 @@ async fn a_host_that_ends_leaves_what_waits_and_what_is_kept_running() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_left_to_the_next_host_takes_nothing_from_anyone() {
+    let mut host = HostProcess::start(&["--max-agents", "2", "--grace", "10m"]).await;
+    let client = host.client();
+    let spawn = async |mut spec: AgentSpec| {
+        spec.stdin = Stdin::Open;
+        client.spawn(spec, None).await.unwrap().id
+    };
+    let deaf = spawn(probe(&["sleep", "600000"])).await;
+    running(&client, deaf).await;
+    let paced = with(probe(&["exit", "1"]), later(RestartPolicy::Always));
+    let paced = spawn(paced).await;
+    between_runs(&client, paced).await;
+    let queued = spawn(probe(&["read-stdin"])).await;
+    assert_eq!(client.get(queued).await.unwrap().state, AgentState::Queued);
+    host.terminate();
+    eventually("a host that shuts down", || async {
+        let reasons = client.health().await.unwrap().reasons;
+        let mut codes = reasons.iter().map(|reason| reason.code);
+        codes
+            .any(|code| code == HealthCode::ShuttingDown)
+            .then_some(())
+    })
+    .await;
+    // The host is there as long as one agent has its grace.
+    for left in [paced, queued] {
+        refused(client.pause(left).await, ErrorCode::ShuttingDown);
+        refused(client.resume(left).await, ErrorCode::ShuttingDown);
+        refused(client.refuel(left, 1).await, ErrorCode::ShuttingDown);
+        refused(
+            client.stdin(left, b"lost", true).await,
+            ErrorCode::ShuttingDown,
+        );
+        refused(client.stop(left, None).await, ErrorCode::ShuttingDown);
+        refused(client.kill(left).await, ErrorCode::ShuttingDown);
+    }
+    client.kill(deaf).await.unwrap();
+    assert_eq!(host.ended().await.code(), Some(0));
+
+    host.start_again().await;
+    client
+        .write_all_stdin(queued, b"taken", None)
+        .await
+        .unwrap();
+    client.close_stdin(queued).await.unwrap();
+    let outcome = ended(&client, queued).await.outcome;
+    assert_eq!(outcome, Some(Outcome::Exited { code: 0 }));
+    let output = client.output(queued, None, 0, None).await.unwrap();
+    assert_eq!(output.records[0].data, b"5 bytes");
+    between_runs(&client, paced).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_in_vain_takes_nothing_away() {
     let mut host = HostProcess::start(&[]).await;
     let client = host.client();
@@ -168,12 +220,15 @@ async fn who_cannot_be_taken_up_now_is_later() {
     let lost = probe(&["tick", "1000000", "1"]);
     let lost = client.spawn(lost, None).await.unwrap().id;
     written(&client, lost, 2000).await;
-    let kept = with(
+    let mut kept = with(
         probe(&["until-stop"]),
         again(RestartPolicy::OnFailure, None),
     );
+    let input = client.upload(b"its input").await.unwrap();
+    kept.inputs.insert("input".to_owned(), input);
     let kept = client.spawn(kept, None).await.unwrap();
     written(&client, kept.id, 1).await;
+    let unused = client.upload(&guest("hello")).await.unwrap();
     host.kill_9();
     // As if the disk could not be read there.
     let component = kept.spec.component.unwrap().to_string();
@@ -195,6 +250,14 @@ async fn who_cannot_be_taken_up_now_is_later() {
     let reasons = client.health().await.unwrap().reasons;
     let told = |reason: &HealthReason| reason.message.contains("2 of them, cannot be taken up");
     assert!(reasons.iter().any(told), "{reasons:?}");
+    // What it is made of is not let go meanwhile.
+    let gc = HostGc {
+        older_than_ms: None,
+        components: true,
+        dry_run: false,
+    };
+    assert_eq!(client.gc(&gc).await.unwrap().components, 1);
+    refused(client.stat_component(unused).await, ErrorCode::NotFound);
     std::fs::remove_dir(&file).unwrap();
     std::fs::rename(&aside, &file).unwrap();
     std::fs::remove_dir(&segment).unwrap();
@@ -216,7 +279,7 @@ async fn who_cannot_be_taken_up_now_is_later() {
     let lost = ended(&client, lost).await;
     assert_eq!(lost.outcome, Some(Outcome::HostLost));
     assert!(lost.next_seq >= 2000, "{}", lost.next_seq);
-    assert!(client.health().await.unwrap().reasons.is_empty());
+    assert_eq!(matter(&client).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -51,7 +51,7 @@ pub(crate) async fn between_runs(client: &Client, agent: AgentId) -> AgentInfo {
 }
 
 /// What is the matter with a host, but for what the machine does to it.
-async fn matter(client: &Client) -> Vec<HealthCode> {
+pub(crate) async fn matter(client: &Client) -> Vec<HealthCode> {
     let reasons = client.health().await.unwrap().reasons;
     let codes = reasons.iter().map(|reason| reason.code);
     codes

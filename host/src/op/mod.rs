@@ -110,3 +110,6 @@ impl From<Refusal> for Error {
         Self::Component(Box::new(refusal))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -302,14 +302,17 @@ async fn components_and_uploads_outlive_a_host() {
         .keep_component(component.clone(), bytes.clone())
         .await
         .unwrap();
-    let other = dir.0.path().join("components").join("new-left");
-    std::fs::write(&other, "by a host that was killed").unwrap();
+    let part = format!("{}.part", "5a".repeat(32));
+    let others = ["new-left", &part].map(|name| dir.0.path().join("components").join(name));
+    for other in &others {
+        std::fs::write(other, "by a host that was killed").unwrap();
+    }
     store.close().await;
 
     let (store, found) = dir.open();
     assert_eq!(found.components, std::slice::from_ref(&component));
     assert_eq!(found.uploads, std::slice::from_ref(&upload));
-    assert!(!other.exists());
+    assert!(!others.iter().any(|other| other.exists()));
     assert_eq!(
         store.load_component(component.digest).await.unwrap(),
         Some(bytes)
@@ -380,6 +383,41 @@ async fn what_has_happened_is_written_when_it_can_be_and_nothing_else_is() {
     let ids: Vec<_> = found.agents.iter().map(Comeback::id).collect();
     assert_eq!(ids, [id(1), id(4)]);
     assert!(matches!(found.agents[0], Comeback::Ended(_)));
+    store.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_is_waited_for_2_s_and_written_to_when_it_answers() {
+    let dir = Dir::new();
+    let (store, _) = dir.open();
+    for number in 1..4 {
+        store.write(spawned(number, None)).await.unwrap();
+    }
+    let mut kept = Arc::into_inner(store.0.unwrap()).unwrap();
+    let (work, mut waiting) = mpsc::channel(1);
+    let answers = std::mem::replace(&mut kept.work, work);
+    let store = Store(Some(Arc::new(kept)));
+    // One takes the only place, and the others wait for it.
+    for number in 1..4 {
+        let begun = tokio::time::Instant::now();
+        let told = store.write_what_happened(ended(number, 5));
+        let told = tokio::time::timeout(LAST, told).await;
+        assert!(!told.unwrap(), "it is not written");
+        assert!(begun.elapsed() >= PATIENCE);
+    }
+    let seen = Change::Seen(id(1), Box::new(known(None, 0)));
+    let told = tokio::time::timeout(LAST, store.write_if_possible(seen));
+    told.await.unwrap();
+    for _ in 1..4 {
+        let work = waiting.recv().await.unwrap();
+        answers.send(work).await.unwrap();
+    }
+    let (done, is_done) = oneshot::channel();
+    answers.send(Work::Close(done)).await.unwrap();
+    is_done.await.unwrap();
+    let (store, found) = dir.open();
+    let has_ended = |agent: &Comeback| matches!(agent, Comeback::Ended(_));
+    assert!(found.agents.len() == 3 && found.agents.iter().all(has_ended));
     store.close().await;
 }
 
