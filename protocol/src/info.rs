@@ -123,6 +123,21 @@ pub struct Enforced {
     pub pause: Enforcement,
 }
 
+impl Enforced {
+    /// All of them hold so far.
+    #[must_use]
+    pub const fn all(so_far: Enforcement) -> Self {
+        Self {
+            memory: so_far,
+            cpu: so_far,
+            wall: so_far,
+            files: so_far,
+            network: so_far,
+            pause: so_far,
+        }
+    }
+}
+
 /// What kind of stdin an agent was given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

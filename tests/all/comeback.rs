@@ -4,21 +4,22 @@
 use std::path::Path;
 use std::time::Duration;
 
-use skep_client::protocol::op::{HealthCode, HealthReason, HostGc};
+use skep_client::ClientError;
+use skep_client::protocol::op::{HealthReason, HostGc};
 use skep_client::protocol::spec::{RestartPolicy, Stdin};
-use skep_client::protocol::{AgentId, AgentInfo, AgentSpec, AgentState, ErrorCode, Outcome};
-use skep_client::{Client, ClientError};
+use skep_client::protocol::{AgentSpec, AgentState, ErrorCode, Outcome};
 use skep_tests::{HostProcess, eventually, guest, probe, run, soon, spec, start_in_vain};
 
-use crate::store::Disk;
+use crate::disk::Disk;
 use crate::supervision::{again, between_runs, later, matter, with};
-use crate::{refused, running, written};
+use crate::{ended, refused, running, shuts_down, written};
 
-async fn ended(client: &Client, agent: AgentId) -> AgentInfo {
-    soon("the end of an agent", client.wait(agent, None))
-        .await
-        .unwrap()
-}
+/// Components that no agent uses.
+const UNUSED: HostGc = HostGc {
+    older_than_ms: None,
+    components: true,
+    dry_run: false,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_ends_leaves_what_waits_and_what_is_kept_running() {
@@ -109,14 +110,7 @@ async fn who_is_left_to_the_next_host_takes_nothing_from_anyone() {
     let queued = spawn(probe(&["read-stdin"])).await;
     assert_eq!(client.get(queued).await.unwrap().state, AgentState::Queued);
     host.terminate();
-    eventually("a host that shuts down", || async {
-        let reasons = client.health().await.unwrap().reasons;
-        let mut codes = reasons.iter().map(|reason| reason.code);
-        codes
-            .any(|code| code == HealthCode::ShuttingDown)
-            .then_some(())
-    })
-    .await;
+    shuts_down(&client).await;
     // The host is there as long as one agent has its grace.
     for left in [paced, queued] {
         refused(client.pause(left).await, ErrorCode::ShuttingDown);
@@ -170,7 +164,6 @@ async fn a_start_in_vain_takes_nothing_away() {
     assert_eq!(file.data.as_slice(), b"text");
 }
 
-#[expect(clippy::print_stdout, reason = "which case ran")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_starts_on_a_full_disk_tells_how_agents_ended() {
     let mut host = HostProcess::start(&[]).await;
@@ -178,17 +171,14 @@ async fn a_host_that_starts_on_a_full_disk_tells_how_agents_ended() {
     host.ended().await;
     std::fs::remove_dir_all(host.state_dir()).unwrap();
     let Some(disk) = Disk::mount(&host.state_dir(), 4 * 1024 * 1024) else {
-        println!("not tried: this process may not mount a disk of its own");
         return;
     };
-    println!("tried on a disk of 4 MiB");
     host.start_again().await;
     let client = host.client();
     let lost = client.spawn(probe(&["tick", "1000000", "20"]), None).await;
     let lost = lost.unwrap().id;
     written(&client, lost, 5).await;
-    let filler = disk.0.join("filler");
-    fill(&filler);
+    let filler = disk.fill();
     host.kill_9();
     for full in [true, false] {
         if !full {
@@ -205,12 +195,6 @@ async fn a_host_that_starts_on_a_full_disk_tells_how_agents_ended() {
     }
     assert!(host.panics().is_empty());
     drop(disk);
-}
-
-fn fill(filler: &Path) {
-    use std::io::Write;
-    let mut file = std::fs::File::create(filler).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,12 +235,7 @@ async fn who_cannot_be_taken_up_now_is_later() {
     let told = |reason: &HealthReason| reason.message.contains("2 of them, cannot be taken up");
     assert!(reasons.iter().any(told), "{reasons:?}");
     // What it is made of is not let go meanwhile.
-    let gc = HostGc {
-        older_than_ms: None,
-        components: true,
-        dry_run: false,
-    };
-    assert_eq!(client.gc(&gc).await.unwrap().components, 1);
+    assert_eq!(client.gc(&UNUSED).await.unwrap().components, 1);
     refused(client.stat_component(unused).await, ErrorCode::NotFound);
     std::fs::remove_dir(&file).unwrap();
     std::fs::rename(&aside, &file).unwrap();
@@ -384,18 +363,8 @@ async fn what_is_left_to_the_next_host_keeps_what_it_is_made_of() {
     running(&client, stubborn.unwrap().id).await;
     let waits = client.spawn(spec("hello", &[]), None).await.unwrap().id;
     host.terminate();
-    eventually("a host that ends", || async {
-        let health = client.health().await.unwrap();
-        let ends = |reason: &HealthReason| reason.code == HealthCode::ShuttingDown;
-        health.reasons.iter().any(ends).then_some(())
-    })
-    .await;
-    let gc = HostGc {
-        older_than_ms: None,
-        components: true,
-        dry_run: false,
-    };
-    client.gc(&gc).await.unwrap();
+    shuts_down(&client).await;
+    client.gc(&UNUSED).await.unwrap();
     assert_eq!(host.ended().await.code(), Some(0));
     host.start_again().await;
     let ended = ended(&client, waits).await;

@@ -12,11 +12,19 @@ use skep_tests::hostile::{core_module, preview1};
 use skep_tests::{HostProcess, TestHost, eventually, probe, run, sh};
 
 use crate::command::{prebuilt, skep};
-use crate::{native, refusal, refused, running};
+use crate::{native, refusal, refused, running, written};
 
 fn with_scratch(mut spec: AgentSpec) -> AgentSpec {
     spec.grants.scratch = true;
     spec
+}
+
+/// Spawns a script with scratch, and waits until it says something.
+async fn at_work(client: &Client, script: &str) -> AgentId {
+    let spec = with_scratch(sh(script));
+    let agent = client.spawn(spec, None).await.unwrap().id;
+    written(client, agent, 1).await;
+    agent
 }
 
 async fn with_inputs(client: &Client, mut spec: AgentSpec, files: &[(&str, &[u8])]) -> AgentSpec {
@@ -285,12 +293,7 @@ async fn a_strangers_tree_shows_nothing_of_the_host() {
          touch \"$(printf '\\377')\"; echo ready; exec sleep 600",
         host.dir().display()
     );
-    let agent = client
-        .spawn(with_scratch(sh(&script)), None)
-        .await
-        .unwrap()
-        .id;
-    crate::written(&client, agent, 1).await;
+    let agent = at_work(&client, &script).await;
     // While it runs, and when it has ended.
     for ended in [false, true] {
         if ended {
@@ -386,12 +389,7 @@ async fn a_file_that_is_replaced_while_it_is_read_ends() {
     let client = host.client().await;
     let script = "while :; do head -c 3000000 /dev/zero > t; mv t f; \
                   head -c 100 /dev/zero > t; mv t f; echo round; done";
-    let agent = client
-        .spawn(with_scratch(sh(script)), None)
-        .await
-        .unwrap()
-        .id;
-    crate::written(&client, agent, 1).await;
+    let agent = at_work(&client, script).await;
     for _ in 0..20 {
         let bytes = whole(&client, agent, "f").await;
         assert!(bytes.len() <= 3_000_000 && bytes.iter().all(|byte| *byte == 0));
@@ -406,12 +404,7 @@ async fn what_vanishes_while_it_is_copied_is_left_out() {
     let client = host.client().await;
     let script = "echo stays > stays; echo ready; while :; do mkdir d; for f in $(seq 200); do \
                   : > $f; : > d/$f; done; rm -r d [0-9]*; done";
-    let agent = client
-        .spawn(with_scratch(sh(script)), None)
-        .await
-        .unwrap()
-        .id;
-    crate::written(&client, agent, 1).await;
+    let agent = at_work(&client, script).await;
     let (at, from) = (host.control().to_string(), format!("{agent}:"));
     let copy = async || {
         let to = tempfile::tempdir().unwrap();

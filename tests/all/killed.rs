@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use skep_client::protocol::spec::{Restart, RestartPolicy};
+use skep_client::protocol::spec::RestartPolicy;
 use skep_client::protocol::{AgentId, Outcome};
 use skep_client::{Client, ConnectionConfig, Endpoint, FollowOptions, LogItem};
 use skep_tests::{HostProcess, eventually, probe, soon};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::supervision::{again, with};
 use crate::{running, written};
 
 const KILLS: usize = 5;
@@ -141,13 +142,10 @@ async fn nothing_that_anyone_saw_is_lost_however_often_the_host_is_killed() {
     let mut agents = Vec::new();
     for number in 0..AGENTS {
         let prefix = format!("agent-{number}");
-        let mut spec = probe(&["tick", "1000000000", LINE_EVERY_MS, &prefix]);
-        spec.restart = Restart {
-            policy: RestartPolicy::OnFailure,
-            backoff_ms: Some(100),
-            max_backoff_ms: Some(100),
-            ..Restart::default()
-        };
+        let spec = with(
+            probe(&["tick", "1000000000", LINE_EVERY_MS, &prefix]),
+            again(RestartPolicy::OnFailure, None),
+        );
         let agent = client.spawn(spec, None).await.expect("a spawn").id;
         agents.push((agent, prefix));
     }

@@ -17,6 +17,7 @@ mod cli;
 mod comeback;
 mod command;
 mod compiling;
+mod disk;
 mod documents;
 mod events;
 mod fields;
@@ -52,10 +53,11 @@ mod watching;
 
 use std::time::Duration;
 
+use skep_client::protocol::op::HealthCode;
 use skep_client::protocol::{AgentId, AgentInfo, AgentState};
 use skep_client::{Client, ClientError};
 use skep_protocol::{ErrorCode, WireError};
-use skep_tests::{eventually, raw};
+use skep_tests::{eventually, raw, soon};
 
 /// What Skep promises to do within 100 ms, with the factor that a test on a
 /// busy machine is given.
@@ -84,6 +86,25 @@ async fn running(client: &Client, agent: AgentId) -> AgentInfo {
         (info.state == AgentState::Running).then_some(info)
     })
     .await
+}
+
+/// Waits until an agent has ended.
+async fn ended(client: &Client, agent: AgentId) -> AgentInfo {
+    soon("the end of an agent", client.wait(agent, None))
+        .await
+        .unwrap()
+}
+
+/// Waits until a host is about to end.
+async fn shuts_down(client: &Client) {
+    eventually("a host that shuts down", || async {
+        let reasons = client.health().await.unwrap().reasons;
+        let mut codes = reasons.iter().map(|reason| reason.code);
+        codes
+            .any(|code| code == HealthCode::ShuttingDown)
+            .then_some(())
+    })
+    .await;
 }
 
 /// Waits until an agent has written so many records.

@@ -17,7 +17,7 @@ use skep_tests::{
 use tokio::task::JoinSet;
 
 use crate::command::skep;
-use crate::{PROMPTLY, refusal, refused, running};
+use crate::{PROMPTLY, ended, refusal, refused, running};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -37,12 +37,6 @@ async fn spawn(client: &Client, spec: AgentSpec) -> AgentInfo {
 async fn position(client: &Client, agent: AgentId) -> Option<u64> {
     let info = client.get(agent).await.unwrap();
     info.queue.map(|queue| queue.position)
-}
-
-async fn ended(client: &Client, agent: AgentId) -> AgentInfo {
-    soon("the end of an agent", client.wait(agent, None))
-        .await
-        .unwrap()
 }
 
 fn with_memory(mut spec: AgentSpec, bytes: u64) -> AgentSpec {

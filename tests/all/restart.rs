@@ -10,7 +10,7 @@ use skep_tests::{
 };
 use tokio::task::JoinHandle;
 
-use crate::{running, written};
+use crate::{running, shuts_down, written};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_go_on_with_a_host_that_was_killed() {
@@ -161,11 +161,7 @@ async fn a_second_sigterm_ends_the_host_at_once() {
         .id;
     running(&client, agent).await;
     host.terminate();
-    eventually("a host that shuts down", || async {
-        let health = client.health().await.unwrap();
-        (!health.healthy).then_some(())
-    })
-    .await;
+    shuts_down(&client).await;
     assert_eq!(
         client.get(agent).await.unwrap().outcome,
         None,

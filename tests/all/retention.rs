@@ -311,7 +311,6 @@ async fn nobody_is_granted_the_state_directory() {
 /// A state directory of a host that had so many agents, all long ago.
 async fn long_ago(dir: &Path, agents: usize) {
     let (store, _) = Store::open(dir, Claim::new(dir).unwrap()).unwrap();
-    let none = Enforcement::None;
     for number in 0..agents {
         let id = AgentId::random();
         let name = format!("old-{number}").parse().unwrap();
@@ -330,14 +329,7 @@ async fn long_ago(dir: &Path, agents: usize) {
         let born = Born {
             spec: AgentSpec::named(name),
             limits: Limits::default(),
-            enforced: Enforced {
-                memory: none,
-                cpu: none,
-                wall: none,
-                files: none,
-                network: none,
-                pause: none,
-            },
+            enforced: Enforced::all(Enforcement::None),
             created_ms: 1,
         };
         let spawned = Spawned {

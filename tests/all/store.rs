@@ -1,27 +1,21 @@
 //! What outlives a host: agents, their ends and logs, components, answers.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use serde_bytes::ByteBuf;
 use skep_client::protocol::event::Stream;
-use skep_client::protocol::{AgentId, AgentInfo, AgentState, ErrorCode, Outcome};
+use skep_client::protocol::{AgentId, AgentState, ErrorCode, Outcome};
 use skep_client::{AgentFilter, Client};
 use skep_protocol::codec::encode_request;
 use skep_protocol::op::{AgentSpawn, ComponentPut};
 use skep_protocol::{AgentSpec, Digest, RequestId};
 use skep_tests::{
-    HostProcess, TestHost, end_of, eventually, guest, native, probe, processes_with, soon, spec,
+    HostProcess, TestHost, end_of, eventually, guest, native, probe, processes_with, spec,
 };
 
+use crate::disk::Disk;
 use crate::raw::Raw;
-use crate::{refused, running, written};
-
-async fn ended(client: &Client, agent: AgentId) -> AgentInfo {
-    soon("the end of an agent", client.wait(agent, None))
-        .await
-        .unwrap()
-}
+use crate::{ended, refused, running, written};
 
 async fn stdout(client: &Client, agent: AgentId) -> String {
     let output = client.output(agent, None, 0, None).await.unwrap();
@@ -454,40 +448,14 @@ async fn an_agent_whose_record_cannot_be_read_is_in_nobodys_way() {
     assert!(host.panics().is_empty());
 }
 
-/// A small disk of its own, as long as it lives.
-pub(crate) struct Disk(pub(crate) PathBuf);
-
-impl Disk {
-    /// None where this process may not mount.
-    pub(crate) fn mount(at: &Path, bytes: u64) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        let size = format!("size={bytes},mode=700");
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "none"])
-            .arg(at)
-            .output()
-            .ok()?;
-        mount.status.success().then(|| Self(at.to_owned()))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "which case ran")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_newcomers_and_heals() {
     let dir = tempfile::tempdir().unwrap();
     let Some(disk) = Disk::mount(&dir.path().join("state"), 4 * 1024 * 1024) else {
-        println!("not tried: this process may not mount a disk of its own");
         return;
     };
-    println!("tried on a disk of 4 MiB");
     let start = || {
-        let state = disk.0.clone();
+        let state = disk.path().to_owned();
         TestHost::with(move |config| config.state_dir = state)
     };
     let host = start().await;
@@ -510,17 +478,7 @@ async fn a_full_disk_refuses_newcomers_and_heals() {
         .id;
     running(&client, ends).await;
     written(&client, goes_on, 1).await;
-    // All of it is taken.
-    let filler = disk.0.join("filler");
-    let mut size = 0;
-    {
-        use std::io::Write;
-        let mut file = std::fs::File::create(&filler).unwrap();
-        while file.write_all(&[0; 4096]).is_ok() {
-            size += 4096;
-        }
-    }
-    assert!(size > 0);
+    let filler = disk.fill();
     eventually("a spawn that is refused", || async {
         let spawned = client.spawn(of_known(&["env"]), None).await;
         match spawned {

@@ -1,18 +1,18 @@
 //! Records that were published while the disk was full, under a host that was
 //! killed then: nobody who follows takes others for them.
 
-use std::io::Write;
 use std::path::Path;
 
 use skep_client::protocol::event::LogRecord;
 use skep_client::protocol::op::{HealthCode, SeqRange};
 use skep_client::protocol::receipt::StreamHash;
-use skep_client::protocol::spec::{Restart, RestartPolicy};
+use skep_client::protocol::spec::RestartPolicy;
 use skep_client::protocol::{AgentId, Outcome};
 use skep_client::{Client, ConnectionConfig, Endpoint, FollowOptions, LogItem};
 use skep_tests::{HostProcess, eventually, probe, soon};
 
-use crate::store::Disk;
+use crate::disk::Disk;
+use crate::supervision::{again, with};
 use crate::written;
 
 const LINE_EVERY_MS: &str = "5";
@@ -49,35 +49,26 @@ async fn follow(control: Endpoint, agent: AgentId) -> (Vec<LogRecord>, Vec<SeqRa
     }
 }
 
-#[expect(clippy::print_stdout, reason = "which case ran")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_published_beyond_a_full_disk_is_one_gap() {
     let mut host = HostProcess::start(&[]).await;
     let client = host.client();
     host.kill_9();
     let state = host.state_dir();
-    let Some(_disk) = Disk::mount(&state, 16 * 1024 * 1024) else {
-        println!("not tried: this process may not mount a disk of its own");
+    let Some(disk) = Disk::mount(&state, 16 * 1024 * 1024) else {
         return;
     };
-    println!("tried on a disk of 16 MiB");
     host.start_again().await;
-    let mut spec = probe(&["tick", "1000000000", LINE_EVERY_MS, "line"]);
-    spec.restart = Restart {
-        policy: RestartPolicy::OnFailure,
-        backoff_ms: Some(100),
-        max_backoff_ms: Some(100),
-        ..Restart::default()
-    };
+    let spec = with(
+        probe(&["tick", "1000000000", LINE_EVERY_MS, "line"]),
+        again(RestartPolicy::OnFailure, None),
+    );
     let agent = client.spawn(spec, None).await.expect("a spawn").id;
     written(&client, agent, 20).await;
     let live = tokio::spawn(follow(host.control(), agent));
     assert_eq!(allowance(&state), 0);
 
-    // All of the disk is taken.
-    let filler = state.join("filler");
-    let mut file = std::fs::File::create(&filler).expect("a file");
-    while file.write_all(&[0; 4096]).is_ok() {}
+    let filler = disk.fill();
     eventually("records that are not on disk", || async {
         (allowance(&state) > 0).then_some(())
     })
@@ -91,7 +82,6 @@ async fn what_was_published_beyond_a_full_disk_is_one_gap() {
     assert!(health.reasons.iter().any(told), "{health:?}");
     let published = client.get(agent).await.expect("an agent").next_seq;
     host.kill_9();
-    drop(file);
     std::fs::remove_file(&filler).expect("the filler");
     host.start_again().await;
 

@@ -49,7 +49,6 @@ fn no(code: ErrorCode) -> Answer {
 }
 
 fn info(id: AgentId, outcome: Option<Outcome>) -> AgentInfo {
-    let none = Enforcement::None;
     AgentInfo {
         id,
         name: "a".parse::<AgentName>().unwrap(),
@@ -67,14 +66,7 @@ fn info(id: AgentId, outcome: Option<Outcome>) -> AgentInfo {
         spec: serde_json::from_value(serde_json::json!({})).unwrap(),
         limits: Limits::default(),
         usage: Usage::default(),
-        enforced: Enforced {
-            memory: none,
-            cpu: none,
-            wall: none,
-            files: none,
-            network: none,
-            pause: none,
-        },
+        enforced: Enforced::all(Enforcement::None),
         receipt: None,
         outcome,
         queue: None,

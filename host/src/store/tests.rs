@@ -59,7 +59,6 @@ fn id(number: u8) -> AgentId {
 }
 
 fn born(number: u8) -> Born {
-    let none = Enforcement::None;
     let mut spec = AgentSpec::named(format!("agent-{number}").parse().unwrap());
     spec.env.insert("KEY".to_owned(), "value".to_owned());
     spec.task = "do it".to_owned();
@@ -68,11 +67,7 @@ fn born(number: u8) -> Born {
         limits: Limits::default(),
         enforced: Enforced {
             memory: Enforcement::Enforced,
-            cpu: none,
-            wall: none,
-            files: none,
-            network: none,
-            pause: none,
+            ..Enforced::all(Enforcement::None)
         },
         created_ms: 1_000 + u64::from(number),
     }
@@ -109,25 +104,52 @@ fn reply(number: u8) -> Reply {
     }
 }
 
-fn spawned(number: u8, ticket: Option<u64>) -> Change {
+fn agent(number: u8, ticket: Option<u64>) -> Box<Spawned> {
     let born = born(number);
-    let spawned = Spawned {
+    Box::new(Spawned {
         id: id(number),
         name: born.spec.name.clone(),
         ticket,
         born,
         known: known(None, 0),
-    };
-    Change::Spawned(Box::new(spawned), reply(number))
+    })
 }
 
-fn ended(number: u8, ended_ms: u64) -> Change {
-    Change::Ended(Box::new(Ended {
+fn spawned(number: u8, ticket: Option<u64>) -> Change {
+    Change::Spawned(agent(number, ticket), reply(number))
+}
+
+fn end(number: u8, ended_ms: u64) -> Ended {
+    Ended {
         id: id(number),
         bytes: 100 + u64::from(number),
         has_secrets: true,
         known: known(Some(Outcome::Killed), ended_ms),
-    }))
+    }
+}
+
+fn ended(number: u8, ended_ms: u64) -> Change {
+    Change::Ended(Box::new(end(number, ended_ms)))
+}
+
+/// Waits for what the thread that writes will have done.
+async fn until(what: &str, is: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < Duration::from_secs(50), "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Writes a part of an upload down, as the first request of a client does.
+async fn begin_upload(store: &Store, upload: &KeptUpload, parts: &[(u64, &'static [u8])]) {
+    for &(offset, bytes) in parts {
+        let bytes = Bytes::from_static(bytes);
+        let written = store.write_part(upload.digest, offset, bytes);
+        written.await.unwrap();
+    }
+    let grew = Change::UploadGrew(upload.clone());
+    store.write(grew).await.unwrap();
 }
 
 fn left(number: u8, ticket: Option<u64>, known: Known) -> Left {
@@ -286,18 +308,7 @@ async fn components_and_uploads_outlive_a_host() {
         size: 10,
         parts: vec![(0, 2), (5, 3)],
     };
-    store
-        .write_part(upload.digest, 5, Bytes::from_static(b"567"))
-        .await
-        .unwrap();
-    store
-        .write_part(upload.digest, 0, Bytes::from_static(b"01"))
-        .await
-        .unwrap();
-    store
-        .write(Change::UploadGrew(upload.clone()))
-        .await
-        .unwrap();
+    begin_upload(&store, &upload, &[(5, b"567"), (0, b"01")]).await;
     store
         .keep_component(component.clone(), bytes.clone())
         .await
@@ -369,14 +380,7 @@ async fn what_has_happened_is_written_when_it_can_be_and_nothing_else_is() {
     // What is there can be read all the while.
     assert_eq!(store.recall(vec![id(1)]).await.unwrap().len(), 1);
     other.execute_batch("ROLLBACK").unwrap();
-    let start = Instant::now();
-    while store.trouble().is_some() {
-        assert!(
-            start.elapsed() < Duration::from_secs(50),
-            "it does not heal"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("it heals", || store.trouble().is_none()).await;
     store.write(spawned(4, None)).await.unwrap();
     store.close().await;
     let (store, found) = dir.open();
@@ -456,14 +460,7 @@ async fn what_is_refused_of_components_leaves_nothing_behind() {
         parts: vec![(0, 1)],
     };
     store.keep_component(component(1), bytes(1)).await.unwrap();
-    store
-        .write_part(upload.digest, 0, Bytes::from_static(b"a"))
-        .await
-        .unwrap();
-    store
-        .write(Change::UploadGrew(upload.clone()))
-        .await
-        .unwrap();
+    begin_upload(&store, &upload, &[(0, b"a")]).await;
     let other = Connection::open(dir.file()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     for number in 1..4 {
@@ -675,17 +672,20 @@ async fn many_that_have_ended_are_found_quickly() {
     let mut last = None;
     for number in 0..AGENTS {
         let id = AgentId::random();
-        for change in [spawned(1, None), ended(1, number)] {
-            let change = match change {
-                Change::Spawned(agent, mut reply) => {
-                    reply.id = RequestId::random();
-                    Change::Spawned(Box::new(Spawned { id, ..*agent }), reply)
-                }
-                Change::Ended(ended) => Change::Ended(Box::new(Ended { id, ..*ended })),
-                other => other,
-            };
-            store.note(change).await;
-        }
+        let reply = Reply {
+            id: RequestId::random(),
+            ..reply(1)
+        };
+        let agent = Box::new(Spawned {
+            id,
+            ..*agent(1, None)
+        });
+        store.note(Change::Spawned(agent, reply)).await;
+        let ended = Ended {
+            id,
+            ..end(1, number)
+        };
+        store.note(Change::Ended(Box::new(ended))).await;
         last = Some(id);
     }
     store.close().await;
@@ -719,12 +719,11 @@ async fn what_was_handed_to_an_agent_does_not_outlive_it() {
     // One that fits into its row, and one that lies in pages of its own.
     let secrets = ["a-short-secret".to_owned(), "a-long-secret".repeat(2_000)];
     for (number, secret) in (1..).zip(&secrets) {
-        let Change::Spawned(mut agent, reply) = spawned(number, None) else {
-            unreachable!()
-        };
+        let mut agent = agent(number, None);
         agent.born.spec.env.insert("KEY".to_owned(), secret.clone());
         agent.born.spec.stdin = Stdin::Data(ByteBuf::from(secret.clone()));
-        store.write(Change::Spawned(agent, reply)).await.unwrap();
+        let spawned = Change::Spawned(agent, reply(number));
+        store.write(spawned).await.unwrap();
     }
     let before = bytes_of(&dir);
     for secret in ["a-short-secret", "a-long-secret"] {
@@ -743,14 +742,7 @@ async fn what_was_handed_to_an_agent_does_not_outlive_it() {
         assert_eq!(born.spec.task, "do it");
     }
     // While the host goes on, too.
-    let start = Instant::now();
-    while holds(&bytes_of(&dir), "secret") {
-        assert!(
-            start.elapsed() < Duration::from_secs(50),
-            "it is still there"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("it is gone", || !holds(&bytes_of(&dir), "secret")).await;
     store.close().await;
 }
 
@@ -762,12 +754,13 @@ async fn what_many_agents_took_goes_back_to_the_disk() {
     let (store, _) = dir.open();
     let mut ids = Vec::new();
     for _ in 0..AGENTS {
-        let Change::Spawned(mut agent, mut reply) = spawned(1, None) else {
-            unreachable!()
-        };
+        let mut agent = agent(1, None);
         agent.id = AgentId::random();
         agent.born.spec.task = "x".repeat(4_000);
-        reply.id = RequestId::random();
+        let reply = Reply {
+            id: RequestId::random(),
+            ..reply(1)
+        };
         ids.push(agent.id);
         store.note(Change::Spawned(agent, reply)).await;
     }
@@ -780,14 +773,7 @@ async fn what_many_agents_took_goes_back_to_the_disk() {
     assert!(most > 20_000_000, "{most}");
     let start = Instant::now();
     // What is free for others, and what is there besides.
-    while store.bytes() > 6_000_000 {
-        let bytes = store.bytes();
-        assert!(
-            start.elapsed() < Duration::from_secs(50),
-            "{bytes} of {most}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("most is free", || store.bytes() <= 6_000_000).await;
     println!("{} bytes after {:?}", store.bytes(), start.elapsed());
     store.write(spawned(7, None)).await.unwrap();
     store.close().await;

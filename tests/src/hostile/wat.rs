@@ -77,16 +77,7 @@ pub(super) fn calling(
 }
 
 /// The import of `skep:agent/progress` as `$progress`, for a component.
-pub const PROGRESS: &str = r#"
-    (import "skep:agent/progress@0.1.0" (instance $progress
-        (type $preview' (record (field "mime" string) (field "data" (list u8))))
-        (export "preview" (type $preview (eq $preview')))
-        (type $update' (record (field "stage" string) (field "step" (option u64))
-            (field "total" (option u64)) (field "fraction" (option f64))
-            (field "eta-ms" (option u64)) (field "note" (option string))
-            (field "preview" (option $preview))))
-        (export "update" (type $update (eq $update')))
-        (export "report" (func (param "update" $update)))))"#;
+pub const PROGRESS: &str = include_str!("../../../host/src/runner/wasm/tests/progress.wat");
 
 /// The imports of functions of WASI 0.1 that change files, for a
 /// [`core_module`], each of which is called by its short name: `(call $rename …)`.

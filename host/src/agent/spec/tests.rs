@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use serde_bytes::ByteBuf;
 use skep_protocol::LimitsAsk;
 use skep_protocol::spec::{DirGrant, DirMode, Grants};
@@ -358,6 +360,17 @@ fn a_native_agent_is_not_given_limits_that_do_not_hold() {
     assert_eq!(refused(nul, &rules()), "spec.command");
 }
 
+/// Whether a directory of the host is granted to an agent.
+fn grant(rules: &Rules, dir: &Path, mode: DirMode) -> Result<(), Denied> {
+    let mut spec = spec();
+    spec.grants.dirs = vec![DirGrant {
+        host: dir.to_str().unwrap().to_owned(),
+        guest: "/data".to_owned(),
+        mode,
+    }];
+    validate(spec, rules).map(drop)
+}
+
 #[test]
 fn nobody_writes_to_the_cache_of_compiled_code() {
     let dir = tempfile::tempdir().unwrap();
@@ -372,13 +385,7 @@ fn nobody_writes_to_the_cache_of_compiled_code() {
             cache_dir: Some(root.join(cache)),
             ..rules()
         };
-        let mut spec = spec();
-        spec.grants.dirs = vec![DirGrant {
-            host: root.join(host).to_str().unwrap().to_owned(),
-            guest: "/data".to_owned(),
-            mode,
-        }];
-        validate(spec, &rules).map(drop)
+        grant(&rules, &root.join(host), mode)
     };
     // As it is named, through a link, and before it is there.
     for cache in ["home/cache/skep", "link/cache/skep", "home/cache/new/skep"] {
@@ -465,13 +472,7 @@ fn nobody_is_given_the_hosts_state() {
                     state_dir: Some(root.join(state)),
                     ..rules()
                 };
-                let mut spec = spec();
-                spec.grants.dirs = vec![DirGrant {
-                    host: root.join(host).to_str().unwrap().to_owned(),
-                    guest: "/data".to_owned(),
-                    mode,
-                }];
-                validate(spec, &rules).map(drop).map_err(field_of)
+                grant(&rules, &root.join(host), mode).map_err(field_of)
             };
             for host in [
                 "",

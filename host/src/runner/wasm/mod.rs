@@ -226,14 +226,7 @@ impl WasmRunner {
 
 impl Runner for WasmRunner {
     fn enforced(&self) -> Enforced {
-        Enforced {
-            memory: Enforcement::Enforced,
-            cpu: Enforcement::Enforced,
-            wall: Enforcement::Enforced,
-            files: Enforcement::Enforced,
-            network: Enforcement::Enforced,
-            pause: Enforcement::Enforced,
-        }
+        Enforced::all(Enforcement::Enforced)
     }
 
     fn start(&self, launch: Launch, pipes: Pipes) -> Guest {

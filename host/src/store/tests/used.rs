@@ -21,14 +21,12 @@ async fn components_come_back_least_recently_used_first() {
         store.keep_component(component, bytes).await.unwrap();
     }
     let spawn = |number: u8, made_of: u8, input: u8, created_ms: u64| {
-        let Change::Spawned(mut agent, reply) = spawned(number, None) else {
-            unreachable!()
-        };
+        let mut agent = agent(number, None);
         agent.born.created_ms = created_ms;
         agent.born.spec.component = Some(ComponentRef::Digest(digest(made_of)));
         let inputs = &mut agent.born.spec.inputs;
         inputs.insert("input".to_owned(), digest(input));
-        Change::Spawned(agent, reply)
+        Change::Spawned(agent, reply(number))
     };
     store.write(spawn(1, 3, 0, 10)).await.unwrap();
     store.write(spawn(2, 1, 0, 20)).await.unwrap();

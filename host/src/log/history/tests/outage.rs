@@ -86,19 +86,30 @@ async fn what_leaves_memory_unwritten_is_a_range_that_is_gone() {
     assert_eq!(all(&again, 0).await, (expected, gap));
 }
 
-/// A small file system, while this lives.
-pub(super) struct SmallDisk(PathBuf);
+/// A small file system for logs, while this lives.
+pub(super) struct SmallDisk {
+    /// Where the logs are.
+    pub(super) root: PathBuf,
+    pub(super) dir: tempfile::TempDir,
+}
 
 impl SmallDisk {
-    /// None where this user may not mount one.
-    pub(super) fn mount(at: &Path) -> Option<Self> {
-        std::fs::create_dir(at).unwrap();
+    /// None where this user may not mount one; which it was is told.
+    pub(super) fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("logs");
+        std::fs::create_dir(&root).unwrap();
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=512k", "skep-test"])
-            .arg(at)
+            .arg(&root)
             .output();
-        let mounted = mounted.is_ok_and(|output| output.status.success());
-        mounted.then(|| Self(at.to_owned()))
+        if mounted.is_ok_and(|output| output.status.success()) {
+            println!("case: a file system of 512 KiB was filled");
+            Some(Self { root, dir })
+        } else {
+            println!("case: no file system could be mounted, and none was filled");
+            None
+        }
     }
 }
 
@@ -106,25 +117,21 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount")
             .arg("--lazy")
-            .arg(&self.0)
+            .arg(&self.root)
             .status();
     }
 }
 
 #[tokio::test]
 async fn a_full_disk_heals_by_itself() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("logs");
-    let Some(_disk) = SmallDisk::mount(&root) else {
-        println!("case: no file system could be mounted, and none was filled");
+    let Some(disk) = SmallDisk::mount() else {
         return;
     };
-    println!("case: a file system of 512 KiB was filled");
-    let logs = open(&root);
+    let logs = open(&disk.root);
     logs.took_up();
     let agent = AgentId::random();
     let history = Arc::new(logs.create(agent, 64 * MIB));
-    let filler = root.join("filler");
+    let filler = disk.root.join("filler");
     std::fs::write(&filler, vec![0; 300 * 1024]).unwrap();
     let mut next = 0;
     while history.heal_at().is_none() {
@@ -139,8 +146,8 @@ async fn a_full_disk_heals_by_itself() {
     std::fs::remove_file(filler).unwrap();
     history.close(&Patience::default()).await;
     assert_eq!(history.heal_at(), None, "it was written");
-    until("none is ahead", || allowance(&root) == Some(0)).await;
+    until("none is ahead", || allowance(&disk.root) == Some(0)).await;
     drop((history, logs));
-    let again = recover(dir.path(), agent, 64 * MIB);
+    let again = recover(disk.dir.path(), agent, 64 * MIB);
     assert_eq!(all(&again, 0).await, (numbers(0..next), Vec::new()));
 }

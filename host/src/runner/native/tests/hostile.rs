@@ -238,25 +238,17 @@ fn nothing_is_left_in_the_host() {
             agent.kill().await;
             assert_eq!(sh("kill -9 $$").end().await, End::Signaled(9));
         };
+        let no_task = || {
+            let runtime = tokio::runtime::Handle::current().metrics();
+            runtime.num_alive_tasks() == 0
+        };
         one_of_each().await;
-        until(|| {
-            tokio::runtime::Handle::current()
-                .metrics()
-                .num_alive_tasks()
-                == 0
-        })
-        .await;
+        until(no_task).await;
         let base = count("fd");
         for _ in 0..10 {
             one_of_each().await;
         }
-        until(|| {
-            tokio::runtime::Handle::current()
-                .metrics()
-                .num_alive_tasks()
-                == 0
-        })
-        .await;
+        until(no_task).await;
         assert_eq!(count("fd"), base);
         assert_eq!(children(), 0);
     });

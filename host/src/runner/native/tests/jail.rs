@@ -215,18 +215,22 @@ async fn no_network() {
     }
 }
 
+/// Whether anybody counts processes here; if not, that is told.
+async fn counts_processes() -> bool {
+    let wanted = Wanted {
+        processes: true,
+        ..Wanted::default()
+    };
+    let counts = runner().check(wanted).await.is_ok();
+    if !counts {
+        println!("nobody counts processes here, and who asks for that is refused");
+    }
+    counts
+}
+
 #[tokio::test]
 async fn processes_up_to_the_limit() {
-    let runner = runner();
-    if runner
-        .check(Wanted {
-            processes: true,
-            ..Wanted::default()
-        })
-        .await
-        .is_err()
-    {
-        println!("nobody counts processes here, and who asks for that is refused");
+    if !counts_processes().await {
         return;
     }
     // Forks until it cannot, or until it has so many children.
@@ -263,15 +267,7 @@ async fn processes_up_to_the_limit() {
 
 #[tokio::test]
 async fn a_bomb_is_held_and_gone_after_a_kill() {
-    if runner()
-        .check(Wanted {
-            processes: true,
-            ..Wanted::default()
-        })
-        .await
-        .is_err()
-    {
-        println!("nobody counts processes here, and who asks for that is refused");
+    if !counts_processes().await {
         return;
     }
     let mut agent = perl("$| = 1; print qq(ready\\n); fork while 1", |launch| {

@@ -75,12 +75,7 @@ async fn kill_in_a_start_function() {
 
 #[tokio::test]
 async fn kill_while_it_is_compiled() {
-    let config = WasmConfig {
-        max_agents: 4,
-        compile_workers: 1,
-        ..WasmConfig::default()
-    };
-    let runner = WasmRunner::new(config).unwrap();
+    let runner = one_at_a_time();
     let busy = probe(&["exit", "3"]).start_on(&runner);
     let waits = ask(prebuilt("echo")).start_on(&runner);
     kill_now(waits).await;

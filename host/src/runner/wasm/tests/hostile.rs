@@ -66,20 +66,15 @@ async fn a_gigabyte_of_randomness() {
     assert_eq!(lavish(1 << 20).end().await, End::Exited(0));
 }
 
+/// The import of `skep:agent/progress` as `$progress`.
+const PROGRESS: &str = include_str!("progress.wat");
+
 /// A guest that reports progress, with a stage of so many letters; `then` calls
 /// `$f`, also as the function 0 of a table.
 fn reports(bytes: u32, then: &str) -> Bytes {
     wat(&format!(
         r#"(component
-            (import "skep:agent/progress@0.1.0" (instance $progress
-                (type $preview' (record (field "mime" string) (field "data" (list u8))))
-                (export "preview" (type $preview (eq $preview')))
-                (type $update' (record (field "stage" string) (field "step" (option u64))
-                    (field "total" (option u64)) (field "fraction" (option f64))
-                    (field "eta-ms" (option u64)) (field "note" (option string))
-                    (field "preview" (option $preview))))
-                (export "update" (type $update (eq $update')))
-                (export "report" (func (param "update" $update)))))
+            {PROGRESS}
             (core module $libc (memory (export "memory") 200))
             (core instance $libc (instantiate $libc))
             (core func $f (canon lower (func $progress "report") (memory (core memory $libc "memory"))))

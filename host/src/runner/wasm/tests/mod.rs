@@ -35,6 +35,16 @@ static RUNNER: LazyLock<WasmRunner> = LazyLock::new(|| {
     WasmRunner::new(config).unwrap()
 });
 
+/// A runner of its own, which compiles one component at a time.
+fn one_at_a_time() -> WasmRunner {
+    let config = WasmConfig {
+        max_agents: 4,
+        compile_workers: 1,
+        ..WasmConfig::default()
+    };
+    WasmRunner::new(config).unwrap()
+}
+
 pub(super) fn prebuilt(name: &str) -> Bytes {
     let path = format!(
         "{}/../examples/prebuilt/{name}.wasm",

@@ -69,12 +69,7 @@ async fn in_a_start_function() {
 
 #[tokio::test]
 async fn before_its_first_instruction() {
-    let config = WasmConfig {
-        max_agents: 4,
-        compile_workers: 1,
-        ..WasmConfig::default()
-    };
-    let runner = WasmRunner::new(config).unwrap();
+    let runner = one_at_a_time();
     let busy = probe(&["exit", "3"]).start_on(&runner);
     let mut waits = ask(prebuilt("echo")).start_on(&runner);
     waits.pause().await;
