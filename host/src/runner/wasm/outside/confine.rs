@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, Scope};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope,
+};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
@@ -22,8 +24,17 @@ use super::job::Job;
 const ADDRESSES: u64 = 1024 * 1024 * 1024;
 const ADDRESSES_PER_THREAD: u64 = 192 * 1024 * 1024;
 
+/// What the kernel granted of that which not every kernel has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Granted {
+    /// Landlock.
+    pub(super) files: bool,
+    /// Seccomp.
+    pub(super) calls: bool,
+}
+
 /// Confines this process, which has one thread.
-pub(super) fn confine(job: &Job) -> nix::Result<()> {
+pub(super) fn confine(job: &Job) -> nix::Result<Granted> {
     // If the host died before this was set, there is no signal, but another
     // parent.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -39,8 +50,6 @@ pub(super) fn confine(job: &Job) -> nix::Result<()> {
         .saturating_add(threads.saturating_mul(ADDRESSES_PER_THREAD));
     limit(Resource::RLIMIT_CORE, 0, 0)?;
     limit(Resource::RLIMIT_FSIZE, 0, 0)?;
-    // Those that are open stay so.
-    limit(Resource::RLIMIT_NOFILE, 0, 0)?;
     limit(Resource::RLIMIT_DATA, memory, memory)?;
     limit(Resource::RLIMIT_AS, addresses, addresses)?;
     // The signal first, which tells the host why; then the kill.
@@ -49,9 +58,11 @@ pub(super) fn confine(job: &Job) -> nix::Result<()> {
     prctl::set_dumpable(false)?;
     let _refused = rustix::process::nice(job.lower);
     prctl::set_no_new_privs()?;
-    let _unknown = without_files();
-    let _unknown = without_calls();
-    Ok(())
+    let files = without_files().unwrap_or(false);
+    // Rules are made with a descriptor. Those that are open stay so.
+    limit(Resource::RLIMIT_NOFILE, 0, 0)?;
+    let calls = without_calls().is_ok();
+    Ok(Granted { files, calls })
 }
 
 /// Lowers a limit; one that is lower already stays.
@@ -60,16 +71,16 @@ fn limit(resource: Resource, soft: u64, hard: u64) -> nix::Result<()> {
     setrlimit(resource, soft.min(most), hard.min(most))
 }
 
-/// No path can be opened and nothing connected to.
-fn without_files() -> Result<(), landlock::RulesetError> {
+/// No path can be opened and nothing connected to, if the kernel says so.
+fn without_files() -> Result<bool, RulesetError> {
     let abi = ABI::V6;
-    Ruleset::default()
+    let restricted = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
         .create()?
         .restrict_self()?;
-    Ok(())
+    Ok(restricted.ruleset != RulesetStatus::NotEnforced)
 }
 
 /// No system call but those that computing takes. The others are answered as by
