@@ -180,10 +180,13 @@ async fn what_is_never_compiled_does_not_run() {
     let host = TestHost::start().await;
     let client = host.client().await;
     let functions = |count| component("", &"(func)".repeat(count));
+    let table = |elements: u32| component("", &format!("(table {elements} funcref)"));
     for (bytes, limit) in [
         (too_large(), Some("function_bytes")),
         (functions(250_001), Some("functions")),
         (functions(1000), None),
+        (table((1 << 20) + 1), Some("table_elements")),
+        (table(1 << 20), None),
     ] {
         let digest = client.upload(&bytes).await.unwrap();
         let reply = client.check_component(&checked(digest)).await.unwrap();

@@ -136,13 +136,28 @@ fn memory() -> Vec<Case> {
         ),
         case(
             "a table",
-            &grow_table(9_000_000),
+            &grow_table(1_000_000),
             "(table 30000 funcref)",
             Ends::OutOfMemory,
-        ),
+        )
+        .memory(7 * MIB),
         case(
             "a table that fits",
-            &grow_table(8_000_000),
+            &grow_table(800_000),
+            "(table 30000 funcref)",
+            Ends::Exited(0),
+        )
+        .memory(7 * MIB),
+        case(
+            "a table larger than any",
+            &grow_table(400_000_000),
+            "(table 30000 funcref)",
+            Ends::Trapped(Trap::Unreachable),
+        )
+        .memory(512 * MIB),
+        case(
+            "a table as large as any",
+            &grow_table((1 << 20) - 30_000),
             "(table 30000 funcref)",
             Ends::Exited(0),
         ),

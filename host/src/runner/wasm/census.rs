@@ -8,16 +8,17 @@
 
 use wasmparser::{ComponentTypeRef, Encoding, Instance, Parser, Payload};
 
+use super::limiter::{ELEMENT_BYTES, TABLE_ELEMENTS};
 use super::play::Play;
 use super::refusal::Refusal;
 use super::steps::{self, Sort, Step};
 
 /// The largest function body, in bytes: compiling takes more than linear time,
 /// and the largest that people ship (interpreters) are some 300 KiB.
-const MAX_FUNCTION: usize = 1024 * 1024;
+const MAX_FUNCTION: u64 = 1024 * 1024;
 
 /// Functions of all modules. Large interpreters have some 50,000.
-const MAX_FUNCTIONS: usize = 250_000;
+const MAX_FUNCTIONS: u64 = 250_000;
 
 /// What starting a component takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,6 +65,8 @@ pub(super) struct Census<'a> {
     pub(super) components: Vec<Vec<Step<'a>>>,
     functions: usize,
     largest_function: usize,
+    /// Elements that a table has when it is made.
+    fullest_table: u64,
 }
 
 enum Open {
@@ -104,18 +107,24 @@ impl<'a> Census<'a> {
             (
                 "function_bytes",
                 "the size of its largest function",
-                self.largest_function,
+                self.largest_function as u64,
                 MAX_FUNCTION,
             ),
             (
                 "functions",
                 "the number of its functions",
-                self.functions,
+                self.functions as u64,
                 MAX_FUNCTIONS,
+            ),
+            (
+                "table_elements",
+                "the number of elements of its largest table",
+                self.fullest_table,
+                TABLE_ELEMENTS,
             ),
         ] {
             if count > most {
-                let message = format!("{what} is {count}, and this host compiles {most} at most");
+                let message = format!("{what} is {count}, and this host runs {most} at most");
                 return Err(Refusal::compiling(bound, message));
             }
         }
@@ -164,10 +173,11 @@ impl<'a> Census<'a> {
                 for table in section {
                     let table = table?.ty;
                     let elements = table.initial;
+                    self.fullest_table = self.fullest_table.max(elements);
                     let most = table.maximum.unwrap_or(u64::MAX).max(elements);
                     module.tables += 1;
                     module.largest_table = module.largest_table.max(most);
-                    module.add(elements.saturating_mul(super::limiter::ELEMENT_BYTES));
+                    module.add(elements.saturating_mul(ELEMENT_BYTES));
                 }
             }
             Payload::CodeSectionEntry(body) => {

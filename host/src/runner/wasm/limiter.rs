@@ -15,6 +15,12 @@ use super::usage::Meters;
 /// Bytes of one element of a table.
 pub(super) const ELEMENT_BYTES: u64 = 8;
 
+/// Elements of one table: programs have some 200,000 at most. wasmtime makes them in
+/// one call that nothing interrupts, some milliseconds for these. Of 4 GiB, which
+/// one instruction could ask for, that were seconds, in which nobody else goes on
+/// and no kill comes through.
+pub(super) const TABLE_ELEMENTS: u64 = 1 << 20;
+
 /// How wasmtime names failures of growths that it did not ask for before: of
 /// memories with pages of a byte, and of tables with 64-bit indices. No guest of
 /// this engine has either.
@@ -76,7 +82,8 @@ impl Limiter {
 
     fn grow(&mut self, current: u64, desired: u64, maximum: Option<u64>) -> bool {
         self.pending = None;
-        // Beyond what the guest itself declared: its own affair, not a refusal.
+        // Beyond what the guest itself declared, or any guest could have declared:
+        // its own affair, and not for want of memory.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return false;
         }
@@ -161,8 +168,10 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let bytes = |elements: usize| (elements as u64).saturating_mul(ELEMENT_BYTES);
-        Ok(self.grow(bytes(current), bytes(desired), maximum.map(bytes)))
+        let bytes = |elements: u64| elements.saturating_mul(ELEMENT_BYTES);
+        let own = maximum.map_or(u64::MAX, |maximum| maximum as u64);
+        let maximum = bytes(own.min(TABLE_ELEMENTS));
+        Ok(self.grow(bytes(current as u64), bytes(desired as u64), Some(maximum)))
     }
 
     fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -216,6 +225,21 @@ mod tests {
         assert_eq!(limiter.refused(), None);
         assert!(!limiter.table_growing(5, 6, None).unwrap());
         assert_eq!(limiter.refused(), refused(108, Bound::Limit));
+    }
+
+    #[test]
+    fn a_table_has_an_end_that_is_no_want_of_memory() {
+        let host = HostMemory::new(u64::MAX);
+        let mut limiter = limiter(&host);
+        limiter.limit = u64::MAX;
+        let most = usize::try_from(TABLE_ELEMENTS).unwrap();
+        for declared in [None, Some(most + 1)] {
+            assert!(!limiter.table_growing(0, most + 1, declared).unwrap());
+            assert_eq!((limiter.refused(), host.used()), (None, 0));
+        }
+        assert!(limiter.table_growing(0, most, None).unwrap());
+        assert!(limiter.table_growing(0, most, None).unwrap());
+        assert_eq!(host.used(), 2 * TABLE_ELEMENTS * ELEMENT_BYTES);
     }
 
     #[test]

@@ -10,8 +10,10 @@
 //! A call of the host enters neither a loop nor a function of the guest: a
 //! function that calls it a hundred thousand times in a row, a millisecond each,
 //! would hold its thread for minutes and could not be killed. So before each
-//! call that may lead there, and before each portion that stays as it is, stands
-//! an empty loop. It costs a nanosecond, and no fuel.
+//! call that may lead there, before each portion that stays as it is, and before
+//! each growth, stands an empty loop. It costs a nanosecond, and no fuel. How much
+//! a growth takes is bounded by how large a table may be; a memory grows by
+//! what is not touched.
 //!
 //! All other bytes stay as they are, so that no instruction needs to be
 //! understood but the few that are replaced. What goes in was validated; what
@@ -31,7 +33,7 @@ use super::refusal::Refusal;
 
 /// To be raised with each change of what comes out: code that was compiled
 /// before is not used with another version.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 /// How deep components may lie within each other. Each level copies what it
 /// contains, and takes a stack frame.

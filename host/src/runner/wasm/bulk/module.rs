@@ -212,7 +212,7 @@ impl<'a> Module<'a> {
     }
 
     /// Whether it calls the host, which may take as long as a turn, or may do so;
-    /// or is a bulk instruction of a portion. A tail call needs no
+    /// grows something, or is a bulk instruction of a portion. A tail call needs no
     /// look: whoever repeats it enters a function each time.
     fn may_take_long(
         &self,
@@ -222,7 +222,10 @@ impl<'a> Module<'a> {
     ) -> bool {
         match *operator {
             Operator::Call { function_index } => function_index < self.imported,
-            Operator::CallIndirect { .. } | Operator::CallRef { .. } => true,
+            Operator::CallIndirect { .. }
+            | Operator::CallRef { .. }
+            | Operator::MemoryGrow { .. }
+            | Operator::TableGrow { .. } => true,
             _ => bulk.is_some() && last.is_none_or(|length| length > SHORT),
         }
     }

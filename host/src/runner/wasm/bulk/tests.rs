@@ -228,6 +228,8 @@ fn what_may_take_long_is_looked_up_before() {
     assert_eq!(looks(&(bulk("i32.const 1048576") + "memory.fill")), 1);
     assert_eq!(looks(&(bulk("local.get 0") + "memory.init $d")), 1);
     assert_eq!(looks(&(bulk("i32.const 4096") + "memory.copy")), 0);
+    assert_eq!(looks("ref.null func i32.const 1 table.grow drop"), 1);
+    assert_eq!(looks("i32.const 1 memory.grow drop"), 1);
     // In code that is never reached, as in any other.
     assert_eq!(looks("unreachable call $host"), 1);
 }

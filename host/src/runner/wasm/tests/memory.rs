@@ -74,21 +74,79 @@ async fn many_memories_each_below_the_limit() {
 
 #[tokio::test]
 async fn tables_count() {
-    let grow = "(if (i32.eq (table.grow 0 (ref.null func) (i32.const 9000000)) (i32.const -1)) \
-                (then unreachable)) i32.const 0";
-    // The table does not fit the pool, and the sum is more than 64 MiB.
-    let guest = command(grow, "(table 30000 funcref)");
+    // Neither table fits the pool, and the sum is more than 14 MiB.
+    let guest = command(
+        &grow_tables(970_000),
+        "(table 30000 funcref) (table 30000 funcref)",
+    );
     let mut small = ask(guest.clone());
-    small.limits.memory_bytes = 64 * MIB;
+    small.limits.memory_bytes = 14 * MIB;
     assert_eq!(
         small.end().await,
         End::OutOfMemory {
-            asked_bytes: 9_030_000 * 8
+            asked_bytes: 2_000_000 * 8
         }
     );
     let mut enough = ask(guest);
-    enough.limits.memory_bytes = 70 * MIB;
+    enough.limits.memory_bytes = 16 * MIB;
     assert_eq!(enough.end().await, End::Exited(0));
+}
+
+/// Grows two tables by so much, and gives up where that fails.
+fn grow_tables(by: u32) -> String {
+    let grow = |table| {
+        format!(
+            "(if (i32.eq (table.grow {table} (ref.null func) (i32.const {by})) (i32.const -1)) \
+             (then unreachable)) "
+        )
+    };
+    grow(0) + &grow(1) + "i32.const 0"
+}
+
+/// All of them come about in one call, which nothing interrupts.
+#[tokio::test]
+async fn a_table_has_so_many_elements_and_no_more() {
+    const MOST: u32 = 1 << 20;
+    for (tables, by, end) in [
+        ("(table 1 funcref) (table 1 funcref)", MOST - 1, None),
+        (
+            "(table 1 funcref) (table 2 funcref)",
+            MOST - 1,
+            Some(Trap::Unreachable),
+        ),
+        // Of the pool, whatever the guest declares.
+        (
+            "(table 1 20000 funcref) (table 1 funcref)",
+            MOST,
+            Some(Trap::Unreachable),
+        ),
+        (
+            "(table 1 funcref) (table 1 4000000 funcref)",
+            300_000_000,
+            Some(Trap::Unreachable),
+        ),
+    ] {
+        let mut grows = ask(command(&grow_tables(by), tables));
+        // There is memory enough.
+        grows.limits.memory_bytes = 4096 * MIB;
+        let seen = grows.end().await;
+        match end {
+            None => assert_eq!(seen, End::Exited(0), "{tables}"),
+            Some(trap) => assert_eq!(trap_of(&seen), trap, "{tables}"),
+        }
+    }
+    let whole = |elements| command("i32.const 0", &format!("(table {elements} funcref)"));
+    assert_eq!(ask(whole(MOST)).end().await, End::Exited(0));
+    match ask(whole(MOST + 1)).end().await {
+        End::StartFailed {
+            code: skep_protocol::ErrorCode::CompileLimit,
+            message,
+        } => assert!(
+            message.contains("1048577") && message.contains("1048576"),
+            "{message}"
+        ),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
@@ -106,8 +164,8 @@ async fn what_cannot_even_start() {
     };
     let gib = command("i32.const 0", "(memory 16384)");
     too_small(&ask(gib).run().await, "1073741824");
-    let table = command("i32.const 0", "(table 10000000 funcref)");
-    too_small(&ask(table).run().await, "80000000");
+    let tables = command("i32.const 0", &"(table 1000000 funcref)".repeat(10));
+    too_small(&ask(tables).run().await, "80000000");
     let memories = "(memory 0)".repeat(100);
     too_small(&ask(command("i32.const 0", &memories)).run().await, "100");
     let instances: String = (0..1000)
