@@ -298,6 +298,56 @@ async fn grants_and_limits_are_judged_as_in_a_spec() {
     host.end().await;
 }
 
+/// Two components of which one hands the other a string.
+const COMPOSED: &str = r#"(component
+    (component $callee
+        (core module $m (memory (export "memory") 1) (func (export "f") (param i32 i32))
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 0))
+        (core instance $i (instantiate $m))
+        (func (export "f") (param "s" string) (canon lift (core func $i "f")
+            (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
+    (component $caller
+        (import "f" (func $f (param "s" string)))
+        (core module $libc (memory (export "memory") 1))
+        (core instance $libc (instantiate $libc))
+        (core func $f (canon lower (func $f) (memory (core memory $libc "memory"))))
+        (core module $m (import "" "f" (func $f (param i32 i32)))
+            (func (export "run") (result i32)
+                (call $f (i32.const 0) (i32.const 9)) i32.const 0))
+        (core instance $i (instantiate $m (with "" (instance (export "f" (func $f))))))
+        (func (export "run") (result (result)) (canon lift (core func $i "run"))))
+    (instance $b (instantiate $callee))
+    (instance $a (instantiate $caller (with "f" (func $b "f"))))
+    (alias export $a "run" (func $run))
+    (instance $e (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.0" (instance $e)))"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn components_that_hand_strings_to_each_other_have_less_memory() {
+    const MOST: u64 = 64 << 20;
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let composed = wat::parse_str(COMPOSED).unwrap();
+    let digest = client.upload(&composed).await.unwrap();
+    for (memory_bytes, refused) in [(MOST, None), (MOST + 1, Some((MOST + 1, MOST)))] {
+        let asked = ComponentCheck {
+            limits: Some(LimitsAsk {
+                memory_bytes: Some(memory_bytes),
+                ..LimitsAsk::default()
+            }),
+            ..checked(digest)
+        };
+        let refusal = verdict(&client, asked).await.refusal;
+        let numbers = refusal.map(|refusal| {
+            assert_eq!(refusal.code, ErrorCode::LimitExceedsCeiling);
+            let details = refusal.details;
+            (details.asked.unwrap(), details.ceiling.unwrap())
+        });
+        assert_eq!(numbers, refused);
+    }
+    host.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_import_is_named_with_what_provides_it() {
     let host = TestHost::start().await;

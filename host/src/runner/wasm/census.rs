@@ -1,5 +1,5 @@
 //! Counts what starting a component takes: instances, memories and tables, each
-//! as often as it is made.
+//! as often as it is made; and whether its components call each other.
 //!
 //! A component is a program that makes instances, and it can be written so that
 //! each level doubles the one below it: sixty lines then ask for more instances
@@ -35,6 +35,10 @@ pub struct Needs {
     pub(super) largest_table: u64,
     pub(super) memories_per_module: u64,
     pub(super) tables_per_module: u64,
+    /// Whether one of its components calls another with what may lie in memories,
+    /// such as strings and lists. Not known of what was looked at by earlier hosts.
+    #[serde(default)]
+    pub(super) hands_over: bool,
 }
 
 impl Needs {
@@ -204,6 +208,13 @@ impl<'a> Census<'a> {
                     self.step(at, step);
                 }
             }
+            Payload::ComponentCanonicalSection(section) => {
+                for function in section {
+                    if let Some(step) = steps::canonical(&function?) {
+                        self.step(at, step);
+                    }
+                }
+            }
             Payload::ComponentAliasSection(section) => {
                 for alias in section {
                     if let Some(step) = steps::alias_of(&alias?) {
@@ -221,6 +232,7 @@ impl<'a> Census<'a> {
                         ComponentTypeRef::Module(_) => Sort::Module,
                         ComponentTypeRef::Component(_) => Sort::Component,
                         ComponentTypeRef::Instance(_) => Sort::Instance,
+                        ComponentTypeRef::Func(_) => Sort::Function,
                         _ => continue,
                     };
                     self.step(at, Step::Import(sort, import.name.name));

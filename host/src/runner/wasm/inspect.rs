@@ -56,6 +56,13 @@ pub struct Facts {
     pub never_compiled: Option<Refusal>,
 }
 
+/// The most that `memory_bytes` may be for components that hand strings or lists to
+/// each other. wasmtime copies or transcodes what is handed over in one call, which
+/// nothing interrupts and no rewriting reaches, as it makes that code itself; it may
+/// be half of all their memory. Of 4 GiB that takes two seconds, in which nobody else goes
+/// on and no kill comes through; of these, some 30 ms.
+const HANDED_OVER: u64 = 64 * 1024 * 1024;
+
 impl Facts {
     /// Of what is no component.
     #[must_use]
@@ -71,7 +78,8 @@ impl Facts {
     ///
     /// # Errors
     ///
-    /// `missing_import`; `limit_too_small`, with the limit and what is needed.
+    /// `missing_import`; `limit_too_small`, with the limit and what is needed;
+    /// `limit_exceeds_ceiling`, with the most that such a component may have.
     pub fn admits(&self, limits: &Limits) -> Result<(), Refusal> {
         if !self.missing.is_empty() {
             return Err(Refusal::missing(self.missing.clone()));
@@ -90,6 +98,14 @@ impl Facts {
                 LimitName::MemoryBytes,
                 limits.memory_bytes,
                 needs.memory_bytes,
+            ));
+        }
+        if needs.hands_over && limits.memory_bytes > HANDED_OVER {
+            return Err(Refusal::too_large(
+                LimitName::MemoryBytes,
+                limits.memory_bytes,
+                HANDED_OVER,
+                "components that hand strings or lists to each other",
             ));
         }
         Ok(())

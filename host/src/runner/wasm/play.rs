@@ -27,6 +27,10 @@ enum Value<'a> {
     /// A component, and the frame that it was defined in.
     Component(usize, usize),
     Instance(Named<'a, Value<'a>>),
+    /// A function of the component's own.
+    Function {
+        in_memory: bool,
+    },
     /// Something imported from outside: the linker refuses it.
     Unknown,
 }
@@ -37,6 +41,7 @@ struct Frame<'a> {
     modules: Vec<Value<'a>>,
     components: Vec<Value<'a>>,
     instances: Vec<Value<'a>>,
+    functions: Vec<Value<'a>>,
     outer: Option<usize>,
 }
 
@@ -46,6 +51,7 @@ impl<'a> Frame<'a> {
             Sort::Module => &self.modules,
             Sort::Component => &self.components,
             Sort::Instance => &self.instances,
+            Sort::Function => &self.functions,
         };
         space.get(index as usize)
     }
@@ -55,6 +61,7 @@ impl<'a> Frame<'a> {
             Sort::Module => self.modules.push(value),
             Sort::Component => self.components.push(value),
             Sort::Instance => self.instances.push(value),
+            Sort::Function => self.functions.push(value),
         }
     }
 }
@@ -148,6 +155,20 @@ impl<'c, 'a> Play<'c, 'a> {
                 Step::InstantiateModule(module) => {
                     let module = self.get(frame, Sort::Module, *module);
                     self.module(&module);
+                    continue;
+                }
+                Step::Lift { in_memory } => {
+                    let in_memory = *in_memory;
+                    (Sort::Function, Value::Function { in_memory })
+                }
+                Step::Lower {
+                    function,
+                    in_memory,
+                } => {
+                    // What another of its components lifted, and not the host.
+                    let lifted = self.get(frame, Sort::Function, *function);
+                    let both = *in_memory && matches!(lifted, Value::Function { in_memory: true });
+                    self.needs.hands_over |= both;
                     continue;
                 }
                 Step::Export(sort, name, index) => {

@@ -26,7 +26,8 @@ pub struct Refusal {
     pub feature: Option<Box<str>>,
     /// `compile_limit`: which of the host's bounds on compiling.
     pub bound: Option<Box<str>>,
-    /// `limit_too_small`: which limit, what it is, and the least that would do.
+    /// `limit_too_small`, `limit_exceeds_ceiling`: which limit, what it is, and the
+    /// least or the most that would do.
     /// Only [`Facts::admits`](super::Facts::admits) refuses with it, on the host.
     #[serde(skip)]
     pub limit: Option<Box<(LimitName, u64, u64)>>,
@@ -36,6 +37,11 @@ impl Refusal {
     /// The refusal as the wire carries it.
     #[must_use]
     pub fn to_wire(&self) -> WireError {
+        let bound = self.limit.as_ref().map(|limit| limit.2);
+        let (needed, ceiling) = match self.code {
+            ErrorCode::LimitExceedsCeiling => (None, bound),
+            _ => (bound, None),
+        };
         let details = ErrorDetails {
             imports: (!self.imports.is_empty()).then(|| self.imports.clone()),
             world: self.world.as_deref().map(str::to_owned),
@@ -45,7 +51,8 @@ impl Refusal {
                 None => self.bound.as_deref().map(str::to_owned),
             },
             asked: self.limit.as_ref().map(|limit| limit.1),
-            needed: self.limit.as_ref().map(|limit| limit.2),
+            needed,
+            ceiling,
             ..ErrorDetails::default()
         };
         WireError {
@@ -127,6 +134,18 @@ impl Refusal {
         Self {
             limit: Some(Box::new((limit, asked, needed))),
             ..Self::of(ErrorCode::LimitTooSmall, message)
+        }
+    }
+
+    /// `of` says for what a limit is bounded below the operator's ceiling.
+    pub(super) fn too_large(limit: LimitName, asked: u64, most: u64, of: &str) -> Self {
+        let message = format!(
+            "its limit {} is {asked}, and {of} may have {most} at most: ask for no more",
+            limit.as_str()
+        );
+        Self {
+            limit: Some(Box::new((limit, asked, most))),
+            ..Self::of(ErrorCode::LimitExceedsCeiling, message)
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What of a component makes something or names something that does: modules,
-//! components, instances, and the steps between them.
+//! components, instances, and the steps between them; and its functions, since two
+//! components that call each other take something too.
 
 use wasmparser::{
-    ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind,
+    CanonicalFunction, CanonicalOption, ComponentAlias, ComponentExternalKind, ComponentInstance,
+    ComponentOuterAliasKind,
 };
 
 /// What is counted: the rest of a component makes nothing.
@@ -11,6 +13,7 @@ pub(super) enum Sort {
     Module,
     Component,
     Instance,
+    Function,
 }
 
 /// One step of a component, as it adds to its index spaces or makes something.
@@ -35,6 +38,16 @@ pub(super) enum Step<'a> {
     },
     Bundle(Vec<(Sort, &'a str, u32)>),
     InstantiateModule(u32),
+    /// Makes a function of one of a core instance; what it is given or gives may lie
+    /// in a memory.
+    Lift {
+        in_memory: bool,
+    },
+    /// The other way round, for a core instance to call.
+    Lower {
+        function: u32,
+        in_memory: bool,
+    },
     Export(Sort, &'a str, u32),
 }
 
@@ -43,6 +56,7 @@ pub(super) fn sort_of(kind: ComponentExternalKind) -> Option<Sort> {
         ComponentExternalKind::Module => Some(Sort::Module),
         ComponentExternalKind::Component => Some(Sort::Component),
         ComponentExternalKind::Instance => Some(Sort::Instance),
+        ComponentExternalKind::Func => Some(Sort::Function),
         _ => None,
     }
 }
@@ -67,6 +81,26 @@ pub(super) fn instantiation(instance: ComponentInstance<'_>) -> Step<'_> {
                 .filter_map(|export| Some((sort_of(export.kind)?, export.name.name, export.index)))
                 .collect(),
         ),
+    }
+}
+
+pub(super) fn canonical<'a>(function: &CanonicalFunction) -> Option<Step<'a>> {
+    let in_memory = |options: &[CanonicalOption]| {
+        let memory = |option: &CanonicalOption| matches!(option, CanonicalOption::Memory(_));
+        options.iter().any(memory)
+    };
+    match function {
+        CanonicalFunction::Lift { options, .. } => Some(Step::Lift {
+            in_memory: in_memory(options),
+        }),
+        CanonicalFunction::Lower {
+            func_index,
+            options,
+        } => Some(Step::Lower {
+            function: *func_index,
+            in_memory: in_memory(options),
+        }),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The runner with real guests: inline WAT, and the prebuilt ones.
 
 mod compiling;
+mod composed;
 mod control;
 mod files;
 mod hostile;
