@@ -69,7 +69,7 @@ fn waits() -> Vec<Case> {
     // A handle that is lent counts as one that is held.
     let lent = |what, spec, ends| {
         let mut case = case(what, spec, ends);
-        case.spec.limits.handles = Some(100_000);
+        case.spec.limits.handles = Some(10_000);
         case
     };
     vec![
@@ -95,19 +95,19 @@ fn waits() -> Vec<Case> {
         ),
         lent(
             "polls too many in a loop",
-            poll_many(0, 99_000, "(br $again)"),
+            poll_many(0, 9_000, "(br $again)"),
             Ends::Deadline,
         )
         .wall_ms(SOON_MS),
         lent(
             "polls many that never come",
-            poll_many(-1, 99_000, ""),
+            poll_many(-1, 9_000, ""),
             Ends::Deadline,
         )
         .wall_ms(SOON_MS),
         lent(
             "polls many until it is killed",
-            poll_many(-1, 99_000, ""),
+            poll_many(-1, 9_000, ""),
             Ends::Killed,
         ),
         case("polls many once", poll_many(0, 1000, ""), Ends::Exited(0)),

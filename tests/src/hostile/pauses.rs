@@ -26,7 +26,7 @@ fn spinner() -> AgentSpec {
 fn held() -> Vec<Case> {
     let case = |what, mut spec: AgentSpec, first: &[Act]| {
         // Handles that are lent count as well.
-        spec.limits.handles = Some(100_000);
+        spec.limits.handles = Some(10_000);
         let again = [Act::Pause, Act::Pause, Act::Resume, Act::Pause, Act::Kill];
         Case::new("pauses", what, spec, Ends::Killed).acts(&[first, &again].concat())
     };
@@ -41,8 +41,8 @@ fn held() -> Vec<Case> {
         case("in a loop", spinner(), begun),
         case("in a sleep", probe(&["sleep", "600000"]), begun),
         case("while it reads", reader, begun),
-        case("in calls", poll_many(0, 99_000, "(br $again)"), begun),
-        case("in a call that waits", poll_many(-1, 99_000, ""), begun),
+        case("in calls", poll_many(0, 9_000, "(br $again)"), begun),
+        case("in a call that waits", poll_many(-1, 9_000, ""), begun),
         case("while it starts", starts, &[]),
         case("at once", spinner(), &[]),
         for_ever,
