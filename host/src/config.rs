@@ -163,7 +163,11 @@ impl Config {
                 output_history_bytes: CEILINGS.output_history_bytes,
                 ..Limits::default()
             },
-            ceilings: CEILINGS,
+            // Nobody else waits while it is given back.
+            ceilings: Limits {
+                memory_bytes: 4 * GIB,
+                ..CEILINGS
+            },
             dir_roots: vec![PathBuf::from("/")],
             native: Some(Native {
                 programs: Vec::new(),

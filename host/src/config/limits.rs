@@ -10,7 +10,9 @@ use super::{Capacity, ConfigError, GIB, MIB, positive};
 pub(super) const CEILINGS: Limits = Limits {
     fuel: 1_000_000_000_000_000,
     wall_ms: 7 * 24 * 3_600_000,
-    memory_bytes: 4 * GIB,
+    // Given back in one call of the system, which takes 0.1 s for each of these: its
+    // thread for guests, or its kill, waits that long.
+    memory_bytes: GIB,
     instances: 1024,
     // Each costs the host up to 450 bytes, which are no memory of the guest's and count
     // nowhere: so 4.5 MiB an agent.
