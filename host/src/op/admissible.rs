@@ -81,6 +81,7 @@ pub(super) async fn consider(core: &Core, spec: AgentSpec) -> Result<Admissible,
                 processes: asks_processes,
                 dirs: !spec.dirs.is_empty(),
                 inputs: !inputs.is_empty(),
+                limits: spec.limits,
             };
             native.check(asked).await?;
             let mut command = std::mem::take(&mut spec.command);

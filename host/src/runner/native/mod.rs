@@ -19,7 +19,7 @@
 //! `enclosure`.
 //!
 //! `jailer` finds out what holds, in a shim that tries it all. After that an
-//! agent is shut in so or not started. `keeper`, `child`, `enclosure`, `view`,
+//! agent is shut in so or not started. `watches` is what no shim bounds. `keeper`, `child`, `enclosure`, `view`,
 //! `reach`, `syscalls` and `arguments` run in the shim; the rest runs in the host.
 
 mod account;
@@ -45,6 +45,7 @@ mod syscalls;
 mod tests;
 mod tree;
 mod view;
+mod watches;
 mod wire;
 
 pub use self::account::AccountError;
@@ -52,7 +53,7 @@ pub use self::account::AccountError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skep_protocol::{Enforced, ErrorCode};
+use skep_protocol::{Enforced, ErrorCode, Limits};
 use tokio::sync::{OnceCell, mpsc, watch};
 
 use self::account::Account;
@@ -61,6 +62,7 @@ use self::jailer::{Jailer, ProbeError};
 use self::layers::Layers;
 use self::process::Process;
 use self::tree::Snapshots;
+use self::watches::Watches;
 use super::{GUEST_EVENTS, Guest, Launch, Pipes, Runner};
 
 /// The argument that makes the binary a shim; [`shim::shim_main`] is to be called
@@ -110,6 +112,20 @@ pub enum Refused {
          their own, without which a native agent has no inputs: leave them out"
     )]
     InputsHidden,
+    /// It could take what all of its user's processes share.
+    #[error(
+        "with {processes} processes its limit open_files is {open_files}, and may be {most} at \
+         most: more could take a large part of the epoll watches that the kernel lets a user \
+         have (fs.epoll.max_user_watches): lower open_files, or processes"
+    )]
+    TooManyWatches {
+        /// How many processes it may have.
+        processes: u64,
+        /// How many descriptors each may have.
+        open_files: u64,
+        /// How many would do.
+        most: u64,
+    },
 }
 
 impl Refused {
@@ -122,6 +138,7 @@ impl Refused {
             Self::ProcessesUncounted | Self::DirsOpen | Self::InputsHidden => {
                 ErrorCode::UnsupportedFeature
             }
+            Self::TooManyWatches { .. } => ErrorCode::LimitExceedsCeiling,
         }
     }
 
@@ -133,6 +150,7 @@ impl Refused {
             Self::ProcessesUncounted => "spec.limits.processes",
             Self::DirsOpen => "spec.grants.dirs",
             Self::InputsHidden => "spec.inputs",
+            Self::TooManyWatches { .. } => "spec.limits.open_files",
         }
     }
 }
@@ -146,6 +164,8 @@ pub struct Wanted {
     pub dirs: bool,
     /// Inputs.
     pub inputs: bool,
+    /// Its limits, also where it left them to the operator.
+    pub limits: Limits,
 }
 
 /// Runs programs. `start` is to be called within a Tokio runtime.
@@ -160,6 +180,7 @@ pub struct NativeRunner {
 struct Setup {
     config: NativeConfig,
     account: Option<Account>,
+    watches: Watches,
     /// Empty before the first agent: most hosts in a person's own process never
     /// run one.
     jailer: OnceCell<Jailer>,
@@ -187,6 +208,7 @@ impl NativeRunner {
         let setup = Setup {
             config,
             account,
+            watches: Watches::of_kernel(),
             jailer,
         };
         Ok(Self {
@@ -201,6 +223,7 @@ impl NativeRunner {
     /// # Errors
     /// [`Refused`]
     pub async fn check(&self, asked: Wanted) -> Result<(), Refused> {
+        self.setup.watches.admit(&asked.limits)?;
         // Where nothing can be run, its start says why.
         let Ok(jailer) = self.setup.jailer().await else {
             return Ok(());

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::cgroup::Cgroup;
 use super::control::Control;
 use super::hold::Hold;
+use super::jailer::ProbeError;
 use super::link::{self, Shim, ShimExit};
 use super::look::Look;
 use super::pump::{OutputPump, StdinPump};
@@ -97,6 +98,7 @@ impl Process {
         };
         let jailer = match self.setup.jailer().await {
             Ok(jailer) => jailer,
+            Err(ProbeError::Shim(error)) => return no_room(&error, "the shim of a native agent"),
             Err(error) => return fault(&format!("no native agent can be run: {error}")),
         };
         let Some(frame) = instruct(jailer, &program, &launch) else {

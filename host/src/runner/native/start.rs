@@ -101,7 +101,14 @@ pub(super) fn not_started(step: Step, errno: Errno) -> End {
 /// affairs are not in order.
 pub(super) fn no_room(error: &std::io::Error, what: &str) -> End {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => start_failed(
+        Some(
+            Errno::EAGAIN
+            | Errno::ENOMEM
+            | Errno::EMFILE
+            | Errno::ENFILE
+            // No watch of epoll for what is to be read of it.
+            | Errno::ENOSPC,
+        ) => start_failed(
             ErrorCode::Capacity,
             "the host has no room for another process".into(),
         ),
@@ -112,5 +119,23 @@ pub(super) fn no_room(error: &std::io::Error, what: &str) -> End {
 pub(super) fn fault(cause: &str) -> End {
     End::Fault {
         incident: crate::incident(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_room_is_no_fault_of_the_host() {
+        let end = |errno: Errno| no_room(&errno.into(), "the shim of a native agent");
+        for errno in [Errno::EAGAIN, Errno::EMFILE, Errno::ENOSPC] {
+            let code = match end(errno) {
+                End::StartFailed { code, .. } => Some(code),
+                _ => None,
+            };
+            assert_eq!(code, Some(ErrorCode::Capacity), "{errno}");
+        }
+        assert!(matches!(end(Errno::EACCES), End::Fault { .. }));
     }
 }
