@@ -151,13 +151,13 @@ fn large() -> Vec<Case> {
             Ends::Exited(0),
         ),
         case(
-            "a table of 10 million",
-            module("(table 10000000 funcref)"),
+            "tables of 10 million",
+            module(&"(table 1000000 funcref)".repeat(10)),
             refusal,
         ),
         case(
-            "a table of 8 million",
-            module("(table 8000000 funcref)"),
+            "tables of 8 million",
+            module(&"(table 1000000 funcref)".repeat(8)),
             Ends::Exited(0),
         ),
         case("1 GiB to begin with", module("(memory 16384)"), refusal),

@@ -161,6 +161,50 @@ fn a_module_does_the_same_in_portions() {
     done.unwrap();
 }
 
+/// What is imported twice has two numbers.
+#[test]
+fn one_memory_by_two_names_is_copied_as_one() {
+    let text = r#"(module
+        (import "" "m" (memory $a 65)) (import "" "m" (memory $b 65))
+        (import "" "t" (table $t 200000 funcref)) (import "" "t" (table $u 200000 funcref))
+        (func $f) (elem declare func $f)
+        (func (export "memory") (param i32 i32 i32)
+            (memory.copy $a $b (local.get 0) (local.get 1) (local.get 2)))
+        (func (export "table") (param i32 i32 i32)
+            (table.set $t (i32.const 0) (ref.func $f))
+            (table.copy $t $u (local.get 0) (local.get 1) (local.get 2))))"#;
+    let bytes = wat::parse_str(text).unwrap();
+    let engine = engine();
+    let module = wasmtime::Module::new(&engine, rewritten(&bytes).unwrap()).unwrap();
+    let mut store = Store::new(&engine, ());
+    let memory = wasmtime::MemoryType::new(65, None);
+    let memory = wasmtime::Memory::new(&mut store, memory).unwrap();
+    let table = wasmtime::TableType::new(wasmtime::RefType::FUNCREF, 200_000, None);
+    let table = wasmtime::Table::new(&mut store, table, wasmtime::Ref::Func(None)).unwrap();
+    let imports = [memory.into(), memory.into(), table.into(), table.into()];
+    let instance = Instance::new(&mut store, &module, &imports).unwrap();
+    let words: Vec<u8> = (0..65_u32 << 14).flat_map(u32::to_le_bytes).collect();
+    for (to, from) in [(65_536, 0), (0, 65_536)] {
+        memory.write(&mut store, 0, &words).unwrap();
+        let copy = instance.get_func(&mut store, "memory").unwrap();
+        let length = 4_000_000;
+        let args = [to, from, length].map(Val::I32);
+        copy.call(&mut store, &args, &mut []).unwrap();
+        let [to, from, length] = [to, from, length].map(|value| usize::try_from(value).unwrap());
+        assert!(memory.data(&store)[to..][..length] == words[from..][..length]);
+    }
+    let copy = instance.get_func(&mut store, "table").unwrap();
+    let args = [1, 0, 199_999].map(Val::I32);
+    copy.call(&mut store, &args, &mut []).unwrap();
+    let filled = |at| !table.get(&mut store, at).unwrap().is_null();
+    let filled: Vec<u64> = (0..200_000).filter({
+        let mut filled = filled;
+        move |&at| filled(at)
+    })
+    .collect();
+    assert_eq!(filled, [0, 1]);
+}
+
 #[test]
 fn only_what_may_be_long_is_replaced() {
     let calls = |body: &str| {
