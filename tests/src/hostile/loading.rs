@@ -151,15 +151,17 @@ fn large() -> Vec<Case> {
             Ends::Exited(0),
         ),
         case(
-            "tables of 10 million",
-            module(&"(table 1000000 funcref)".repeat(10)),
+            "tables of a million",
+            module(&"(table 100000 funcref)".repeat(10)),
             refusal,
-        ),
+        )
+        .memory(7 * MIB),
         case(
-            "tables of 8 million",
-            module(&"(table 1000000 funcref)".repeat(8)),
+            "tables of a million, with room",
+            module(&"(table 100000 funcref)".repeat(10)),
             Ends::Exited(0),
-        ),
+        )
+        .memory(8 * MIB),
         case("1 GiB to begin with", module("(memory 16384)"), refusal),
         case(
             "64 MiB to begin with",

@@ -35,6 +35,9 @@ pub struct Needs {
     pub(super) largest_table: u64,
     pub(super) memories_per_module: u64,
     pub(super) tables_per_module: u64,
+    /// Elements of all tables as they are made.
+    #[serde(default)]
+    pub(super) table_elements: u64,
     /// Whether one of its components calls another with what may lie in memories,
     /// such as strings and lists. Not known of what was looked at by earlier hosts.
     #[serde(default)]
@@ -58,6 +61,7 @@ pub(super) struct Module {
     pub(super) tables: u64,
     pub(super) memory_bytes: u64,
     pub(super) largest_table: u64,
+    pub(super) table_elements: u64,
 }
 
 /// Everything of one component that matters here.
@@ -69,8 +73,6 @@ pub(super) struct Census<'a> {
     pub(super) components: Vec<Vec<Step<'a>>>,
     functions: usize,
     largest_function: usize,
-    /// Elements that a table has when it is made.
-    fullest_table: u64,
 }
 
 enum Open {
@@ -106,7 +108,7 @@ impl<'a> Census<'a> {
     }
 
     /// Refuses what would only use up its time: the compiler is not asked.
-    pub(super) fn compilable(&self) -> Result<(), Refusal> {
+    pub(super) fn compilable(&self, needs: &Needs) -> Result<(), Refusal> {
         for (bound, what, count, most) in [
             (
                 "function_bytes",
@@ -122,8 +124,8 @@ impl<'a> Census<'a> {
             ),
             (
                 "table_elements",
-                "the number of elements of its largest table",
-                self.fullest_table,
+                "the number of elements of its tables",
+                needs.table_elements,
                 TABLE_ELEMENTS,
             ),
         ] {
@@ -177,9 +179,9 @@ impl<'a> Census<'a> {
                 for table in section {
                     let table = table?.ty;
                     let elements = table.initial;
-                    self.fullest_table = self.fullest_table.max(elements);
                     let most = table.maximum.unwrap_or(u64::MAX).max(elements);
                     module.tables += 1;
+                    module.table_elements = module.table_elements.saturating_add(elements);
                     module.largest_table = module.largest_table.max(most);
                     module.add(elements.saturating_mul(ELEMENT_BYTES));
                 }

@@ -182,7 +182,7 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, Refusal> {
         .iter()
         .any(|name| Name::of(name).interface == "skep:agent/control");
     let needs = census.needs()?;
-    let never_compiled = census.compilable().err();
+    let never_compiled = census.compilable(&needs).err();
     let kind = if core_imports.is_some() {
         Kind::CoreModule
     } else {

@@ -15,10 +15,11 @@ use super::usage::Meters;
 /// Bytes of one element of a table.
 pub(super) const ELEMENT_BYTES: u64 = 8;
 
-/// Elements of one table: programs have some 200,000 at most. wasmtime makes them in
+/// Elements of all tables: programs have some 200,000 at most. wasmtime makes them in
 /// one call that nothing interrupts, some milliseconds for these. Of 4 GiB, which
 /// one instruction could ask for, that were seconds, in which nobody else goes on
-/// and no kill comes through.
+/// and no kill comes through. And a table that grows takes twice its bytes, and
+/// leaves as many behind with the allocator.
 pub(super) const TABLE_ELEMENTS: u64 = 1 << 20;
 
 /// How wasmtime names failures of growths that it did not ask for before: of
@@ -54,6 +55,8 @@ pub(super) struct Limiter {
     /// costs the host a reservation of address space even when it is empty.
     instances: usize,
     used: u64,
+    /// Elements of its tables.
+    elements: u64,
     /// The growth that was allowed last, in case the system cannot give it: then
     /// its failure is told before anything else is asked.
     pending: Option<u64>,
@@ -68,6 +71,7 @@ impl Limiter {
             limit: limits.memory_bytes,
             instances: usize::try_from(limits.instances).unwrap_or(usize::MAX),
             used: 0,
+            elements: 0,
             pending: None,
             refused: None,
             host,
@@ -82,8 +86,7 @@ impl Limiter {
 
     fn grow(&mut self, current: u64, desired: u64, maximum: Option<u64>) -> bool {
         self.pending = None;
-        // Beyond what the guest itself declared, or any guest could have declared:
-        // its own affair, and not for want of memory.
+        // Beyond what the guest itself declared: its own affair, not a refusal.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return false;
         }
@@ -120,13 +123,13 @@ impl Limiter {
     /// Takes off the growth that was allowed and could not be given. One that was
     /// never asked for has nothing to be taken off: that would be the one before,
     /// which succeeded, and a guest could repeat it.
-    fn undo(&mut self, error: &wasmtime::Error) {
+    fn undo(&mut self, error: &wasmtime::Error) -> u64 {
         let text = error.to_string();
         if UNASKED.iter().any(|unasked| text.contains(unasked)) {
-            return;
+            return 0;
         }
         let Some(growth) = self.pending.take() else {
-            return;
+            return 0;
         };
         let asked_bytes = self.used;
         self.used = self.used.saturating_sub(growth);
@@ -134,6 +137,7 @@ impl Limiter {
         let by = Bound::Limit;
         self.refused = Some(Refused { asked_bytes, by });
         self.meters.memory(self.used);
+        growth
     }
 }
 
@@ -168,14 +172,23 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let bytes = |elements: u64| elements.saturating_mul(ELEMENT_BYTES);
-        let own = maximum.map_or(u64::MAX, |maximum| maximum as u64);
-        let maximum = bytes(own.min(TABLE_ELEMENTS));
-        Ok(self.grow(bytes(current as u64), bytes(desired as u64), Some(maximum)))
+        let more = desired.saturating_sub(current) as u64;
+        let elements = self.elements.saturating_add(more);
+        // More than any guest has: not for want of memory.
+        if elements > TABLE_ELEMENTS {
+            self.pending = None;
+            return Ok(false);
+        }
+        let bytes = |elements: usize| (elements as u64).saturating_mul(ELEMENT_BYTES);
+        let grows = self.grow(bytes(current), bytes(desired), maximum.map(bytes));
+        if grows {
+            self.elements = elements;
+        }
+        Ok(grows)
     }
 
     fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.undo(&error);
+        self.elements = (self.elements).saturating_sub(self.undo(&error) / ELEMENT_BYTES);
         Ok(())
     }
 
@@ -228,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_an_end_that_is_no_want_of_memory() {
+    fn tables_have_an_end_that_is_no_want_of_memory() {
         let host = HostMemory::new(u64::MAX);
         let mut limiter = limiter(&host);
         limiter.limit = u64::MAX;
@@ -237,9 +250,16 @@ mod tests {
             assert!(!limiter.table_growing(0, most + 1, declared).unwrap());
             assert_eq!((limiter.refused(), host.used()), (None, 0));
         }
-        assert!(limiter.table_growing(0, most, None).unwrap());
-        assert!(limiter.table_growing(0, most, None).unwrap());
-        assert_eq!(host.used(), 2 * TABLE_ELEMENTS * ELEMENT_BYTES);
+        assert!(limiter.table_growing(0, most - 1, None).unwrap());
+        assert!(!limiter.table_growing(0, 2, None).unwrap());
+        assert!(limiter.table_growing(0, 1, None).unwrap());
+        // What the system refused counts no more.
+        let failed = || wasmtime::Error::msg("no memory");
+        limiter.table_grow_failed(failed()).unwrap();
+        limiter.table_grow_failed(failed()).unwrap();
+        assert!(!limiter.table_growing(0, 2, None).unwrap());
+        assert!(limiter.table_growing(0, 1, None).unwrap());
+        assert_eq!(host.used(), TABLE_ELEMENTS * ELEMENT_BYTES);
     }
 
     #[test]

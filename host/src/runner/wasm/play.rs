@@ -212,6 +212,7 @@ impl<'c, 'a> Play<'c, 'a> {
         };
         needs.memories += module.memories;
         needs.tables += module.tables;
+        needs.table_elements = needs.table_elements.saturating_add(module.table_elements);
         needs.memory_bytes = needs.memory_bytes.saturating_add(module.memory_bytes);
         needs.largest_table = needs.largest_table.max(module.largest_table);
         needs.memories_per_module = needs.memories_per_module.max(module.memories);

@@ -197,11 +197,12 @@ fn one_memory_by_two_names_is_copied_as_one() {
     let args = [1, 0, 199_999].map(Val::I32);
     copy.call(&mut store, &args, &mut []).unwrap();
     let filled = |at| !table.get(&mut store, at).unwrap().is_null();
-    let filled: Vec<u64> = (0..200_000).filter({
-        let mut filled = filled;
-        move |&at| filled(at)
-    })
-    .collect();
+    let filled: Vec<u64> = (0..200_000)
+        .filter({
+            let mut filled = filled;
+            move |&at| filled(at)
+        })
+        .collect();
     assert_eq!(filled, [0, 1]);
 }
 

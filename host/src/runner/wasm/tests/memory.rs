@@ -74,21 +74,21 @@ async fn many_memories_each_below_the_limit() {
 
 #[tokio::test]
 async fn tables_count() {
-    // Neither table fits the pool, and the sum is more than 14 MiB.
+    // Neither table fits the pool, and the sum is more than 7 MiB.
     let guest = command(
-        &grow_tables(970_000),
+        &grow_tables(470_000),
         "(table 30000 funcref) (table 30000 funcref)",
     );
     let mut small = ask(guest.clone());
-    small.limits.memory_bytes = 14 * MIB;
+    small.limits.memory_bytes = 7 * MIB;
     assert_eq!(
         small.end().await,
         End::OutOfMemory {
-            asked_bytes: 2_000_000 * 8
+            asked_bytes: 1_000_000 * 8
         }
     );
     let mut enough = ask(guest);
-    enough.limits.memory_bytes = 16 * MIB;
+    enough.limits.memory_bytes = 8 * MIB;
     assert_eq!(enough.end().await, End::Exited(0));
 }
 
@@ -105,23 +105,24 @@ fn grow_tables(by: u32) -> String {
 
 /// All of them come about in one call, which nothing interrupts.
 #[tokio::test]
-async fn a_table_has_so_many_elements_and_no_more() {
+async fn tables_have_so_many_elements_and_no_more() {
     const MOST: u32 = 1 << 20;
+    const HALF: u32 = MOST / 2;
     for (tables, by, end) in [
-        ("(table 1 funcref) (table 1 funcref)", MOST - 1, None),
+        ("(table 1 funcref) (table 1 funcref)", HALF - 1, None),
         (
             "(table 1 funcref) (table 2 funcref)",
-            MOST - 1,
+            HALF - 1,
             Some(Trap::Unreachable),
         ),
-        // Of the pool, whatever the guest declares.
+        // It is in nobody's way that one of them is in the pool.
         (
             "(table 1 20000 funcref) (table 1 funcref)",
             MOST,
             Some(Trap::Unreachable),
         ),
         (
-            "(table 1 funcref) (table 1 4000000 funcref)",
+            "(table 1 400000000 funcref) (table 1 funcref)",
             300_000_000,
             Some(Trap::Unreachable),
         ),
@@ -135,9 +136,12 @@ async fn a_table_has_so_many_elements_and_no_more() {
             Some(trap) => assert_eq!(trap_of(&seen), trap, "{tables}"),
         }
     }
-    let whole = |elements| command("i32.const 0", &format!("(table {elements} funcref)"));
-    assert_eq!(ask(whole(MOST)).end().await, End::Exited(0));
-    match ask(whole(MOST + 1)).end().await {
+    let whole = |more| {
+        let tables = format!("(table {HALF} funcref) (table {more} funcref)");
+        command("i32.const 0", &tables)
+    };
+    assert_eq!(ask(whole(HALF)).end().await, End::Exited(0));
+    match ask(whole(HALF + 1)).end().await {
         End::StartFailed {
             code: skep_protocol::ErrorCode::CompileLimit,
             message,
@@ -164,8 +168,9 @@ async fn what_cannot_even_start() {
     };
     let gib = command("i32.const 0", "(memory 16384)");
     too_small(&ask(gib).run().await, "1073741824");
-    let tables = command("i32.const 0", &"(table 1000000 funcref)".repeat(10));
-    too_small(&ask(tables).run().await, "80000000");
+    let mut tables = ask(command("i32.const 0", &"(table 100000 funcref)".repeat(10)));
+    tables.limits.memory_bytes = 7 * MIB;
+    too_small(&tables.run().await, "8000000");
     let memories = "(memory 0)".repeat(100);
     too_small(&ask(command("i32.const 0", &memories)).run().await, "100");
     let instances: String = (0..1000)
