@@ -6,7 +6,7 @@
 //! than there is memory in the world, and the compiler would set about it. So
 //! it is played through here first, with a bound on the steps.
 
-use wasmparser::{ComponentTypeRef, Encoding, Instance, Parser, Payload};
+use wasmparser::{ComponentTypeRef, ElementItems, Encoding, Instance, Parser, Payload};
 
 use super::limiter::{ELEMENT_BYTES, TABLE_ELEMENTS};
 use super::play::Play;
@@ -20,6 +20,21 @@ const MAX_FUNCTION: u64 = 1024 * 1024;
 /// Functions of all modules. Large interpreters have some 50,000.
 const MAX_FUNCTIONS: u64 = 250_000;
 
+/// What wasmtime keeps for an instance, at most: itself; a global; what is imported;
+/// and a function that others may call by reference, as those in tables are.
+const INSTANCE_BYTES: u64 = 1024;
+const GLOBAL_BYTES: u64 = 16;
+const IMPORT_BYTES: u64 = 40;
+const REFERENCE_BYTES: u64 = 48;
+
+/// What all instances of an agent may take: they are made in one go, these within
+/// some 80 ms, and nobody goes between.
+const MAX_INSTANCE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What is not counted of all instances of an agent: the rest of it, such as its
+/// stack, isn't either. Few programs take more.
+const UNCOUNTED: u64 = 64 * 1024;
+
 /// What starting a component takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Needs {
@@ -29,8 +44,12 @@ pub struct Needs {
     pub memories: u64,
     /// Tables.
     pub tables: u64,
-    /// Bytes of all memories and tables as they are made.
+    /// Bytes of all memories and tables as they are made, and of the instances.
     pub memory_bytes: u64,
+    /// The instances' part of that, where it is worth counting: a module of a million
+    /// globals is 5 MB, and each instance of it is 16 MB of the host's memory.
+    #[serde(default)]
+    pub(super) instance_bytes: u64,
     /// Elements that a table may grow to.
     pub(super) largest_table: u64,
     pub(super) memories_per_module: u64,
@@ -45,6 +64,13 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// Adds what all instances take.
+    pub(super) fn count_instances(&mut self, bytes: u64) {
+        let counted = bytes.saturating_sub(UNCOUNTED);
+        self.instance_bytes = counted;
+        self.memory_bytes = self.memory_bytes.saturating_add(counted);
+    }
+
     /// The least that the limit `instances` must be: each memory and table
     /// costs address space, however small it is, so that of either there may be
     /// as many as instances.
@@ -62,6 +88,8 @@ pub(super) struct Module {
     pub(super) memory_bytes: u64,
     pub(super) largest_table: u64,
     pub(super) table_elements: u64,
+    /// Of one instance.
+    pub(super) instance_bytes: u64,
 }
 
 /// Everything of one component that matters here.
@@ -123,6 +151,12 @@ impl<'a> Census<'a> {
                 MAX_FUNCTIONS,
             ),
             (
+                "instance_bytes",
+                "the size of its instances in bytes",
+                needs.instance_bytes,
+                MAX_INSTANCE_BYTES,
+            ),
+            (
                 "table_elements",
                 "the number of elements of its tables",
                 needs.table_elements,
@@ -140,7 +174,10 @@ impl<'a> Census<'a> {
     fn enter(&mut self, open: &mut Vec<Open>, encoding: Encoding) {
         let (entered, step) = match encoding {
             Encoding::Module => {
-                self.modules.push(Module::default());
+                self.modules.push(Module {
+                    instance_bytes: INSTANCE_BYTES,
+                    ..Module::default()
+                });
                 let at = self.modules.len() - 1;
                 (Open::Module(at), Step::Module(at))
             }
@@ -184,6 +221,22 @@ impl<'a> Census<'a> {
                     module.table_elements = module.table_elements.saturating_add(elements);
                     module.largest_table = module.largest_table.max(most);
                     module.add(elements.saturating_mul(ELEMENT_BYTES));
+                }
+            }
+            Payload::GlobalSection(section) => module.keep(section.count(), GLOBAL_BYTES),
+            Payload::ImportSection(section) => {
+                let imports = section.into_imports().count();
+                module.keep(u32::try_from(imports).unwrap_or(u32::MAX), IMPORT_BYTES);
+            }
+            Payload::ExportSection(section) => module.keep(section.count(), REFERENCE_BYTES),
+            Payload::DataSection(section) => module.keep(section.count(), REFERENCE_BYTES),
+            Payload::ElementSection(section) => {
+                for segment in section {
+                    let elements = match segment?.items {
+                        ElementItems::Functions(items) => items.count(),
+                        ElementItems::Expressions(_, items) => items.count(),
+                    };
+                    module.keep(elements.saturating_add(1), REFERENCE_BYTES);
                 }
             }
             Payload::CodeSectionEntry(body) => {
@@ -258,6 +311,12 @@ impl<'a> Census<'a> {
 }
 
 impl Module {
+    /// Each instance keeps so many things of so many bytes.
+    fn keep(&mut self, count: u32, bytes: u64) {
+        let bytes = u64::from(count).saturating_mul(bytes);
+        self.instance_bytes = self.instance_bytes.saturating_add(bytes);
+    }
+
     fn add(&mut self, bytes: u64) {
         self.memory_bytes = self.memory_bytes.saturating_add(bytes);
     }

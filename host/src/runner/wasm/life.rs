@@ -129,6 +129,7 @@ async fn run(house: &House, compiled: &Compiled, given: Given) -> Result<End, Fa
         orders: given.orders,
         meters: Arc::clone(&given.meters),
         memory: Arc::clone(&house.memory),
+        instance_bytes: compiled.facts.needs.instance_bytes,
     };
     let store = store::open(compiled.command.engine(), parts).map_err(Failure::Refused)?;
     let mut metered = Metered {

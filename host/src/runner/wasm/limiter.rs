@@ -1,5 +1,5 @@
 //! How much memory a guest has: the sum over all of its linear memories and
-//! tables, since wasmtime's own limiter counts each by itself and lets a guest
+//! tables, and what its instances are if that is much, since wasmtime's own limiter counts each by itself and lets a guest
 //! have thousands. An element of a table counts as the 8 bytes of the pointer
 //! that it is. What is allowed is taken from what all guests have together, and
 //! given back when the guest is gone. Costs a few additions a growth.
@@ -77,6 +77,17 @@ impl Limiter {
             host,
             meters,
         }
+    }
+
+    /// Takes what is the guest's before it has any memory or table, if all guests
+    /// together have that much.
+    pub(super) fn begin_with(&mut self, bytes: u64) -> bool {
+        let taken = self.host.take(bytes);
+        if taken {
+            self.used = self.used.saturating_add(bytes);
+            self.meters.memory(self.used);
+        }
+        taken
     }
 
     /// The last refusal, unless a growth succeeded since.

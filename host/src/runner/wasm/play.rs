@@ -72,6 +72,7 @@ pub(super) struct Play<'c, 'a> {
     census: &'c Census<'a>,
     frames: Vec<Frame<'a>>,
     needs: Needs,
+    instance_bytes: u64,
     steps: usize,
 }
 
@@ -83,9 +84,11 @@ impl<'c, 'a> Play<'c, 'a> {
             census,
             frames: Vec::new(),
             needs: Needs::default(),
+            instance_bytes: 0,
             steps: 0,
         };
         play.component(0, None, &HashMap::new(), 0)?;
+        play.needs.count_instances(play.instance_bytes);
         Some(play.needs)
     }
 
@@ -210,6 +213,7 @@ impl<'c, 'a> Play<'c, 'a> {
         let Some(module) = self.census.modules.get(*at) else {
             return;
         };
+        self.instance_bytes = self.instance_bytes.saturating_add(module.instance_bytes);
         needs.memories += module.memories;
         needs.tables += module.tables;
         needs.table_elements = needs.table_elements.saturating_add(module.table_elements);

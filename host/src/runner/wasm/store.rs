@@ -107,6 +107,8 @@ pub(super) struct Parts<'a> {
     pub(super) orders: Arc<Orders>,
     pub(super) meters: Arc<Meters>,
     pub(super) memory: Arc<HostMemory>,
+    /// What its instances take of that.
+    pub(super) instance_bytes: u64,
 }
 
 /// A store with all of its limits. Opens the directories that were granted.
@@ -121,6 +123,14 @@ pub(super) fn open(engine: &Engine, parts: Parts<'_>) -> Result<Store<Held>, Ref
         .allow_ip_name_lookup(false);
     let limits = parts.limits;
     wasi.max_random_size(limits.hostcall_bytes.min(RANDOM_BYTES));
+    let mut limiter = Limiter::new(limits, parts.memory, Arc::clone(&parts.meters));
+    if !limiter.begin_with(parts.instance_bytes) {
+        return Err(Refusal::of(
+            ErrorCode::Capacity,
+            "the agents of this host use all the memory that they may: try again when some \
+             have ended",
+        ));
+    }
     let meters = Arc::clone(&parts.meters);
     let held = Held {
         wasi: wasi.build(),
@@ -130,9 +140,9 @@ pub(super) fn open(engine: &Engine, parts: Parts<'_>) -> Result<Store<Held>, Ref
             limits,
             parts.disk,
             parts.descriptors,
-            Arc::clone(&parts.meters),
+            parts.meters,
         )?,
-        limiter: Limiter::new(limits, parts.memory, parts.meters),
+        limiter,
         name: parts.name,
         task: parts.task,
         progress: parts.progress,

@@ -1,5 +1,6 @@
 //! The limit of memory: the sum, however it is asked for.
 
+use super::inspect::describe;
 use super::*;
 
 const MIB: u64 = 1024 * 1024;
@@ -193,6 +194,82 @@ async fn what_cannot_even_start() {
     exact.limits.memory_bytes = MIB;
     exact.limits.instances = 1;
     assert_eq!(exact.end().await, End::Exited(0));
+}
+
+/// A module of many globals is small, and an instance of it is not.
+#[tokio::test]
+async fn instances_count_as_what_they_take() {
+    const GLOBALS: u64 = 50_000;
+    const TIMES: u64 = 40;
+    let globals = "(global (mut i64) (i64.const 0))".repeat(50_000);
+    let instances = |times| "(core instance (instantiate $g))".repeat(times);
+    let many = |times, body: &str| {
+        let instances = instances(times);
+        ask(wat(&format!(
+            r#"(component
+                (core module $g {globals}) {instances}
+                (core module $m (func (export "run") (result i32) {body}))
+                (core instance $i (instantiate $m))
+                (func $run (result (result)) (canon lift (core func $i "run")))
+                (instance $e (export "run" (func $run)))
+                (export "wasi:cli/run@0.2.0" (instance $e)))"#
+        )))
+    };
+    let least = TIMES * GLOBALS * 16;
+    let needed = {
+        let needs = describe(&many(40, "i32.const 0").bytes).unwrap().needs;
+        assert!(needs.memory_bytes.abs_diff(least) < MIB);
+        needs.memory_bytes
+    };
+    let with = |memory_bytes, body| {
+        let mut ask = many(40, body);
+        ask.limits.memory_bytes = memory_bytes;
+        ask
+    };
+    let seen = with(needed, "i32.const 0").run().await;
+    assert_eq!(seen.end, End::Exited(0));
+    assert_eq!(seen.usage.memory_peak_bytes, needed);
+    match with(needed - 1, "i32.const 0").end().await {
+        End::StartFailed {
+            code: skep_protocol::ErrorCode::LimitTooSmall,
+            message,
+        } => assert!(message.contains(&needed.to_string()), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    // So many are not made at all: nobody goes between.
+    let mut more = many(100, "i32.const 0");
+    more.limits.instances = 101;
+    more.limits.memory_bytes = 4096 * MIB;
+    match more.end().await {
+        End::StartFailed {
+            code: skep_protocol::ErrorCode::CompileLimit,
+            message,
+        } => assert!(message.contains("67108864"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    // They are of what all agents have together.
+    let runner = WasmRunner::new(WasmConfig {
+        max_agents: 4,
+        memory_bytes: needed * 3 / 2,
+        ..WasmConfig::default()
+    })
+    .unwrap();
+    let mut holds = with(needed, "(loop $l br $l) i32.const 0").start_on(&runner);
+    holds.running().await;
+    assert_eq!(runner.memory_bytes(), needed);
+    let second = with(needed, "i32.const 0").start_on(&runner);
+    assert!(matches!(
+        second.ended().await.end,
+        End::StartFailed {
+            code: skep_protocol::ErrorCode::Capacity,
+            ..
+        }
+    ));
+    holds.guest.control.kill();
+    assert_eq!(holds.ended().await.end, End::Killed);
+    assert_eq!(runner.memory_bytes(), 0);
+    let third = with(needed, "i32.const 0").start_on(&runner);
+    assert_eq!(third.ended().await.end, End::Exited(0));
 }
 
 #[tokio::test]
