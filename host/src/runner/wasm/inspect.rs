@@ -5,8 +5,10 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use skep_protocol::{ErrorCode, LimitName, Limits};
-use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
+use skep_protocol::{LimitName, Limits};
+use wasmparser::component_types::{
+    ComponentAnyTypeId, ComponentDefinedType, ComponentEntityType, ComponentValType,
+};
 use wasmparser::types::Types;
 use wasmparser::{Validator, WasmFeatures};
 
@@ -165,11 +167,18 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, Refusal> {
         return Err(Refusal::world(name.world()));
     }
     let types = validate(&component)?;
-    if !census.exports.iter().any(|name| runs(Name::of(name))) {
-        return Err(Refusal::of(
-            ErrorCode::InvalidComponent,
+    let programs = census.exports.iter().filter(|name| runs(Name::of(name)));
+    let programs: Vec<bool> = programs.map(|name| is_program(&types, name)).collect();
+    if programs.is_empty() {
+        return Err(Refusal::invalid(
             "it exports no wasi:cli/run@0.2: build it as a program (a `main`, or the world \
              wasi:cli/command), not as a library or for another world",
+        ));
+    }
+    if programs.contains(&false) {
+        return Err(Refusal::invalid(
+            "its wasi:cli/run is of another type than that of WASI 0.2, an instance with \
+             `run: func() -> result`",
         ));
     }
     let missing = census
@@ -204,6 +213,35 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, Refusal> {
 
 fn runs(name: Name<'_>) -> bool {
     name.interface == "wasi:cli/run" && name.version.starts_with("0.2.")
+}
+
+/// Whether this export has a `run` that can be called.
+fn is_program(types: &Types, export: &str) -> bool {
+    let types = types.as_ref();
+    let item = types.component_item_for_export(export);
+    let Some(ComponentEntityType::Instance(instance)) = item.map(|item| item.ty) else {
+        return false;
+    };
+    let instance = types.get(instance);
+    let run = instance.and_then(|instance| instance.exports.get("run"));
+    let Some(ComponentEntityType::Func(run)) = run.map(|item| item.ty) else {
+        return false;
+    };
+    let Some(run) = types.get(run) else {
+        return false;
+    };
+    let Some(ComponentValType::Type(result)) = run.result else {
+        return false;
+    };
+    let plain = matches!(
+        types.get(result),
+        Some(ComponentDefinedType::Result {
+            ok: None,
+            err: None,
+            ..
+        })
+    );
+    run.params.is_empty() && plain
 }
 
 /// What of this import nothing provides.

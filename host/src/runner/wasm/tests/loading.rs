@@ -149,6 +149,38 @@ fn other_worlds() {
     assert!(refusal.message.contains("_start"), "{}", refusal.message);
 }
 
+/// It would only be told when it starts.
+#[test]
+fn programs_of_another_type() {
+    let program = |result: &str, export: &str| {
+        wat(&format!(
+            r#"(component
+                (core module $m (func (export "run") (result i32) i32.const 0))
+                (core instance $i (instantiate $m))
+                (func $run {result} (canon lift (core func $i "run")))
+                (instance $e (export "run" (func $run)))
+                (instance $empty)
+                (export "wasi:cli/run@0.2.0" {export}))"#
+        ))
+    };
+    let right = "(result (result))";
+    facts(&program(right, "(instance $e)"));
+    for (result, export) in [
+        ("(result u32)", "(instance $e)"),
+        ("(result bool)", "(instance $e)"),
+        (right, "(instance $empty)"),
+        (right, "(func $run)"),
+    ] {
+        let refusal = refused(&program(result, export));
+        assert_eq!(
+            refusal.code,
+            ErrorCode::InvalidComponent,
+            "{result} {export}"
+        );
+        assert!(refusal.message.contains("func() -> result"), "{refusal}");
+    }
+}
+
 #[test]
 fn features_that_are_off() {
     for (module, feature) in [
