@@ -217,6 +217,16 @@ impl NativeRunner {
         })
     }
 
+    /// The tree with which every agent would be shown what lies here: it is that of
+    /// programs and their settings, and agents are the host's own user.
+    #[must_use]
+    pub fn shows(&self, path: &Path) -> Option<&'static str> {
+        match self.setup.account {
+            Some(_) => None,
+            None => view::system_tree(path),
+        }
+    }
+
     /// Checks what an agent asks for against what holds on this machine, which
     /// is found out first if it is not known: then [`Runner::enforced`] is true.
     ///

@@ -16,7 +16,7 @@ use rustix::mount::{
 };
 
 use super::enclosure::{from_io, from_rustix};
-use crate::paths::open_without_links;
+use crate::paths::{open_without_links, without_links};
 
 /// Where programs, their libraries and their settings lie: readable for every
 /// agent, and writable for none.
@@ -33,6 +33,13 @@ pub(super) const SYSTEM: [&str; 11] = [
     "/nix/store",
     "/gnu/store",
 ];
+
+/// The tree of those in which this path lies, if it does.
+pub(super) fn system_tree(path: &Path) -> Option<&'static str> {
+    let path = without_links(path);
+    let holds = |tree: &&&str| path.starts_with(without_links(Path::new(tree)));
+    SYSTEM.iter().find(holds).copied()
+}
 
 /// Devices that hold nothing.
 pub(super) const DEVICES: [&str; 5] = [
@@ -223,4 +230,25 @@ fn turn() -> nix::Result<()> {
 
 fn staged(path: &Path) -> PathBuf {
     Path::new(STAGE).join(path.strip_prefix("/").unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_agents_are_shown_is_known_by_any_name() {
+        let tree = |path: &str| system_tree(Path::new(path));
+        assert_eq!(tree("/opt/skep/state"), Some("/opt"));
+        assert_eq!(tree("/usr/local/state"), Some("/usr"));
+        assert_eq!(tree("/nix/store/state"), Some("/nix/store"));
+        for elsewhere in ["/var/lib/skep", "/home/me", "/optional", "/nix/state", "/"] {
+            assert_eq!(tree(elsewhere), None, "{elsewhere}");
+        }
+        // By a link that is there, to a directory that is not.
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/usr", &link).unwrap();
+        assert_eq!(system_tree(&link.join("state")), Some("/usr"));
+    }
 }

@@ -11,6 +11,7 @@ use skep_protocol::spec::DirMode;
 
 use super::*;
 use crate::runner::GrantedDir;
+use crate::runner::native::{Account, OnceCell, Setup, Watches};
 
 /// A directory that everybody may enter, with a file that everybody may read.
 fn open_dir() -> tempfile::TempDir {
@@ -406,4 +407,30 @@ async fn a_look_at_memory_holds_up_nothing() {
     let end = agent.end().await;
     assert!(matches!(end, End::OutOfMemory { .. }), "{end:?}");
     killed.guest.control.kill();
+}
+
+/// What lies where programs do is shown to every agent, and whose it is decides
+/// whether it can be read there.
+#[tokio::test]
+async fn it_is_known_what_agents_of_the_hosts_user_are_shown() {
+    let shown = |account: Option<Account>| {
+        let runner = runner();
+        let setup = Setup {
+            config: runner.setup.config.clone(),
+            account,
+            watches: Watches::of_kernel(),
+            jailer: OnceCell::new(),
+        };
+        let runner = NativeRunner {
+            setup: Arc::new(setup),
+            snapshots: Arc::default(),
+        };
+        ["/opt/skep/state", "/var/lib/skep"].map(|dir| runner.shows(Path::new(dir)))
+    };
+    assert_eq!(shown(None), [Some("/opt"), None]);
+    let another = Account {
+        uid: 65_534,
+        gid: 65_534,
+    };
+    assert_eq!(shown(Some(another)), [None, None]);
 }
