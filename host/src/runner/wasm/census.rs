@@ -20,6 +20,17 @@ const MAX_FUNCTION: u64 = 1024 * 1024;
 /// Functions of all modules. Large interpreters have some 50,000.
 const MAX_FUNCTIONS: u64 = 250_000;
 
+/// Types, imports, exports, globals and elements of all modules: of each, wasmtime
+/// keeps some [`ITEM_BYTES`], so that 4 MB of globals were 77 MB. The largest programs
+/// have some 100,000.
+const MAX_ITEMS: u64 = 250_000;
+
+/// What wasmtime keeps of an item for as long as the code is loaded.
+pub(super) const ITEM_BYTES: u64 = 100;
+
+/// The least bytes of a component that an item of its types takes.
+const LEAST_TYPE: usize = 4;
+
 /// What wasmtime keeps for an instance, at most: itself; a global; what is imported;
 /// and a function that others may call by reference, as those in tables are.
 const INSTANCE_BYTES: u64 = 1024;
@@ -57,6 +68,9 @@ pub struct Needs {
     /// Elements of all tables as they are made.
     #[serde(default)]
     pub(super) table_elements: u64,
+    /// What is kept of its modules besides their code, however often they are made.
+    #[serde(default)]
+    pub(super) items: u64,
     /// Whether one of its components calls another with what may lie in memories,
     /// such as strings and lists. Not known of what was looked at by earlier hosts.
     #[serde(default)]
@@ -101,6 +115,7 @@ pub(super) struct Census<'a> {
     pub(super) components: Vec<Vec<Step<'a>>>,
     functions: usize,
     largest_function: usize,
+    items: u64,
 }
 
 enum Open {
@@ -129,7 +144,11 @@ impl<'a> Census<'a> {
 
     /// What starting it takes; only for what was validated.
     pub(super) fn needs(&self) -> Result<Needs, Refusal> {
-        Play::of(self).ok_or_else(|| {
+        let needs = Play::of(self).map(|needs| Needs {
+            items: self.items,
+            ..needs
+        });
+        needs.ok_or_else(|| {
             let message = "to start it takes more instances than this host compiles";
             Refusal::compiling("instances", message)
         })
@@ -149,6 +168,12 @@ impl<'a> Census<'a> {
                 "the number of its functions",
                 self.functions as u64,
                 MAX_FUNCTIONS,
+            ),
+            (
+                "items",
+                "the number of its types, imports, exports, globals and elements",
+                needs.items,
+                MAX_ITEMS,
             ),
             (
                 "instance_bytes",
@@ -203,6 +228,14 @@ impl<'a> Census<'a> {
         let Some(module) = self.modules.get_mut(at) else {
             return Ok(());
         };
+        self.items += match &payload {
+            Payload::TypeSection(section) => (section.range().len() / LEAST_TYPE) as u64,
+            Payload::ImportSection(section) => section.count().into(),
+            Payload::ExportSection(section) => section.count().into(),
+            Payload::GlobalSection(section) => section.count().into(),
+            Payload::DataSection(section) => section.count().into(),
+            _ => 0,
+        };
         match payload {
             Payload::MemorySection(section) => {
                 for memory in section {
@@ -236,7 +269,9 @@ impl<'a> Census<'a> {
                         ElementItems::Functions(items) => items.count(),
                         ElementItems::Expressions(_, items) => items.count(),
                     };
-                    module.keep(elements.saturating_add(1), REFERENCE_BYTES);
+                    let elements = elements.saturating_add(1);
+                    self.items += u64::from(elements);
+                    module.keep(elements, REFERENCE_BYTES);
                 }
             }
             Payload::CodeSectionEntry(body) => {
@@ -250,6 +285,9 @@ impl<'a> Census<'a> {
 
     fn of_component(&mut self, at: usize, payload: Payload<'a>) -> wasmparser::Result<()> {
         match payload {
+            Payload::ComponentTypeSection(section) => {
+                self.items += (section.range().len() / LEAST_TYPE) as u64;
+            }
             Payload::InstanceSection(section) => {
                 for instance in section {
                     if let Instance::Instantiate { module_index, .. } = instance? {

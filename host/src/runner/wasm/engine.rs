@@ -19,6 +19,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 use super::WasmConfig;
 use super::inspect::Facts;
 use super::linker;
+use super::memory::HostMemory;
 use super::store::Held;
 
 /// What one component may take from the pool. The totals are multiples of
@@ -39,6 +40,11 @@ const POOL_AGENTS: usize = 8_000;
 /// 4 GiB: 16 TiB. Without it, a few hundred components with many empty
 /// memories use up the address space of the whole host.
 const ON_DEMAND_MEMORIES: usize = 4_096;
+
+/// Bytes of all code that is loaded: the shelf has half of it at most, the rest is for
+/// what agents hold that it has let go. Without it, a thousand agents of a thousand large
+/// components would have a hundred gibibytes.
+const MAX_LOADED: u64 = 2 * 1024 * 1024 * 1024;
 
 /// What is left of a stack for calls into the host.
 const HOST_STACK: usize = 1536 * 1024;
@@ -85,6 +91,8 @@ pub(super) struct Engines {
     on_demand: OnceLock<Backend>,
     on_demand_memories: std::sync::Arc<Semaphore>,
     wasm_stack_bytes: usize,
+    /// The code that is loaded, and what is kept besides.
+    pub(super) loaded: std::sync::Arc<HostMemory>,
 }
 
 impl Engines {
@@ -94,6 +102,7 @@ impl Engines {
             on_demand: OnceLock::new(),
             on_demand_memories: std::sync::Arc::new(Semaphore::new(ON_DEMAND_MEMORIES)),
             wasm_stack_bytes: config.wasm_stack_bytes,
+            loaded: HostMemory::new(MAX_LOADED),
         };
         if config.pooling {
             match engines.backend(Some(pool(config.max_agents))) {

@@ -1,11 +1,15 @@
 //! From compiled code to a component that can be started.
 
+use std::sync::Arc;
+
 use skep_protocol::ErrorCode;
 use wasmtime::component::Component;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
+use super::census::ITEM_BYTES;
 use super::engine::{Backend, Engines, Place};
 use super::inspect::Facts;
+use super::memory::HostMemory;
 use super::outside::Error;
 use super::refusal::Refusal;
 use super::store::Held;
@@ -15,8 +19,21 @@ pub(super) struct Compiled {
     pub(super) facts: Facts,
     pub(super) place: Place,
     pub(super) command: CommandPre<Held>,
-    /// The bytes of its code.
+    /// Bytes of its code, and of what is kept besides.
     pub(super) size: usize,
+    _held: Loaded,
+}
+
+/// A place among all that is loaded, kept on the shelf or by agents.
+struct Loaded {
+    size: u64,
+    all: Arc<HostMemory>,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.all.give_back(self.size);
+    }
 }
 
 impl std::fmt::Debug for Compiled {
@@ -31,6 +48,19 @@ impl std::fmt::Debug for Compiled {
 pub(super) fn load(engines: &Engines, facts: Facts, code: &[u8]) -> Result<Compiled, Error> {
     let fault = |error: wasmtime::Error| Error::Fault {
         incident: crate::incident(&format!("compiled code cannot be loaded: {error:#}")),
+    };
+    let items = facts.needs.items.saturating_mul(ITEM_BYTES);
+    let size = (code.len() as u64).saturating_add(items);
+    if !engines.loaded.take(size) {
+        return Err(Error::Refused(Refusal::of(
+            ErrorCode::Capacity,
+            "the code of other agents' components takes all the memory that this host has for \
+             it: try again when some have ended",
+        )));
+    }
+    let held = Loaded {
+        size,
+        all: Arc::clone(&engines.loaded),
     };
     let place = engines.place(&facts);
     let (place, component) = match component(engines.at(place).map_err(fault)?, code) {
@@ -57,7 +87,8 @@ pub(super) fn load(engines: &Engines, facts: Facts, code: &[u8]) -> Result<Compi
         facts,
         place,
         command,
-        size: code.len(),
+        size: usize::try_from(size).unwrap_or(usize::MAX),
+        _held: held,
     })
 }
 
@@ -71,4 +102,40 @@ fn component(backend: &Backend, code: &[u8]) -> wasmtime::Result<Component> {
     // this user can write to and has not changed since. The engine checks that
     // it was made for an engine like this. Nothing of a client's comes here.
     unsafe { Component::deserialize(&backend.engine, code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::for_compiling;
+    use super::super::inspect::describe;
+    use super::super::tests::command;
+    use super::super::{HostMemory, WasmConfig};
+    use super::*;
+
+    #[test]
+    fn all_that_is_loaded_is_bounded_and_given_back() {
+        let globals = "(global i32 (i32.const 0))".repeat(100_000);
+        let component = command("i32.const 0", &globals);
+        let facts = describe(&component).unwrap();
+        let compiler = for_compiling(false).unwrap();
+        let code = compiler.precompile_component(&component).unwrap();
+        let mut engines = Engines::new(&WasmConfig {
+            pooling: false,
+            ..WasmConfig::default()
+        })
+        .unwrap();
+        // The code alone would fit in many times.
+        let besides = facts.needs.items * ITEM_BYTES;
+        assert!(besides > 3 * code.len() as u64);
+        engines.loaded = HostMemory::new(besides * 3 / 2);
+        let load = || load(&engines, facts.clone(), &code);
+        let first = load().unwrap();
+        match load() {
+            Err(Error::Refused(refusal)) => assert_eq!(refusal.code, ErrorCode::Capacity),
+            other => panic!("{other:?}"),
+        }
+        drop(first);
+        load().unwrap();
+        assert_eq!(engines.loaded.used(), 0);
+    }
 }

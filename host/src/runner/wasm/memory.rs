@@ -1,6 +1,7 @@
-//! The memory that all guests have together: one counter of the bytes of their
-//! linear memories and tables, as large as they have grown, whether they have
-//! touched all of it or not. Costs an atomic addition a growth.
+//! Memory that many have together, and a bound on it: one counter. There is one of
+//! the linear memories and tables of all guests, as large as they have grown, whether
+//! they have touched all of it or not, and one of the code that is loaded. Costs an
+//! atomic addition a growth.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

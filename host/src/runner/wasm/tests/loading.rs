@@ -265,6 +265,22 @@ fn bombs_are_counted_and_not_compiled() {
     assert_eq!(refused(&large).code, ErrorCode::CompileLimit);
 }
 
+#[test]
+fn what_is_kept_besides_the_code_is_bounded() {
+    let items = |text: &str, count: usize| command("i32.const 0", &text.repeat(count));
+    let globals = |count| items("(global i32 (i32.const 0))", count);
+    let elements = |count| items(&format!("(elem func {})", "$run ".repeat(count)), 1);
+    for (text, most, more) in [
+        ("globals", globals(249_000), globals(251_000)),
+        ("elements", elements(249_000), elements(251_000)),
+    ] {
+        facts(&most);
+        let refusal = refused(&more);
+        assert_eq!(refusal.code, ErrorCode::CompileLimit);
+        assert_eq!(refusal.bound.as_deref(), Some("items"), "{text}");
+    }
+}
+
 const CORE: &str = r#"(module
     (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
     (memory (export "memory") 1)
