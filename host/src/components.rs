@@ -4,6 +4,7 @@
 //! in the store is read from there when it is first needed.
 
 mod held;
+mod room;
 mod upload;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,8 @@ use tokio::time::Instant;
 
 pub use self::held::Gone;
 use self::held::{Held, State, is_unused};
-use self::upload::Upload;
+pub use self::room::Room;
+pub use self::upload::Upload;
 use crate::runner::wasm::{Facts, Kind};
 use crate::store::{KeptComponent, KeptUpload};
 
@@ -80,7 +82,7 @@ pub struct Totals {
     pub components: u64,
     /// Those that agents use.
     pub used: u64,
-    /// With those of uploads under way.
+    /// With those of uploads under way, and of those that are being checked.
     pub bytes: u64,
     pub bytes_used: u64,
     /// How many bytes may be held.
@@ -90,7 +92,7 @@ pub struct Totals {
 /// All components of a host.
 #[derive(Debug)]
 pub struct Components {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     bound: u64,
     /// Held by who changes what the store has of components, so that one which
     /// is deleted and put again is there in the end.
@@ -105,15 +107,19 @@ pub enum Put {
     /// More is to come; so much is there without a hole.
     Partial { received: usize },
     /// All bytes are there: they are to be checked and then given to
-    /// [`Components::insert`].
-    Assembled(Vec<u8>),
+    /// [`Components::insert`], with the room that they have until then.
+    Assembled(Upload, Room),
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Components {
     #[must_use]
     pub fn new(bound: u64) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Arc::default(),
             bound,
             in_store: tokio::sync::Mutex::default(),
         }
@@ -190,7 +196,7 @@ impl Components {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The component of this digest, noted as used.
@@ -274,19 +280,22 @@ impl Components {
         let Some(upload) = state.uploads.remove(&digest) else {
             return Ok(Put::Partial { received });
         };
-        state.bytes -= upload.held as u64;
-        // Copying it takes milliseconds, in which spawns go on.
-        drop(state);
-        Ok(Put::Assembled(upload.assemble()))
+        let room = Room::new(&self.state, upload.held as u64);
+        Ok(Put::Assembled(upload, room))
     }
 
-    /// Holds a component whose digest and bytes were checked. Two that insert
-    /// the same hold it once.
+    /// Holds a component whose digest and bytes were checked, in the room that
+    /// they have, if they have any. Two that insert the same hold it once.
     ///
     /// # Errors
     /// [`StoreError::Full`]
-    pub fn insert(&self, component: Component) -> Result<Arc<Component>, StoreError> {
+    pub fn insert(
+        &self,
+        component: Component,
+        room: Option<Room>,
+    ) -> Result<Arc<Component>, StoreError> {
         let mut state = self.state();
+        state.bytes -= room.map_or(0, Room::surrender);
         state.uses += 1;
         let used = state.uses;
         if let Some(held) = state.whole.get_mut(&component.digest) {

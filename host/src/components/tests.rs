@@ -39,11 +39,12 @@ fn an_upload_is_resumed_where_it_broke_off() {
             ..
         })
     ));
-    let Put::Assembled(data) = store.put(digest, 6, 1, b"bcd").unwrap() else {
+    let Put::Assembled(upload, room) = store.put(digest, 6, 1, b"bcd").unwrap() else {
         panic!("whole")
     };
+    let data = upload.assemble();
     assert_eq!(data, b"abcdef");
-    store.insert(component(&data)).unwrap();
+    store.insert(component(&data), Some(room)).unwrap();
     assert!(matches!(
         store.put(digest, 6, 0, b"ab").unwrap(),
         Put::Whole { size: 6 }
@@ -53,7 +54,7 @@ fn an_upload_is_resumed_where_it_broke_off() {
 #[test]
 fn a_claim_takes_no_memory_and_evicts_nothing() {
     let store = Components::new(1000);
-    store.insert(component(&[7; 900])).unwrap();
+    store.insert(component(&[7; 900]), None).unwrap();
     let digest = Digest::of(b"");
     for size in [100, 1000, u64::MAX / 2] {
         assert!(matches!(
@@ -99,6 +100,34 @@ fn what_uploads_hold_is_bounded() {
 }
 
 #[test]
+fn what_is_whole_counts_until_it_is_held_or_refused() {
+    let store = Components::new(20);
+    let (data, other) = (b"12345678", b"1234567890abc");
+    let whole = || match store.put(Digest::of(data), 8, 0, data).unwrap() {
+        Put::Assembled(upload, room) => (upload.assemble(), room),
+        put => panic!("{put:?}"),
+    };
+    let put_other = || store.put(Digest::of(other), 13, 0, other).map(drop);
+    let full = Err(StoreError::Full {
+        held: 8,
+        asked: 13,
+        bound: 20,
+    });
+    let (_, room) = whole();
+    assert_eq!(put_other(), full);
+    drop(room);
+    assert_eq!(put_other(), Ok(()));
+    assert_eq!(store.totals().bytes, 0);
+    let (bytes, room) = whole();
+    let (again, room_again) = whole();
+    assert_eq!(store.totals().bytes, 16);
+    let _held = store.insert(component(&bytes), Some(room)).unwrap();
+    assert_eq!(store.totals().bytes, 16);
+    store.insert(component(&again), Some(room_again)).unwrap();
+    assert_eq!((store.totals().bytes, put_other()), (8, full));
+}
+
+#[test]
 fn a_chunk_has_a_mebibyte_at_most() {
     let store = Components::new(1 << 30);
     let bytes = vec![1; (1 << 20) + 1];
@@ -140,35 +169,35 @@ async fn uploads_are_few_and_make_room_when_nobody_goes_on_with_them() {
 #[test]
 fn room_is_made_by_least_recent_use_and_never_from_what_is_used() {
     let store = Components::new(10);
-    let first = store.insert(component(b"11111")).unwrap();
-    store.insert(component(b"22222")).unwrap();
-    store.insert(component(b"33333")).unwrap();
+    let first = store.insert(component(b"11111"), None).unwrap();
+    store.insert(component(b"22222"), None).unwrap();
+    store.insert(component(b"33333"), None).unwrap();
     assert!(store.get(&Digest::of(b"22222")).is_none());
     assert!(store.get(&first.digest).is_some(), "it is held by an agent");
     let second = store.get(&Digest::of(b"33333")).unwrap();
     assert!(matches!(
-        store.insert(component(b"4")),
+        store.insert(component(b"4"), None),
         Err(StoreError::Full { .. })
     ));
     drop((first, second));
-    store.insert(component(b"4")).unwrap();
+    store.insert(component(b"4"), None).unwrap();
 }
 
 #[test]
 fn what_is_deleted_counts_until_no_agent_is_made_of_it() {
     let store = Components::new(10);
-    let held = store.insert(component(b"1111111")).unwrap();
-    store.insert(component(b"22")).unwrap();
+    let held = store.insert(component(b"1111111"), None).unwrap();
+    store.insert(component(b"22"), None).unwrap();
     assert!(store.remove(&held.digest) && !store.remove(&held.digest));
     assert!(store.get(&held.digest).is_none());
     assert!(store.remove(&Digest::of(b"22")));
     assert_eq!(store.state().bytes, 7);
     assert!(matches!(
-        store.insert(component(b"3333")),
+        store.insert(component(b"3333"), None),
         Err(StoreError::Full { .. })
     ));
     drop(held);
-    store.insert(component(b"3333")).unwrap();
+    store.insert(component(b"3333"), None).unwrap();
     assert_eq!(store.state().bytes, 4);
 }
 
@@ -184,8 +213,8 @@ proptest! {
         for (a, b) in cuts.into_iter().chain([(0, data.len())]) {
             let (a, b) = (a % (data.len() + 1), b % (data.len() + 1));
             let (a, b) = if (a, b) == (0, 0) { (0, data.len()) } else { (a.min(b), a.max(b)) };
-            if let Put::Assembled(whole) = store.put(digest, data.len() as u64, a as u64, &data[a..b]).unwrap() {
-                assembled = Some(whole);
+            if let Put::Assembled(whole, _room) = store.put(digest, data.len() as u64, a as u64, &data[a..b]).unwrap() {
+                assembled = Some(whole.assemble());
                 break;
             }
         }
@@ -196,10 +225,10 @@ proptest! {
 #[test]
 fn what_agents_use_is_never_let_go() {
     let store = Components::new(1000);
-    let used = store.insert(component(&[1; 100])).unwrap();
-    let deleted = store.insert(component(&[2; 10])).unwrap();
-    store.insert(component(&[3; 200])).unwrap();
-    store.insert(component(&[4; 300])).unwrap();
+    let used = store.insert(component(&[1; 100]), None).unwrap();
+    let deleted = store.insert(component(&[2; 10]), None).unwrap();
+    store.insert(component(&[3; 200]), None).unwrap();
+    store.insert(component(&[4; 300]), None).unwrap();
     assert!(store.remove(&deleted.digest));
     let totals = Totals {
         components: 4,
@@ -216,7 +245,7 @@ fn what_agents_use_is_never_let_go() {
     assert!(store.get(&used.digest).is_some());
     let digest = used.digest;
     // One that was put again is another's than the one that was deleted.
-    let again = store.insert(component(&[2; 10])).unwrap();
+    let again = store.insert(component(&[2; 10]), None).unwrap();
     drop(deleted);
     assert_eq!(store.remove_unused(false), (1, 10));
     assert!(store.get(&again.digest).is_some());
@@ -245,15 +274,15 @@ fn they_are_so_many_at_most_however_small_they_are() {
     let store = Components::new(u64::MAX);
     let number = |number: usize| component(&number.to_le_bytes());
     let used: Vec<_> = (0..MAX_COMPONENTS)
-        .map(|at| store.insert(number(at)).unwrap())
+        .map(|at| store.insert(number(at), None).unwrap())
         .collect();
     assert_eq!(
-        store.insert(number(MAX_COMPONENTS)).unwrap_err(),
+        store.insert(number(MAX_COMPONENTS), None).unwrap_err(),
         StoreError::TooMany
     );
     let oldest = used[0].digest;
     drop(used);
-    store.insert(number(MAX_COMPONENTS)).unwrap();
+    store.insert(number(MAX_COMPONENTS), None).unwrap();
     assert!(store.get(&oldest).is_none());
     assert_eq!(store.totals().components, MAX_COMPONENTS as u64);
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+/// Chunks by where they belong.
 #[derive(Debug)]
-pub(super) struct Upload {
+pub struct Upload {
     pub(super) size: usize,
     /// The chunks that are there, by where they begin; none overlaps another.
     pub(super) chunks: BTreeMap<usize, Bytes>,
@@ -75,7 +76,9 @@ impl Upload {
         }
     }
 
-    pub(super) fn assemble(self) -> Vec<u8> {
+    /// The whole. Copying it takes milliseconds.
+    #[must_use]
+    pub fn assemble(self) -> Vec<u8> {
         let mut data = Vec::with_capacity(self.size);
         for chunk in self.chunks.into_values() {
             data.extend_from_slice(&chunk);

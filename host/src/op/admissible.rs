@@ -137,14 +137,14 @@ async fn component_of(core: &Core, spec: &mut Spec) -> Result<Arc<Component>, Er
                 // It was put as any bytes are, and nobody was told why not.
                 Kind::Blob => {
                     let bytes = bytes_of(core, &held).await?;
-                    admit(core, bytes, Some(digest), Lifeless::Refuse).await?
+                    admit(core, move || bytes, None, Some(digest), Lifeless::Refuse).await?
                 }
             }
         }
         Some(ComponentRef::Data(data)) => {
             check_size(spec, data.len())?;
             let bytes = Bytes::from(data.into_vec());
-            admit(core, bytes, None, Lifeless::Refuse).await?
+            admit(core, move || bytes, None, None, Lifeless::Refuse).await?
         }
         None => return Err(Error::Internal("a validated spec without its component")),
     };

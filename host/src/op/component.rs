@@ -11,7 +11,7 @@ use skep_protocol::{Digest, ErrorCode};
 use super::Error;
 use super::agents::page_size;
 use crate::clock;
-use crate::components::{Component, Gone, Put, StoreError};
+use crate::components::{Component, Gone, Put, Room, StoreError};
 use crate::core::Core;
 use crate::runner::wasm::{Facts, Failure, Kind};
 use crate::store::{Change, KeptComponent};
@@ -25,18 +25,22 @@ pub(super) enum Lifeless {
     Take,
 }
 
-/// Takes bytes into the store, once it is clear what they are. Hashing them
-/// takes milliseconds a megabyte, so it is done aside; reading them is done in
-/// another process. What is there already is not read again, however often it
-/// comes with a spawn.
+/// Takes bytes into the store, once it is clear what they are. Putting them
+/// together and hashing them takes milliseconds a megabyte, so it is done aside;
+/// reading them is done in another process. What is there already is not read
+/// again, however often it comes with a spawn.
 pub(super) async fn admit(
     core: &Core,
-    bytes: Bytes,
+    bytes: impl FnOnce() -> Bytes + Send + 'static,
+    room: Option<Room>,
     expected: Option<Digest>,
     lifeless: Lifeless,
 ) -> Result<Arc<Component>, Error> {
-    let hashed = bytes.clone();
-    let digest = tokio::task::spawn_blocking(move || Digest::of(&hashed))
+    let hash = move || {
+        let bytes = bytes();
+        (Digest::of(&bytes), bytes)
+    };
+    let (digest, bytes) = tokio::task::spawn_blocking(hash)
         .await
         .map_err(|_| Error::Internal("the digest of a component cannot be computed"))?;
     if let Some(expected) = expected.filter(|expected| *expected != digest) {
@@ -72,7 +76,8 @@ pub(super) async fn admit(
     };
     let in_store = core.components.in_store.lock().await;
     core.store.keep_component(kept, bytes.clone()).await?;
-    let component = core.components.insert(Component::new(digest, bytes, facts));
+    let component = Component::new(digest, bytes, facts);
+    let component = core.components.insert(component, room);
     if component.is_err() {
         core.store.forget_component(digest).await;
     }
@@ -171,8 +176,10 @@ pub async fn put(core: &Core, body: ComponentPut) -> Result<PutReply, Error> {
                 complete: false,
             })
         }
-        Put::Assembled(data) => {
-            let admitted = admit(core, Bytes::from(data), Some(body.digest), Lifeless::Take).await;
+        Put::Assembled(upload, room) => {
+            let assemble = move || Bytes::from(upload.assemble());
+            let expected = Some(body.digest);
+            let admitted = admit(core, assemble, Some(room), expected, Lifeless::Take).await;
             if admitted.is_err() {
                 forget(core, Gone::Upload(body.digest)).await;
             }

@@ -111,6 +111,28 @@ fn what_changes_the_host_is_never_dropped_half_way() {
 }
 
 #[tokio::test]
+async fn what_is_put_counts_from_its_last_chunk_until_it_is_held() {
+    let scene = Scene::set();
+    let core = &scene.host.core;
+    let put = ComponentPut {
+        digest: Digest::of(b"12345678"),
+        size: 8,
+        offset: 0,
+        data: ByteBuf::from(b"12345678"),
+    };
+    let bytes = || core.components.totals().bytes;
+    let in_store = core.components.in_store.lock().await;
+    let mut putting = Box::pin(crate::op::component::put(core, put));
+    assert!(poll_once(putting.as_mut()).is_none());
+    assert_eq!(bytes(), 8);
+    // Where nobody waits for it any more, it is given back.
+    drop(putting);
+    assert_eq!(bytes(), 0);
+    drop(in_store);
+    scene.host.shutdown().await;
+}
+
+#[tokio::test]
 async fn large_payloads_under_way_are_bounded_together() {
     const SIZE: usize = 100 * 1024;
     let mut scene = Scene::set();
