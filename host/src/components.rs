@@ -6,6 +6,7 @@
 mod held;
 mod room;
 mod upload;
+mod whole;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,9 +16,10 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 pub use self::held::Gone;
-use self::held::{Held, State, is_unused};
+use self::held::State;
 pub use self::room::Room;
 pub use self::upload::Upload;
+use self::whole::is_unused;
 use crate::runner::wasm::{Facts, Kind};
 use crate::store::{KeptComponent, KeptUpload};
 
@@ -136,16 +138,13 @@ impl Components {
             ..
         } in kept
         {
-            state.uses += 1;
             state.bytes += size;
-            let component = Arc::new(Component {
+            state.whole.insert(Arc::new(Component {
                 digest,
                 size: usize::try_from(size).unwrap_or(usize::MAX),
                 bytes: OnceCell::new(),
                 facts,
-            });
-            let used = state.uses;
-            state.whole.insert(digest, Held { component, used });
+            }));
         }
     }
 
@@ -190,7 +189,7 @@ impl Components {
     pub fn holds(&self, gone: Gone) -> bool {
         let state = self.state();
         match gone {
-            Gone::Component(digest) | Gone::Deleted(digest) => state.whole.contains_key(&digest),
+            Gone::Component(digest) | Gone::Deleted(digest) => state.whole.contains(&digest),
             Gone::Upload(digest) => state.uploads.contains_key(&digest),
         }
     }
@@ -202,12 +201,7 @@ impl Components {
     /// The component of this digest, noted as used.
     #[must_use]
     pub fn get(&self, digest: &Digest) -> Option<Arc<Component>> {
-        let mut state = self.state();
-        state.uses += 1;
-        let used = state.uses;
-        let held = state.whole.get_mut(digest)?;
-        held.used = used;
-        Some(Arc::clone(&held.component))
+        self.state().whole.used(digest).map(Arc::clone)
     }
 
     /// Takes a chunk of an upload.
@@ -239,9 +233,9 @@ impl Components {
             );
         };
         let mut state = self.state();
-        if let Some(held) = state.whole.get(&digest) {
+        if let Some(component) = state.whole.used(&digest) {
             return Ok(Put::Whole {
-                size: held.component.size,
+                size: component.size,
             });
         }
         match state.uploads.get(&digest) {
@@ -296,30 +290,19 @@ impl Components {
     ) -> Result<Arc<Component>, StoreError> {
         let mut state = self.state();
         state.bytes -= room.map_or(0, Room::surrender);
-        state.uses += 1;
-        let used = state.uses;
-        if let Some(held) = state.whole.get_mut(&component.digest) {
-            held.used = used;
+        if let Some(known) = state.whole.used(&component.digest) {
             // What could run nowhere can, since this host was built or set up
             // otherwise. The bytes are the same, and there once.
-            if held.component.facts.kind == Kind::Blob && component.facts.kind != Kind::Blob {
-                held.component = Arc::new(component);
+            if known.facts.kind != Kind::Blob || component.facts.kind == Kind::Blob {
+                return Ok(Arc::clone(known));
             }
-            return Ok(Arc::clone(&held.component));
+            return Ok(Arc::clone(state.whole.insert(Arc::new(component))));
         }
         let size = component.size as u64;
         state.make_place()?;
         state.make_room(size, self.bound)?;
         state.bytes += size;
-        let component = Arc::new(component);
-        state.whole.insert(
-            component.digest,
-            Held {
-                component: Arc::clone(&component),
-                used,
-            },
-        );
-        Ok(component)
+        Ok(Arc::clone(state.whole.insert(Arc::new(component))))
     }
 
     /// Deletes a component or an upload, and says whether there was one. The
@@ -333,7 +316,7 @@ impl Components {
             state.bytes -= upload.held as u64;
             state.gone.push(Gone::Upload(*digest));
         }
-        if let Some(Held { component, .. }) = whole {
+        if let Some(component) = whole {
             if !is_unused(&component) {
                 state.gone.push(Gone::Deleted(*digest));
             }
@@ -347,26 +330,24 @@ impl Components {
     /// and how many bytes they have. They stay if it is only asked.
     pub fn remove_unused(&self, only_ask: bool) -> (u64, u64) {
         let mut state = self.state();
-        let unused = || state.all().filter(|component| is_unused(component));
-        let count = unused().count() as u64;
-        let bytes = unused().map(|component| component.size as u64).sum();
+        let unused = count(state.all().filter(|component| is_unused(component)));
         if !only_ask {
             state.drop_deleted();
-            state.drop_unused();
+            state.drop_unused(|_| false);
         }
-        (count, bytes)
+        unused
     }
 
     /// How much is held.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let state = self.state();
-        let used = || state.all().filter(|component| !is_unused(component));
+        let (used, bytes_used) = count(state.all().filter(|component| !is_unused(component)));
         Totals {
-            components: state.all().count() as u64,
-            used: used().count() as u64,
+            components: (state.whole.len() + state.deleted.len()) as u64,
+            used,
             bytes: state.bytes,
-            bytes_used: used().map(|component| component.size as u64).sum(),
+            bytes_used,
             bound: self.bound,
         }
     }
@@ -375,16 +356,15 @@ impl Components {
     #[must_use]
     pub fn page(&self, after: Option<Digest>, limit: usize) -> Vec<Arc<Component>> {
         let state = self.state();
-        let mut page: Vec<_> = state
-            .whole
-            .values()
-            .map(|held| Arc::clone(&held.component))
-            .filter(|component| after.is_none_or(|after| component.digest > after))
-            .collect();
-        page.sort_unstable_by_key(|component| component.digest);
-        page.truncate(limit);
-        page
+        state.whole.after(after).take(limit).cloned().collect()
     }
+}
+
+/// How many there are, and how many bytes they have.
+fn count<'a>(components: impl Iterator<Item = &'a Arc<Component>>) -> (u64, u64) {
+    components.fold((0, 0), |(count, bytes), component| {
+        (count + 1, bytes + component.size as u64)
+    })
 }
 
 #[cfg(test)]

@@ -286,3 +286,74 @@ fn they_are_so_many_at_most_however_small_they_are() {
     assert!(store.get(&oldest).is_none());
     assert_eq!(store.totals().components, MAX_COMPONENTS as u64);
 }
+
+proptest! {
+    #[test]
+    fn what_goes_was_used_before_all_that_stays(
+        steps in proptest::collection::vec((0..4_usize, 0..12_usize), 0..80),
+    ) {
+        let store = Components::new(u64::MAX);
+        // Digests, the one used longest ago first.
+        let mut model: Vec<Digest> = Vec::new();
+        let mut used: Vec<Arc<Component>> = Vec::new();
+        for (step, number) in steps {
+            let component = component(&[1; 20][..number + 1]);
+            let digest = component.digest;
+            let stands = model.iter().position(|known| *known == digest);
+            match step {
+                0 => {
+                    store.insert(component, None).unwrap();
+                }
+                1 => prop_assert_eq!(store.get(&digest).is_some(), stands.is_some()),
+                2 => used.extend(store.get(&digest)),
+                _ => {
+                    used.retain(|component| component.digest != digest);
+                    store.remove(&digest);
+                }
+            }
+            if let Some(at) = stands {
+                model.remove(at);
+            }
+            if step == 0 || step < 3 && stands.is_some() {
+                model.push(digest);
+            }
+        }
+        let mut sorted = model.clone();
+        sorted.sort_unstable();
+        let page = |after| -> Vec<_> {
+            store.page(after, 100).iter().map(|component| component.digest).collect()
+        };
+        prop_assert_eq!(&page(None), &sorted);
+        if let Some((first, rest)) = sorted.split_first() {
+            prop_assert_eq!(page(Some(*first)), rest);
+        }
+        let uses = |digest: &Digest| used.iter().any(|component| component.digest == *digest);
+        model.retain(|digest| !uses(digest));
+        let _ = store.take_gone();
+        store.remove_unused(false);
+        let gone = store.take_gone().into_iter().filter_map(|gone| match gone {
+            Gone::Component(digest) => Some(digest),
+            Gone::Deleted(_) | Gone::Upload(_) => None,
+        });
+        prop_assert_eq!(gone.collect::<Vec<_>>(), model);
+    }
+}
+
+/// Where each that goes were looked for among all, this would take hours.
+#[test]
+fn many_that_are_small_make_room_for_one_that_is_large() {
+    const MANY: usize = 60_000;
+    let store = Components::new(8 * MANY as u64);
+    for number in 0..MANY {
+        store
+            .insert(component(&number.to_le_bytes()), None)
+            .unwrap();
+    }
+    let half = vec![1; 4 * MANY];
+    store.insert(component(&half), None).unwrap();
+    assert_eq!(store.totals().components, MANY as u64 / 2 + 1);
+    for number in [MANY / 2 - 1, MANY / 2] {
+        let stays = store.get(&Digest::of(&number.to_le_bytes())).is_some();
+        assert_eq!(stays, number == MANY / 2);
+    }
+}
