@@ -8,6 +8,7 @@ mod room;
 mod upload;
 mod whole;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -97,7 +98,8 @@ pub struct Components {
     state: Arc<Mutex<State>>,
     bound: u64,
     /// Held by who changes what the store has of components, so that one which
-    /// is deleted and put again is there in the end.
+    /// is deleted and put again is there in the end, and what is owed to the store
+    /// is told by one at a time.
     pub in_store: tokio::sync::Mutex<()>,
 }
 
@@ -178,20 +180,43 @@ impl Components {
         })
     }
 
-    /// What is not held any more since this was last asked.
+    /// Whether the store is to be told of what is not held any more.
     #[must_use]
-    pub fn take_gone(&self) -> Vec<Gone> {
-        std::mem::take(&mut self.state().gone)
+    pub fn owes(&self) -> bool {
+        !self.state().gone.is_empty()
     }
 
-    /// Whether the component or an upload of it is held.
+    /// What the store is to be told of first. It stays owed until it is
+    /// [told](Self::told), so that nothing is lost where the one who tells is
+    /// interrupted.
     #[must_use]
-    pub fn holds(&self, gone: Gone) -> bool {
+    pub fn owed(&self, most: usize) -> Vec<Gone> {
+        self.state().gone.iter().take(most).copied().collect()
+    }
+
+    /// Notes that the store was told of so many, which were owed first.
+    pub fn told(&self, count: usize) {
+        let mut state = self.state();
+        let count = count.min(state.gone.len());
+        state.gone.drain(..count);
+    }
+
+    /// What is to be told of what was owed: some may have been put again, or are
+    /// gone as components and agents are still made of them.
+    #[must_use]
+    pub fn still_gone(&self, owed: Vec<Gone>) -> Vec<Gone> {
         let state = self.state();
-        match gone {
-            Gone::Component(digest) | Gone::Deleted(digest) => state.whole.contains(&digest),
-            Gone::Upload(digest) => state.uploads.contains_key(&digest),
-        }
+        let of_agents: HashSet<_> = state.deleted.iter().map(|it| it.digest).collect();
+        let still_gone = |gone| match gone {
+            Gone::Component(digest) | Gone::Deleted(digest) if state.whole.contains(&digest) => {
+                None
+            }
+            // The next host needs it for them. It goes with the last of them.
+            Gone::Component(digest) if of_agents.contains(&digest) => Some(Gone::Deleted(digest)),
+            Gone::Upload(digest) if state.uploads.contains_key(&digest) => None,
+            gone => Some(gone),
+        };
+        owed.into_iter().filter_map(still_gone).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -314,11 +339,11 @@ impl Components {
         let found = whole.is_some() || upload.is_some();
         if let Some(upload) = upload {
             state.bytes -= upload.held as u64;
-            state.gone.push(Gone::Upload(*digest));
+            state.gone.push_back(Gone::Upload(*digest));
         }
         if let Some(component) = whole {
             if !is_unused(&component) {
-                state.gone.push(Gone::Deleted(*digest));
+                state.gone.push_back(Gone::Deleted(*digest));
             }
             state.deleted.push(component);
         }

@@ -91,7 +91,7 @@ impl Core {
             let parts = tokio::task::spawn_blocking(move || store.read_parts(&kept)).await;
             match parts.ok().flatten() {
                 Some(parts) => self.components.take_up_upload(&upload, parts),
-                None => self.store.forget_upload(upload.digest).await,
+                None => self.store.forget_uploads(vec![upload.digest]).await,
             }
         }
         if !gone.is_empty() {
@@ -101,9 +101,7 @@ impl Core {
                  down of them is another build's"
             );
         }
-        for digest in gone {
-            self.store.forget_component(digest).await;
-        }
+        self.store.forget_components(gone).await;
         let deleted = components.iter().filter(|component| component.deleted);
         let deleted: Vec<_> = deleted.map(|component| component.digest).collect();
         self.components.take_up(components);

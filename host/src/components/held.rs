@@ -1,6 +1,6 @@
 //! What is held of components, and what goes where room is needed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +24,9 @@ pub(super) struct State {
     pub(super) deleted: Vec<Arc<Component>>,
     /// Bytes of all of these, and of the chunks of uploads.
     pub(super) bytes: u64,
-    /// What the store does not know yet: as many as were held, at most.
-    pub(super) gone: Vec<Gone>,
+    /// What the store does not know yet, oldest first: as many as were held, and
+    /// as requests are under way, each of which waits until it is told.
+    pub(super) gone: VecDeque<Gone>,
 }
 
 /// What is not held any more.
@@ -49,7 +50,7 @@ impl State {
             let stays = !is_unused(component);
             if !stays {
                 *bytes -= component.size as u64;
-                gone.push(Gone::Component(component.digest));
+                gone.push_back(Gone::Component(component.digest));
             }
             stays
         });
@@ -62,7 +63,7 @@ impl State {
             let stays = now.duration_since(upload.touched) < UPLOAD_IDLE;
             if !stays {
                 *bytes -= upload.held as u64;
-                gone.push(Gone::Upload(*digest));
+                gone.push_back(Gone::Upload(*digest));
             }
             stays
         });
@@ -98,7 +99,7 @@ impl State {
             let oldest = self.whole.take_unused().next();
             let oldest = oldest.ok_or(StoreError::TooMany)?;
             self.bytes -= oldest.size as u64;
-            self.gone.push(Gone::Component(oldest.digest));
+            self.gone.push_back(Gone::Component(oldest.digest));
         }
         Ok(())
     }
@@ -111,7 +112,7 @@ impl State {
             && let Some(oldest) = unused.next()
         {
             self.bytes -= oldest.size as u64;
-            self.gone.push(Gone::Component(oldest.digest));
+            self.gone.push_back(Gone::Component(oldest.digest));
         }
     }
 }

@@ -12,6 +12,12 @@ fn component(bytes: &[u8]) -> Component {
     )
 }
 
+fn take_gone(store: &Components) -> Vec<Gone> {
+    let gone = store.owed(usize::MAX);
+    store.told(gone.len());
+    gone
+}
+
 #[test]
 fn an_upload_is_resumed_where_it_broke_off() {
     let store = Components::new(1000);
@@ -160,9 +166,10 @@ async fn uploads_are_few_and_make_room_when_nobody_goes_on_with_them() {
     begin(0, 1).unwrap();
     tokio::time::advance(Duration::from_secs(1)).await;
     begin(64, 0).unwrap();
-    let gone = store.take_gone();
+    let gone = take_gone(&store);
     assert_eq!(gone.len(), 63, "all but the one that went on");
-    assert!(store.holds(Gone::Upload(Digest::of(&0_usize.to_be_bytes()))));
+    let first = Gone::Upload(Digest::of(&0_usize.to_be_bytes()));
+    assert_eq!(store.still_gone(vec![first]), []);
     assert_eq!(store.totals().bytes, 3);
 }
 
@@ -262,11 +269,11 @@ fn what_agents_use_is_never_let_go() {
     assert_eq!(store.totals(), unused);
     assert_eq!(store.remove_unused(true), (2, 110));
     assert_eq!(store.totals(), unused, "it was only asked");
-    let _ = store.take_gone();
+    let _ = take_gone(&store);
     assert_eq!(store.remove_unused(false), (2, 110));
     assert!(store.get(&digest).is_none());
     assert_eq!((store.totals().components, store.totals().bytes), (0, 0));
-    assert_eq!(store.take_gone().len(), 2);
+    assert_eq!(take_gone(&store).len(), 2);
 }
 
 #[test]
@@ -329,9 +336,9 @@ proptest! {
         }
         let uses = |digest: &Digest| used.iter().any(|component| component.digest == *digest);
         model.retain(|digest| !uses(digest));
-        let _ = store.take_gone();
+        let _ = take_gone(&store);
         store.remove_unused(false);
-        let gone = store.take_gone().into_iter().filter_map(|gone| match gone {
+        let gone = take_gone(&store).into_iter().filter_map(|gone| match gone {
             Gone::Component(digest) => Some(digest),
             Gone::Deleted(_) | Gone::Upload(_) => None,
         });
@@ -356,4 +363,31 @@ fn many_that_are_small_make_room_for_one_that_is_large() {
         let stays = store.get(&Digest::of(&number.to_le_bytes())).is_some();
         assert_eq!(stays, number == MANY / 2);
     }
+}
+
+#[test]
+fn the_store_forgets_none_that_was_put_again_and_none_that_agents_are_made_of() {
+    let store = Components::new(1000);
+    let agents = store.insert(component(b"1"), None).unwrap();
+    let digest = agents.digest;
+    // Two of the same: one was deleted, put again, and deleted again.
+    assert!(store.remove(&digest));
+    let others = store.insert(component(b"1"), None).unwrap();
+    assert!(store.remove(&digest));
+    drop(agents);
+    store.remove_unused(false);
+    let gone = store.owed(10);
+    let deleted = Gone::Deleted(digest);
+    assert_eq!(gone, [deleted, deleted, Gone::Component(digest)]);
+    assert_eq!(store.still_gone(gone), [deleted; 3]);
+    drop(others);
+    store.remove_unused(false);
+    assert_eq!(store.owed(10).len(), 4);
+    store.told(3);
+    assert_eq!(store.owed(10), [Gone::Component(digest)]);
+    assert_eq!(store.still_gone(store.owed(10)), [Gone::Component(digest)]);
+    store.insert(component(b"1"), None).unwrap();
+    assert_eq!(store.still_gone(store.owed(10)), []);
+    store.told(1);
+    assert!(!store.owes());
 }

@@ -16,6 +16,10 @@ use crate::core::Core;
 use crate::runner::wasm::{Facts, Failure, Kind};
 use crate::store::{Change, KeptComponent};
 
+/// Of so many that are gone the store is told at once, while nobody else changes
+/// what it has.
+const TOLD_AT_ONCE: usize = 256;
+
 /// What to do with bytes that could not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lifeless {
@@ -79,7 +83,7 @@ pub(super) async fn admit(
     let component = Component::new(digest, bytes, facts);
     let component = core.components.insert(component, room);
     if component.is_err() {
-        core.store.forget_component(digest).await;
+        core.store.forget_components(vec![digest]).await;
     }
     drop(in_store);
     settle(core).await;
@@ -118,24 +122,35 @@ pub(super) async fn bytes_of(core: &Core, component: &Component) -> Result<Bytes
     loaded.cloned()
 }
 
-/// Tells the store what is not held any more.
+/// Tells the store what is not held any more. Where the caller is interrupted,
+/// the next one tells the rest.
 pub(super) async fn settle(core: &Core) {
-    for gone in core.components.take_gone() {
-        forget(core, gone).await;
+    while core.components.owes() {
+        let _in_store = core.components.in_store.lock().await;
+        let owed = core.components.owed(TOLD_AT_ONCE);
+        let count = owed.len();
+        forget(core, owed).await;
+        core.components.told(count);
     }
 }
 
-async fn forget(core: &Core, gone: Gone) {
+async fn forget_upload(core: &Core, digest: Digest) {
     let _in_store = core.components.in_store.lock().await;
-    // It may have been put again meanwhile.
-    if core.components.holds(gone) {
-        return;
+    forget(core, vec![Gone::Upload(digest)]).await;
+}
+
+/// For who holds [`in_store`](crate::components::Components::in_store).
+async fn forget(core: &Core, gone: Vec<Gone>) {
+    let (mut components, mut uploads) = (Vec::new(), Vec::new());
+    for gone in core.components.still_gone(gone) {
+        match gone {
+            Gone::Component(digest) => components.push(digest),
+            Gone::Deleted(digest) => core.store.note(Change::ComponentDeleted(digest)).await,
+            Gone::Upload(digest) => uploads.push(digest),
+        }
     }
-    match gone {
-        Gone::Component(digest) => core.store.forget_component(digest).await,
-        Gone::Deleted(digest) => core.store.note(Change::ComponentDeleted(digest)).await,
-        Gone::Upload(digest) => core.store.forget_upload(digest).await,
-    }
+    core.store.forget_components(components).await;
+    core.store.forget_uploads(uploads).await;
 }
 
 /// Whether it is the bytes that are at fault: not that the host had no room or
@@ -181,7 +196,7 @@ pub async fn put(core: &Core, body: ComponentPut) -> Result<PutReply, Error> {
             let expected = Some(body.digest);
             let admitted = admit(core, assemble, Some(room), expected, Lifeless::Take).await;
             if admitted.is_err() {
-                forget(core, Gone::Upload(body.digest)).await;
+                forget_upload(core, body.digest).await;
             }
             Ok(PutReply {
                 received: admitted?.size as u64,
@@ -211,7 +226,7 @@ async fn keep_part(core: &Core, body: ComponentPut) -> Result<(), Error> {
     drop(in_store);
     // Another request may have finished or deleted it meanwhile, and removed its
     // file before this made it again.
-    forget(core, Gone::Upload(digest)).await;
+    forget_upload(core, digest).await;
     Ok(written?)
 }
 

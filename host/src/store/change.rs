@@ -132,9 +132,9 @@ pub enum Change {
     Replied(Reply),
     ComponentKept(Box<KeptComponent>),
     ComponentDeleted(Digest),
-    ComponentGone(Digest),
+    ComponentsGone(Vec<Digest>),
     UploadGrew(KeptUpload),
-    UploadGone(Digest),
+    UploadsGone(Vec<Digest>),
 }
 
 impl Change {
@@ -149,13 +149,13 @@ impl Change {
             | Self::Ended(_)
             | Self::Forgotten(_)
             | Self::ComponentDeleted(_)
-            | Self::ComponentGone(_) => true,
+            | Self::ComponentsGone(_) => true,
             Self::Spawned(..)
             | Self::Seen(..)
             | Self::Replied(_)
             | Self::ComponentKept(_)
             | Self::UploadGrew(_)
-            | Self::UploadGone(_) => false,
+            | Self::UploadsGone(_) => false,
         }
     }
 }

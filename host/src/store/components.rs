@@ -69,7 +69,7 @@ impl Store {
         let written = self.write(Change::ComponentKept(Box::new(component))).await;
         if written.is_err() && is_new {
             // Or each that is refused would leave a file that nothing tells of.
-            self.remove_file(digest).await;
+            self.remove_files(vec![digest]).await;
         }
         written
     }
@@ -98,17 +98,20 @@ impl Store {
             .await
     }
 
-    /// Forgets a component, its bytes last.
-    pub async fn forget_component(&self, digest: Digest) {
+    /// Forgets components, their bytes last.
+    pub async fn forget_components(&self, digests: Vec<Digest>) {
+        if digests.is_empty() {
+            return;
+        }
         // What could not be written is owed. Until it is, nobody finds the
-        // component's bytes, and takes it for gone.
-        let _ = self.write(Change::ComponentGone(digest)).await;
-        self.remove_file(digest).await;
+        // components' bytes, and takes them for gone.
+        let _ = self.write(Change::ComponentsGone(digests.clone())).await;
+        self.remove_files(digests).await;
     }
 
-    async fn remove_file(&self, digest: Digest) {
+    async fn remove_files(&self, digests: Vec<Digest>) {
         let remove = move |blobs: &Blobs| {
-            blobs.remove(&digest);
+            digests.iter().for_each(|digest| blobs.remove(digest));
             Ok(())
         };
         // What could not be removed is told where that is tried.
@@ -143,12 +146,15 @@ impl Store {
         }
     }
 
-    /// Forgets an upload. Where that cannot be written now it is not owed: the
-    /// next host does not find the file, and forgets it.
-    pub async fn forget_upload(&self, digest: Digest) {
-        let _ = self.write(Change::UploadGone(digest)).await;
+    /// Forgets uploads. Where that cannot be written now it is not owed: the next
+    /// host does not find their files, and forgets them.
+    pub async fn forget_uploads(&self, digests: Vec<Digest>) {
+        if digests.is_empty() {
+            return;
+        }
+        let _ = self.write(Change::UploadsGone(digests.clone())).await;
         let remove = move |blobs: &Blobs| {
-            blobs.remove_part(&digest);
+            digests.iter().for_each(|digest| blobs.remove_part(digest));
             Ok(())
         };
         let _ = self.with_files((), remove).await;

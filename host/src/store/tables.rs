@@ -37,9 +37,9 @@ pub(super) fn apply(db: &Connection, change: &Change) -> rusqlite::Result<()> {
             "UPDATE components SET deleted = 1 WHERE digest = ?1",
             &[&digest.to_string()],
         ),
-        Change::ComponentGone(digest) => gone(db, "components", digest),
+        Change::ComponentsGone(digests) => gone(db, "components", digests),
         Change::UploadGrew(upload) => grew(db, upload),
-        Change::UploadGone(digest) => gone(db, "uploads", digest),
+        Change::UploadsGone(digests) => gone(db, "uploads", digests),
     }
 }
 
@@ -156,7 +156,7 @@ fn kept(db: &Connection, component: &KeptComponent) -> rusqlite::Result<()> {
         sql,
         &[&digest, &size, &component.deleted, &facts, &used_ms],
     )?;
-    gone(db, "uploads", &component.digest)
+    gone(db, "uploads", std::slice::from_ref(&component.digest))
 }
 
 fn grew(db: &Connection, upload: &KeptUpload) -> rusqlite::Result<()> {
@@ -165,7 +165,7 @@ fn grew(db: &Connection, upload: &KeptUpload) -> rusqlite::Result<()> {
     run(db, sql, &[&digest, &size, &pack(&upload.parts)?])
 }
 
-fn gone(db: &Connection, table: &'static str, digest: &Digest) -> rusqlite::Result<()> {
+fn gone(db: &Connection, table: &'static str, digests: &[Digest]) -> rusqlite::Result<()> {
     let sql = format!("DELETE FROM {table} WHERE digest = ?1");
-    run(db, &sql, &[&digest.to_string()])
+    (digests.iter()).try_for_each(|digest| run(db, &sql, &[&digest.to_string()]))
 }

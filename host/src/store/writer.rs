@@ -308,7 +308,7 @@ mod tests {
             };
             let digest = upload.digest;
             refused(Change::UploadGrew(upload));
-            assert_eq!(refused(Change::UploadGone(digest)), 1);
+            assert_eq!(refused(Change::UploadsGone(vec![digest])), 1);
         }
     }
 }

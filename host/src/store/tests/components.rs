@@ -62,14 +62,14 @@ async fn components_and_uploads_outlive_a_host() {
     let file = file.join(component.digest.to_string().trim_start_matches("sha256:"));
     std::fs::write(&file, "a companion").unwrap();
     assert_eq!(store.load_component(component.digest).await.unwrap(), None);
-    store.forget_upload(upload.digest).await;
+    store.forget_uploads(vec![upload.digest]).await;
     store.close().await;
     // Nobody is told that it is there where it can be seen that it is not.
     std::fs::write(&file, "cut").unwrap();
     let (store, found) = dir.open();
     assert_eq!(found.gone, [component.digest]);
     assert!(found.components.is_empty() && found.uploads.is_empty());
-    store.forget_component(component.digest).await;
+    store.forget_components(vec![component.digest]).await;
     store.close().await;
     let (store, found) = dir.open();
     assert!(found.components.is_empty() && found.gone.is_empty());
@@ -107,7 +107,7 @@ async fn what_is_refused_of_components_leaves_nothing_behind() {
         let refused = store.keep_component(component(number), bytes(number));
         assert!(refused.await.is_err());
     }
-    store.forget_upload(upload.digest).await;
+    store.forget_uploads(vec![upload.digest]).await;
     let components = dir.0.path().join("components");
     assert_eq!(std::fs::read_dir(&components).unwrap().count(), 1);
     let kept = store.load_component(component(1).digest).await.unwrap();
