@@ -110,6 +110,33 @@ fn what_changes_the_host_is_never_dropped_half_way() {
     assert_eq!(kind(&AgentGet { agent }), Kind::Reads);
 }
 
+/// What one who tells the store is interrupted in, the next one does.
+#[tokio::test]
+async fn what_is_gone_is_owed_to_the_store_until_it_is_told() {
+    let mut scene = Scene::set();
+    let core = Arc::clone(&scene.host.core);
+    let digest = Digest::of(b"12345678");
+    let put = ComponentPut {
+        digest,
+        size: 8,
+        offset: 0,
+        data: ByteBuf::from(b"12345678"),
+    };
+    assert_eq!(scene.ask(&put).await, None);
+    let in_store = core.components.in_store.lock().await;
+    let mut removing = Box::pin(crate::op::component::remove(&core, digest));
+    assert!(poll_once(removing.as_mut()).is_none());
+    drop(removing);
+    assert!(core.components.owes());
+    drop(in_store);
+    assert_eq!(
+        scene.ask(&ComponentRemove { digest }).await,
+        Some(ErrorCode::NotFound)
+    );
+    assert!(!core.components.owes());
+    scene.host.shutdown().await;
+}
+
 #[tokio::test]
 async fn what_is_put_counts_from_its_last_chunk_until_it_is_held() {
     let scene = Scene::set();
