@@ -297,16 +297,30 @@ async fn files_are_copied_from_a_host() {
         let ran = skep(&[&["--host", &at], wrong].concat()).await;
         assert_eq!(ran.code, Some(125), "{}", ran.stderr);
     }
-    // A link of the person's own, in the way, is not written through.
+    // Named once more by the person, it is replaced.
+    let other = format!("{to}/other");
+    std::fs::write(&other, "old").unwrap();
+    let ran = skep(&["--host", &at, "cp", &from, &other]).await;
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert_eq!(std::fs::read(&other).unwrap(), b"text");
+    // What the agent named replaces nothing, and goes through no link.
     let canary = dir.path().join("canary");
     std::fs::write(&canary, "alive").unwrap();
     let into = dir.path().join("into");
     std::fs::create_dir(&into).unwrap();
     symlink(&canary, into.join("note")).unwrap();
     let all = format!("{agent}:");
-    let ran = skep(&["--host", &at, "cp", "-r", &all, into.to_str().unwrap()]).await;
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let copy = async |into: &Path| {
+        let ran = skep(&["--host", &at, "cp", "-r", &all, into.to_str().unwrap()]).await;
+        assert_eq!(ran.code, Some(125), "{}", ran.stderr);
+        assert!(ran.stderr.contains("note"), "{}", ran.stderr);
+    };
+    copy(&into).await;
     assert_eq!(std::fs::read(&canary).unwrap(), b"alive");
-    assert_eq!(std::fs::read(into.join("note")).unwrap(), b"text");
+    assert!(into.join("note").is_symlink());
+    std::fs::remove_file(into.join("note")).unwrap();
+    std::fs::write(into.join("note"), "mine").unwrap();
+    copy(&into).await;
+    assert_eq!(std::fs::read(into.join("note")).unwrap(), b"mine");
     host.end().await;
 }

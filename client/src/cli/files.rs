@@ -1,6 +1,7 @@
 //! `skep files` and `skep cp`: what lies in an agent's scratch.
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,7 +11,8 @@ use skep_client::protocol::{AgentId, ErrorCode};
 
 use super::args::{CopyArgs, FilesArgs};
 use super::failure::Failure;
-use super::local::LocalDir;
+use super::local::{InTheWay, LocalDir};
+use super::target::{Target, unwritten};
 use super::{Context, Outcome, agent, print, text};
 
 /// How deep a tree is copied. Each level holds a descriptor.
@@ -73,7 +75,7 @@ pub(super) async fn copy(context: &Context, args: &CopyArgs) -> Outcome {
         return to_stdout(&client, agent, path).await;
     }
     let target = Target::of(&args.to, path)?;
-    fetch(&client, agent, path, &target.dir, &target.name).await?;
+    fetch(&client, agent, path, &target).await?;
     Ok(0)
 }
 
@@ -86,57 +88,49 @@ async fn to_stdout(client: &Client, agent: AgentId, path: &str) -> Outcome {
     Ok(0)
 }
 
-/// Where a file is to be written.
-#[derive(Debug)]
-pub(super) struct Target {
-    pub(super) dir: LocalDir,
-    pub(super) name: String,
-}
-
-impl Target {
-    /// `to`, or in `to` if that is a directory. It is opened now, so that a
-    /// wrong one is told of early.
-    pub(super) fn of(to: &Path, from: &str) -> Result<Self, Failure> {
-        let (dir, name) = if to.is_dir() {
-            (to, from.rsplit('/').next().unwrap_or(from).to_owned())
-        } else {
-            let name = to.file_name().and_then(|name| name.to_str());
-            let name = name.ok_or_else(|| {
-                Failure::of_skep(format!("{} is no name of a file", to.display()))
-            })?;
-            (to.parent().unwrap_or(Path::new("")), name.to_owned())
-        };
-        match LocalDir::open(dir) {
-            Ok(dir) => Ok(Self { dir, name }),
-            Err(error) => Err(unwritten(to, &error)),
-        }
-    }
-}
-
-fn unwritten(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::of_skep(format!(
-        "{} cannot be written: {error}",
-        text::clean(&path.to_string_lossy())
-    ))
-}
-
 /// Copies one file.
 pub(super) async fn fetch(
     client: &Client,
     agent: AgentId,
     path: &str,
+    target: &Target,
+) -> Result<(), Failure> {
+    let failed = |error: io::Error| unwritten(target.path(), &error);
+    let mut writing = target.begin().map_err(failed)?;
+    let read = read(client, agent, path, |piece| writing.write(piece));
+    read.await?.map_err(failed)?;
+    writing.finish().map_err(failed)
+}
+
+/// Copies one file under a name of the agent's choice; the inner error is that of
+/// writing it.
+async fn fetch_into(
+    client: &Client,
+    agent: AgentId,
+    path: &str,
     dir: &LocalDir,
     name: &str,
-) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| unwritten(Path::new(name), &error);
-    let mut file = dir.create(name).map_err(failed)?;
+) -> Result<io::Result<()>, Failure> {
+    let mut file = match dir.create(name, InTheWay::Stays) {
+        Ok(file) => file,
+        Err(error) => return Ok(Err(error)),
+    };
+    let read = read(client, agent, path, |piece| file.write(piece)).await?;
+    Ok(read.and_then(|()| file.finish()))
+}
+
+async fn read(
+    client: &Client,
+    agent: AgentId,
+    path: &str,
+    mut take: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<io::Result<()>, Failure> {
     let bar = Bar::new(path);
     let read = client.read_file(agent, path, |piece, whole| {
         bar.add(piece.len(), whole);
-        file.write(piece)
+        take(piece)
     });
-    read.await?.map_err(failed)?;
-    file.finish().map_err(failed)
+    Ok(read.await?.map(drop))
 }
 
 /// A directory that is to be copied.
@@ -161,7 +155,7 @@ async fn copy_tree(client: &Client, agent: AgentId, path: Option<&str>, to: &Pat
         path: path.map(str::to_owned),
         depth: 0,
     }];
-    let mut skipped = Skipped::default();
+    let (mut skipped, mut taken) = (Skipped::default(), Skipped::default());
     while let Some(next) = due.pop() {
         if next.depth > MAX_DEPTH {
             return Err(Failure::of_skep(format!(
@@ -171,10 +165,13 @@ async fn copy_tree(client: &Client, agent: AgentId, path: Option<&str>, to: &Pat
         let shown = next.path.as_deref().unwrap_or("/");
         let dir = match &next.name {
             None => next.into,
-            Some(name) => {
-                let entered = next.into.enter(name);
-                Rc::new(entered.map_err(|error| unwritten(&to.join(shown), &error))?)
-            }
+            Some(name) => match next.into.enter(name) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    taken.add(shown);
+                    continue;
+                }
+                entered => Rc::new(entered.map_err(|error| unwritten(&to.join(shown), &error))?),
+            },
         };
         let files = match client.all_files(agent, next.path.as_deref()).await {
             Err(error) if next.depth > 0 && error.code() == Some(ErrorCode::NotFound) => {
@@ -192,18 +189,38 @@ async fn copy_tree(client: &Client, agent: AgentId, path: Option<&str>, to: &Pat
                     path: Some(file.path.clone()),
                     depth: next.depth + 1,
                 }),
-                FileKind::File => match fetch(client, agent, &file.path, &dir, name).await {
+                FileKind::File => match fetch_into(client, agent, &file.path, &dir, name).await {
                     Err(failure) if failure.is(ErrorCode::NotFound) => skipped.gone(&file.path),
-                    fetched => fetched?,
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        taken.add(&file.path);
+                    }
+                    fetched => {
+                        fetched?.map_err(|error| unwritten(&to.join(&file.path), &error))?;
+                    }
                 },
                 FileKind::Link | FileKind::Other => skipped.add(&file.path),
             }
         }
     }
-    skipped.tell();
+    if skipped.count > 0 {
+        eprintln!(
+            "skep: {} left out that are neither files nor directories, or are gone: {}",
+            text::count(skipped.count),
+            skipped.named()
+        );
+    }
     if skipped.some_gone {
         // As much may be missing because the agent itself was forgotten.
         client.files(agent, path, None).await?;
+    }
+    if taken.count > 0 {
+        return Err(Failure::of_skep(format!(
+            "{} not copied, since {} has something of that name, and what an agent calls its \
+             files replaces nothing: {}; copy into an empty directory",
+            text::count(taken.count),
+            to.display(),
+            taken.named()
+        )));
     }
     Ok(0)
 }
@@ -248,15 +265,9 @@ impl Skipped {
         self.add(path);
     }
 
-    fn tell(&self) {
-        if self.count > 0 {
-            eprintln!(
-                "skep: {} left out that are neither files nor directories, or are gone: {}{}",
-                text::count(self.count),
-                self.first,
-                if self.count > 1 { " and others" } else { "" }
-            );
-        }
+    fn named(&self) -> String {
+        let others = if self.count > 1 { " and others" } else { "" };
+        format!("{}{others}", self.first)
     }
 }
 

@@ -7,10 +7,22 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, linkat, mkdirat, openat, renameat,
+    renameat_with, statat, unlinkat,
+};
 use rustix::io::Errno;
 use skep_client::protocol::RequestId;
 use skep_client::protocol::path::is_plain;
+
+/// What becomes of a file that bears the name already. Nothing else ever goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InTheWay {
+    /// The name is a stranger's choice.
+    Stays,
+    /// The person chose it.
+    Goes,
+}
 
 /// A directory to write to.
 #[derive(Debug)]
@@ -29,7 +41,7 @@ impl LocalDir {
     }
 
     /// A directory within, which is made unless it is there. A link is neither
-    /// followed nor replaced.
+    /// followed nor replaced, nor is a file: `AlreadyExists`.
     pub(super) fn enter(&self, name: &str) -> io::Result<Self> {
         check(name)?;
         match mkdirat(&self.0, name, Mode::from_raw_mode(0o777)) {
@@ -37,13 +49,18 @@ impl LocalDir {
             Err(errno) => return Err(errno.into()),
         }
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(Self(openat(&self.0, name, flags, Mode::empty())?))
+        match openat(&self.0, name, flags, Mode::empty()) {
+            Ok(dir) => Ok(Self(dir)),
+            Err(Errno::NOTDIR | Errno::LOOP) => Err(in_the_way()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// A file within, which appears under its name once it is
-    /// [whole](LocalFile::finish), in place of what was there.
-    pub(super) fn create(&self, name: &str) -> io::Result<LocalFile<'_>> {
+    /// [whole](LocalFile::finish). `AlreadyExists` where that is taken.
+    pub(super) fn create(&self, name: &str, before: InTheWay) -> io::Result<LocalFile<'_>> {
         check(name)?;
+        self.look(name, before)?;
         let temporary = format!(".skep-{}", RequestId::random());
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o666);
@@ -52,9 +69,31 @@ impl LocalDir {
             dir: self,
             file: File::from(file),
             name: name.to_owned(),
+            before,
             temporary: Some(temporary),
         })
     }
+
+    /// Whether the name may be given.
+    fn look(&self, name: &str, before: InTheWay) -> io::Result<()> {
+        let there = match statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(()),
+            there => there?,
+        };
+        let is_file = FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
+        if is_file && before == InTheWay::Goes {
+            Ok(())
+        } else {
+            Err(in_the_way())
+        }
+    }
+}
+
+fn in_the_way() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        "what is there already is not replaced",
+    )
 }
 
 /// One part of a path and nothing more.
@@ -75,6 +114,7 @@ pub(super) struct LocalFile<'a> {
     dir: &'a LocalDir,
     file: File,
     name: String,
+    before: InTheWay,
     temporary: Option<String>,
 }
 
@@ -86,8 +126,25 @@ impl LocalFile<'_> {
     /// Gives it its name.
     pub(super) fn finish(mut self) -> io::Result<()> {
         if let Some(temporary) = &self.temporary {
-            let dir = self.dir.0.as_fd();
-            renameat(dir, &**temporary, dir, &*self.name)?;
+            let (dir, temporary, name) = (self.dir.0.as_fd(), &**temporary, &*self.name);
+            match self.before {
+                InTheWay::Goes => {
+                    self.dir.look(name, InTheWay::Goes)?;
+                    renameat(dir, temporary, dir, name)?;
+                }
+                InTheWay::Stays => {
+                    match renameat_with(dir, temporary, dir, name, RenameFlags::NOREPLACE) {
+                        Ok(()) => {}
+                        Err(Errno::EXIST) => return Err(in_the_way()),
+                        // A file system that cannot do that. A second name is not given
+                        // where there is one either; the first is left to the drop.
+                        Err(Errno::INVAL) => {
+                            return Ok(linkat(dir, temporary, dir, name, AtFlags::empty())?);
+                        }
+                        Err(errno) => return Err(errno.into()),
+                    }
+                }
+            }
         }
         self.temporary = None;
         Ok(())
@@ -106,6 +163,7 @@ impl Drop for LocalFile<'_> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::ErrorKind::AlreadyExists;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -119,17 +177,21 @@ mod tests {
         names
     }
 
+    fn kind<T>(done: io::Result<T>) -> Option<io::ErrorKind> {
+        done.err().map(|error| error.kind())
+    }
+
     #[test]
     fn a_file_is_there_whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let local = LocalDir::open(dir.path()).unwrap();
         fs::write(dir.path().join("a"), "old").unwrap();
-        let mut file = local.create("a").unwrap();
+        let mut file = local.create("a", InTheWay::Goes).unwrap();
         file.write(b"ne").unwrap();
         assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"old");
         drop(file);
         assert_eq!(names(dir.path()), ["a"]);
-        let mut file = local.create("a").unwrap();
+        let mut file = local.create("a", InTheWay::Goes).unwrap();
         file.write(b"new").unwrap();
         file.finish().unwrap();
         assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"new");
@@ -147,30 +209,53 @@ mod tests {
         assert!(local.enter("out").is_err());
         for name in ["..", ".", "", "a/b", "/etc/x", "../x", "a\0"] {
             assert!(local.enter(name).is_err(), "{name}");
-            assert!(local.create(name).is_err(), "{name}");
+            assert!(local.create(name, InTheWay::Goes).is_err(), "{name}");
         }
-        // A link that is in the way is replaced, and not written through.
-        let mut file = local.create("link").unwrap();
-        file.write(b"mine").unwrap();
-        file.finish().unwrap();
+        // A link that is in the way is neither replaced nor written through.
+        for before in [InTheWay::Stays, InTheWay::Goes] {
+            assert_eq!(kind(local.create("link", before)), Some(AlreadyExists));
+        }
+        assert_eq!(kind(local.enter("link")), Some(AlreadyExists));
         assert_eq!(fs::read(outside.path().join("canary")).unwrap(), b"alive");
-        assert!(
-            dir.path()
-                .join("link")
-                .symlink_metadata()
-                .unwrap()
-                .is_file()
-        );
+        assert!(dir.path().join("link").is_symlink());
         let inner = local.enter("d").unwrap();
-        inner.create("f").unwrap().finish().unwrap();
+        inner
+            .create("f", InTheWay::Stays)
+            .unwrap()
+            .finish()
+            .unwrap();
         local
             .enter("d")
             .unwrap()
-            .create("g")
+            .create("g", InTheWay::Stays)
             .unwrap()
             .finish()
             .unwrap();
         assert_eq!(names(&dir.path().join("d")), ["f", "g"]);
         assert_eq!(names(outside.path()), ["canary"]);
+    }
+
+    #[test]
+    fn a_stranger_chooses_no_name_that_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let local = LocalDir::open(dir.path()).unwrap();
+        fs::write(dir.path().join("mine"), "mine").unwrap();
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        for name in ["mine", "dir"] {
+            assert_eq!(
+                kind(local.create(name, InTheWay::Stays)),
+                Some(AlreadyExists)
+            );
+        }
+        assert_eq!(kind(local.enter("mine")), Some(AlreadyExists));
+        // Also where it is taken while the file is written.
+        let mut file = local.create("late", InTheWay::Stays).unwrap();
+        file.write(b"theirs").unwrap();
+        fs::write(dir.path().join("late"), "mine").unwrap();
+        assert_eq!(kind(file.finish()), Some(AlreadyExists));
+        for name in ["mine", "late"] {
+            assert_eq!(fs::read(dir.path().join(name)).unwrap(), b"mine");
+        }
+        assert_eq!(names(dir.path()), ["dir", "late", "mine"]);
     }
 }

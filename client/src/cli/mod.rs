@@ -47,6 +47,7 @@ mod sink;
 mod spawn;
 mod spec;
 mod stdin;
+mod target;
 mod terminal;
 mod text;
 mod typed;

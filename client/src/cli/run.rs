@@ -12,12 +12,13 @@ use tokio::sync::mpsc;
 use super::args::RunArgs;
 use super::embedded::Embedded;
 use super::failure::Failure;
-use super::files::{self, Target};
+use super::files;
 use super::previews::Previews;
 use super::show::{Beside, STOPPING, View, conclude};
 use super::signals::Signals;
 use super::sink::{Form, Sink};
 use super::spec::StdinSource;
+use super::target::Target;
 use super::{Context, Outcome, connect, ending, exit, logging, queue, restarts, spec, stdin, text};
 
 /// How long a kill may take when this command fails.
@@ -229,7 +230,7 @@ async fn fetch(
 ) -> Outcome {
     let mut code = 0;
     for (path, target) in outputs {
-        let fetched = files::fetch(client, agent, path, &target.dir, &target.name).await;
+        let fetched = files::fetch(client, agent, path, target).await;
         if let Err(failure) = fetched {
             sink.note(&format!("the output `{}` is not there", text::clean(path)))?;
             let told = failure.tell();
