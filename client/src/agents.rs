@@ -14,6 +14,7 @@ use skep_protocol::op::{
 use skep_protocol::{AgentId, AgentInfo, AgentName, AgentSpec, AgentState, ErrorCode};
 use tokio::time::Instant;
 
+use crate::absence::{Absence, HOST_AWAY};
 use crate::client::PAGE;
 use crate::follow::{Follow, FollowOptions};
 use crate::{Client, ClientError, Result};
@@ -152,20 +153,26 @@ impl Client {
 
     /// Waits until an agent has ended and all of its output can be read; in
     /// several requests, so that a lost one costs little. Where its host ends and
-    /// leaves it to the next, that one is asked.
+    /// leaves it to the next, that one is asked; where it cannot read it, that is
+    /// waited for, for a minute at most.
     ///
     /// # Errors
     /// [`ClientError::Timeout`] if it has not ended `within` that time; refused
     /// with `not_found`.
     pub async fn wait(&self, agent: AgentId, within: Option<Duration>) -> Result<AgentInfo> {
         let start = Instant::now();
+        let mut absence = Absence::new(HOST_AWAY);
         loop {
             let left = within.map(|within| within.saturating_sub(start.elapsed()));
             let wait = left.map_or(SERVER_WAIT, |left| left.min(SERVER_WAIT));
             let timeout_ms = milliseconds(wait);
             let asked = AgentWait { agent, timeout_ms };
-            match self.call_within(&asked, wait + self.patience).await {
-                Ok(reply) if !reply.timed_out => return Ok(reply.agent),
+            let answer = match self.call_within(&asked, wait + self.patience).await {
+                Err(error @ ClientError::Timeout { .. }) => return Err(error),
+                answer => answer,
+            };
+            match absence.forgive(answer).await {
+                Ok(Some(reply)) if !reply.timed_out => return Ok(reply.agent),
                 Ok(_) => {}
                 // The host leaves it to the one that comes after, which is waited for
                 // as any host is that is away.

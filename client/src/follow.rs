@@ -41,7 +41,8 @@ pub struct FollowOptions {
     /// From which record on; from the first by default.
     pub from_seq: u64,
     /// How long the host may give no answer, as while it is restarted, before
-    /// that is an error; 5 minutes by default.
+    /// that is an error; 5 minutes by default. That it cannot read what it is
+    /// asked for is an error after a minute at most.
     pub host_away: Duration,
 }
 
@@ -161,13 +162,13 @@ impl Follow {
             if self.live.is_none() {
                 let question = || Live::subscribe(self.client.clone(), self.agent);
                 let subscribed = self.subscribing.answer(question).await;
-                self.live = self.absence.forgive(subscribed)?;
+                self.live = self.absence.forgive(subscribed).await?;
                 continue;
             }
             let lacks = self.sequence.lacks() && !self.barren;
             if self.reading.is_under_way() || lacks || self.poll.is_due() {
                 let read = self.read_history().await;
-                self.absence.forgive(read)?;
+                self.absence.forgive(read).await?;
                 continue;
             }
             self.listen().await;

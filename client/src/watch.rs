@@ -178,7 +178,7 @@ impl Watch {
             }
             if self.asking.is_under_way() || self.poll.is_due() {
                 let asked = self.ask().await;
-                self.absence.forgive(asked)?;
+                self.absence.forgive(asked).await?;
                 continue;
             }
             self.listen().await;

@@ -299,3 +299,32 @@ async fn a_host_that_is_gone_is_an_error_at_once() {
     let error = client.health().await.unwrap_err();
     assert!(matches!(error, ClientError::Connection(_)), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_cannot_be_read_for_a_while_is_waited_for() {
+    let agent = AgentId::random();
+    let mut asked = 0;
+    let client = host(move |id, _| {
+        asked += 1;
+        if asked % 50 == 0 {
+            let agent = info(agent, Some(Outcome::Exited { code: 0 }));
+            return ok(
+                id,
+                &WaitReply {
+                    agent,
+                    timed_out: false,
+                },
+            );
+        }
+        no(ErrorCode::StorageUnavailable)
+    });
+    assert_eq!(client.wait(agent, None).await.unwrap().id, agent);
+
+    let client = host(|_, _| no(ErrorCode::StorageUnavailable));
+    let error = client.wait(agent, None).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::StorageUnavailable));
+    // Not for longer than was asked for.
+    let within = Some(Duration::from_secs(10));
+    let error = client.wait(agent, within).await.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+}

@@ -300,3 +300,26 @@ async fn a_host_that_does_not_return_is_an_error() {
     script.write_to(1);
     assert_eq!(seq(&mut follow).await, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_for_a_while_is_waited_for() {
+    let (script, client) = Script::new();
+    let unreadable = |is| script.with(|state| state.unreadable = is);
+    let mut follow = client.follow(script.agent, both());
+    for (seconds, count) in [(50, 1), (50, 2)] {
+        // At first it cannot even subscribe.
+        unreadable(true);
+        script.write_to(count);
+        let time = Duration::from_secs(seconds);
+        let idle = tokio::time::timeout(time, follow.next()).await;
+        assert!(idle.is_err(), "{idle:?}");
+        unreadable(false);
+        assert_eq!(seq(&mut follow).await, count - 1);
+    }
+    unreadable(true);
+    let start = Instant::now();
+    let error = follow.next().await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::StorageUnavailable));
+    assert!(start.elapsed() >= Duration::from_secs(60));
+    assert!(start.elapsed() < Duration::from_secs(180));
+}

@@ -58,6 +58,10 @@ impl Script {
         let envelope = Envelope::parse(payload).unwrap();
         let id = envelope.id;
         self.with(|state| match envelope.decode().unwrap() {
+            _ if state.unreadable => {
+                let error = WireError::new(ErrorCode::StorageUnavailable, "the disk");
+                encode_error(Some(id), &error).unwrap()
+            }
             _ if state.forgotten => {
                 encode_error(Some(id), &WireError::new(ErrorCode::NotFound, "gone")).unwrap()
             }
@@ -150,6 +154,8 @@ pub(super) struct State {
     pub(super) first: u64,
     pub(super) ended: bool,
     pub(super) forgotten: bool,
+    /// The host cannot read what it is asked for.
+    pub(super) unreadable: bool,
     pub(super) reads: Vec<u64>,
     pub(super) events: bool,
     /// No request is answered.
