@@ -35,8 +35,8 @@ impl Client {
     }
 
     /// The number of the record with which the last lines before another record
-    /// begin; the oldest there is where there are fewer. A tail without a
-    /// newline counts as a line.
+    /// begin; the oldest there is where there are fewer, 0 where all have expired. A
+    /// tail without a newline counts as a line.
     ///
     /// # Errors
     /// Refused with `not_found`.
@@ -51,8 +51,9 @@ impl Client {
             return Ok(end_seq);
         }
         let (mut end, mut step) = (end_seq, lines.max(FIRST_STEP));
-        // Line ends behind the window, and whether a record was seen at all.
-        let (mut found, mut seen) = (0, false);
+        // Line ends behind the window, whether a record was seen at all, and where
+        // the oldest ones begin.
+        let (mut found, mut seen, mut oldest) = (0, false, 0);
         loop {
             let start = end.saturating_sub(step);
             let piece = self.line_ends(agent, streams, start, end, !seen).await?;
@@ -67,8 +68,12 @@ impl Client {
                 return Ok(before.saturating_add(1));
             }
             found += here.min(wanted);
-            if start == 0 || piece.first > start {
-                return Ok(piece.first);
+            if piece.first < end {
+                oldest = piece.first;
+            }
+            // What has expired in a window may have older records before it.
+            if start == 0 {
+                return Ok(if seen { oldest } else { 0 });
             }
             (end, step) = (start, step.saturating_mul(2));
         }
@@ -91,7 +96,7 @@ impl Client {
         let (mut from, mut open) = (start, None);
         while from < end {
             let window = self.output(agent, streams, from, None).await?;
-            if let Some(gap) = window.expired {
+            if let Some(gap) = window.expired.filter(|_| from == start) {
                 piece.first = gap.to_seq.saturating_add(1).min(end);
             }
             for record in window.records.iter().filter(|record| record.seq < end) {
@@ -115,9 +120,12 @@ impl Client {
 
 /// What a range of the history holds.
 struct Piece {
-    /// The first number that has not expired.
+    /// The first number, but for those that have expired at its beginning.
     first: u64,
     /// 8 bytes a line of what the host keeps of one agent.
     ends: Vec<u64>,
     any: bool,
 }
+
+#[cfg(test)]
+mod tests;
