@@ -82,7 +82,7 @@ impl From<&AgentInfo> for Notes {
 }
 
 impl Notes {
-    pub(super) fn of(&mut self, status: &StatusEvent) -> Option<String> {
+    pub(super) fn of(&mut self, status: &StatusEvent, now_ms: u64) -> Option<String> {
         let restart = status.restart.as_ref()?;
         let run = status.usage.restarts;
         let is_now = (run, restart.next_run_ms.is_some());
@@ -92,7 +92,7 @@ impl Notes {
         self.told = is_now;
         Some(match restart.next_run_ms {
             Some(next_ms) => {
-                let wait = Duration::from_millis(next_ms.saturating_sub(status.time_ms));
+                let wait = Duration::from_millis(next_ms.saturating_sub(now_ms));
                 format!(
                     "the agent {}; it is run again in {}",
                     ending::told(&restart.last_outcome),
@@ -150,16 +150,16 @@ mod tests {
     #[test]
     fn each_run_is_told_of_once() {
         let mut notes = Notes::default();
-        let waits = notes.of(&status(0, Some(2_500), None)).unwrap();
-        assert_eq!(waits, "the agent exited 1; it is run again in 1.500 s");
-        assert_eq!(notes.of(&status(0, Some(2_500), None)), None);
+        let waits = notes.of(&status(0, Some(2_500), None), 2_000).unwrap();
+        assert_eq!(waits, "the agent exited 1; it is run again in 0.500 s");
+        assert_eq!(notes.of(&status(0, Some(2_500), None), 2_000), None);
         assert_eq!(
-            notes.of(&status(1, None, None)).unwrap(),
+            notes.of(&status(1, None, None), 2_000).unwrap(),
             "run 1 of the agent begins"
         );
-        assert_eq!(notes.of(&status(1, None, None)), None);
+        assert_eq!(notes.of(&status(1, None, None), 2_000), None);
         let end = Some(Outcome::Exited { code: 1 });
-        assert_eq!(notes.of(&status(2, None, end)), None);
+        assert_eq!(notes.of(&status(2, None, end), 2_000), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::previews::Previews;
 use super::progress::{Bar, Lines};
 use super::sink::{Form, Sink};
-use super::{ending, exit, restarts};
+use super::{ending, exit, restarts, text};
 
 /// How long the final state may take to be told once all output is there.
 const LAST_WORD: Duration = Duration::from_secs(30);
@@ -142,7 +142,11 @@ impl Beside {
                 self.note(&hint, sink).map_err(broken)
             }
             WatchEvent::Status(status) => {
-                match self.notes.as_mut().and_then(|notes| notes.of(status)) {
+                match self
+                    .notes
+                    .as_mut()
+                    .and_then(|notes| notes.of(status, text::now_ms()))
+                {
                     Some(note) => self.note(&note, sink).map_err(broken),
                     None => Ok(()),
                 }
