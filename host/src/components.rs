@@ -15,6 +15,7 @@ use bytes::Bytes;
 use skep_protocol::{Digest, MAX_CHUNK};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use self::held::Gone;
 use self::held::State;
@@ -113,6 +114,9 @@ pub enum Put {
     /// All bytes are there: they are to be checked and then given to
     /// [`Components::insert`], with the room that they have until then.
     Assembled(Upload, Room),
+    /// The same bytes are being checked: this is cancelled when it is clear what
+    /// becomes of them, and then the chunk is to be put again.
+    Checked(CancellationToken),
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -263,6 +267,9 @@ impl Components {
                 size: component.size,
             });
         }
+        if let Some(decided) = state.checked.get(&digest) {
+            return Ok(Put::Checked(decided.clone()));
+        }
         match state.uploads.get(&digest) {
             Some(upload) if upload.size != size => {
                 return invalid(
@@ -299,7 +306,7 @@ impl Components {
         let Some(upload) = state.uploads.remove(&digest) else {
             return Ok(Put::Partial { received });
         };
-        let room = Room::new(&self.state, upload.held as u64);
+        let room = Room::new(&self.state, &mut state, digest, upload.held as u64);
         Ok(Put::Assembled(upload, room))
     }
 
@@ -314,7 +321,9 @@ impl Components {
         room: Option<Room>,
     ) -> Result<Arc<Component>, StoreError> {
         let mut state = self.state();
-        state.bytes -= room.map_or(0, Room::surrender);
+        if let Some(room) = room {
+            room.give_back(&mut state);
+        }
         if let Some(known) = state.whole.used(&component.digest) {
             // What could run nowhere can, since this host was built or set up
             // otherwise. The bytes are the same, and there once.

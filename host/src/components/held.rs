@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use skep_protocol::Digest;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::upload::Upload;
 use super::whole::{Whole, is_unused};
@@ -18,6 +19,8 @@ const UPLOAD_IDLE: Duration = Duration::from_secs(600);
 pub(super) struct State {
     pub(super) whole: Whole,
     pub(super) uploads: HashMap<Digest, Upload>,
+    /// Uploads that are whole and are being checked.
+    pub(super) checked: HashMap<Digest, CancellationToken>,
     /// Deleted, but agents are made of them or wait to be: they count until the
     /// last is gone, or a client could fill the host with what it puts, spawns
     /// and deletes.

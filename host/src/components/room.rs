@@ -4,6 +4,9 @@
 
 use std::sync::{Arc, Mutex};
 
+use skep_protocol::Digest;
+use tokio_util::sync::CancellationToken;
+
 use super::held::State;
 use super::lock;
 
@@ -11,30 +14,49 @@ use super::lock;
 #[derive(Debug)]
 pub struct Room {
     state: Arc<Mutex<State>>,
+    digest: Digest,
     bytes: u64,
+    /// For whoever brings the same bytes meanwhile: cancelled once it is clear
+    /// what became of these.
+    decided: CancellationToken,
 }
 
 impl Room {
-    /// Of bytes that count already.
-    pub(super) fn new(state: &Arc<Mutex<State>>, bytes: u64) -> Self {
+    /// Of bytes that count already. There is no other of this digest.
+    pub(super) fn new(
+        this: &Arc<Mutex<State>>,
+        state: &mut State,
+        digest: Digest,
+        bytes: u64,
+    ) -> Self {
+        let decided = CancellationToken::new();
+        state.checked.insert(digest, decided.clone());
         Self {
-            state: Arc::clone(state),
+            state: Arc::clone(this),
+            digest,
             bytes,
+            decided,
         }
     }
 
-    /// How many bytes are to count no more: the caller, who holds the state, sees
-    /// to that.
-    pub(super) fn surrender(mut self) -> u64 {
-        std::mem::take(&mut self.bytes)
+    /// Gives it back to the state that the caller holds.
+    pub(super) fn give_back(self, state: &mut State) {
+        state.bytes -= self.bytes;
+        state.checked.remove(&self.digest);
+        self.decided.cancel();
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        // One that was surrendered is dropped while the state is held.
-        if self.bytes > 0 {
-            lock(&self.state).bytes -= self.bytes;
+        // One that was given back is dropped while the state is held.
+        if self.decided.is_cancelled() {
+            return;
         }
+        let mut state = lock(&self.state);
+        state.bytes -= self.bytes;
+        state.checked.remove(&self.digest);
+        drop(state);
+        self.decided.cancel();
     }
 }

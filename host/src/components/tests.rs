@@ -125,12 +125,37 @@ fn what_is_whole_counts_until_it_is_held_or_refused() {
     assert_eq!(put_other(), Ok(()));
     assert_eq!(store.totals().bytes, 0);
     let (bytes, room) = whole();
-    let (again, room_again) = whole();
+    let _held = store.insert(component(&bytes), None).unwrap();
     assert_eq!(store.totals().bytes, 16);
-    let _held = store.insert(component(&bytes), Some(room)).unwrap();
-    assert_eq!(store.totals().bytes, 16);
-    store.insert(component(&again), Some(room_again)).unwrap();
+    store.insert(component(&bytes), Some(room)).unwrap();
     assert_eq!((store.totals().bytes, put_other()), (8, full));
+}
+
+#[test]
+fn bytes_that_are_being_checked_are_not_brought_again() {
+    let store = Components::new(100);
+    let digest = Digest::of(b"1234");
+    let put = |offset, data: &[u8]| store.put(digest, 4, offset, data).unwrap();
+    for refused in [true, false] {
+        assert!(matches!(put(0, b"12"), Put::Partial { received: 2 }));
+        let Put::Assembled(upload, room) = put(2, b"34") else {
+            panic!("whole")
+        };
+        let Put::Checked(decided) = put(2, b"34") else {
+            panic!("the same chunk")
+        };
+        assert!(matches!(put(0, b""), Put::Checked(_)));
+        assert!(!decided.is_cancelled());
+        assert_eq!(store.totals().bytes, 4);
+        if refused {
+            drop(room);
+        } else {
+            let whole = component(&upload.assemble());
+            store.insert(whole, Some(room)).unwrap();
+        }
+        assert!(decided.is_cancelled());
+    }
+    assert!(matches!(put(2, b"34"), Put::Whole { size: 4 }));
 }
 
 #[test]

@@ -173,36 +173,37 @@ pub async fn put(core: &Core, body: ComponentPut) -> Result<PutReply, Error> {
             ceiling,
         });
     }
-    let put = core
-        .components
-        .put(body.digest, body.size, body.offset, &body.data);
-    settle(core).await;
-    match put? {
-        Put::Whole { size } => Ok(PutReply {
-            received: size as u64,
-            complete: true,
-        }),
-        Put::Partial { received } => {
-            if !body.data.is_empty() {
-                keep_part(core, body).await?;
+    loop {
+        let put = (core.components).put(body.digest, body.size, body.offset, &body.data);
+        settle(core).await;
+        let (received, complete) = match put? {
+            // A client that has waited for the answer for too long repeats its last
+            // chunk: it is not to bring all others again.
+            Put::Checked(decided) => {
+                decided.cancelled().await;
+                continue;
             }
-            Ok(PutReply {
-                received: received as u64,
-                complete: false,
-            })
-        }
-        Put::Assembled(upload, room) => {
-            let assemble = move || Bytes::from(upload.assemble());
-            let expected = Some(body.digest);
-            let admitted = admit(core, assemble, Some(room), expected, Lifeless::Take).await;
-            if admitted.is_err() {
-                forget_upload(core, body.digest).await;
+            Put::Whole { size } => (size, true),
+            Put::Partial { received } => {
+                if !body.data.is_empty() {
+                    keep_part(core, body).await?;
+                }
+                (received, false)
             }
-            Ok(PutReply {
-                received: admitted?.size as u64,
-                complete: true,
-            })
-        }
+            Put::Assembled(upload, room) => {
+                let assemble = move || Bytes::from(upload.assemble());
+                let expected = Some(body.digest);
+                let admitted = admit(core, assemble, Some(room), expected, Lifeless::Take).await;
+                if admitted.is_err() {
+                    forget_upload(core, body.digest).await;
+                }
+                (admitted?.size, true)
+            }
+        };
+        return Ok(PutReply {
+            received: received as u64,
+            complete,
+        });
     }
 }
 
