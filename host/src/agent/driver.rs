@@ -19,6 +19,7 @@ use super::outcome::{Intent, decide};
 use super::publication::{Ending, Publication};
 use crate::log::Written;
 use crate::runner::{Able, Asked, End, Guest, GuestEvent, Launch, Pipes, Runner, Stand};
+use crate::stdio::OutputCut;
 
 /// Reports of progress are published this often at most; the newest counts.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -57,6 +58,8 @@ pub struct Recording {
     /// Tells the recorder that the guest has ended or is being killed, so that
     /// its rate counts no longer.
     pub unthrottle: CancellationToken,
+    /// Ends the recorder of a guest that may never let go of its output.
+    pub cut: OutputCut,
 }
 
 /// How a run went.
@@ -122,6 +125,7 @@ impl Driver {
         let Recording {
             recorder,
             unthrottle,
+            cut,
         } = recording;
         let mut wish = Wish {
             intent: Intent::Run,
@@ -137,6 +141,12 @@ impl Driver {
 
         let end = self.attend(guest, &mut wish).await;
         wish.unthrottle.cancel();
+        let end = end.unwrap_or_else(|incident| {
+            // Its runner may hold its output for good, and who waits for that never
+            // learns of the fault.
+            cut.cut();
+            End::Fault { incident }
+        });
         let ending = match recorder.await {
             Ok(written) => Ending {
                 outcome: decide(wish.intent, end, &publication.limits()),
@@ -153,8 +163,9 @@ impl Driver {
         }
     }
 
-    /// Selects over guest events first, then what time and clients want of it.
-    async fn attend(&mut self, mut guest: Guest, wish: &mut Wish) -> End {
+    /// Selects over guest events first, then what time and clients want of it. Tells
+    /// how the guest ended; or that it is given up, which is an incident.
+    async fn attend(&mut self, mut guest: Guest, wish: &mut Wish) -> Result<End, String> {
         let mut shutting_down = false;
         let mut progress_at = Instant::now();
         loop {
@@ -182,12 +193,9 @@ impl Driver {
                         if guest.progress.borrow().has_changed() {
                             self.publication.publish_progress(&mut guest.progress);
                         }
-                        return end;
+                        return Ok(end);
                     }
-                    None => {
-                        let incident = crate::incident("a runner lost its guest");
-                        return End::Fault { incident };
-                    }
+                    None => return Err(crate::incident("a runner lost its guest")),
                 },
                 Ok(()) = guest.stand.changed() => {
                     let stand = *guest.stand.borrow_and_update();
@@ -213,8 +221,7 @@ impl Driver {
                     // Every handle is gone: the host forgot a running agent.
                     None => {
                         guest.control.kill();
-                        let incident = crate::incident("a running agent was forgotten");
-                        return End::Fault { incident };
+                        return Err(crate::incident("a running agent was forgotten"));
                     }
                 },
                 () = self.shutdown.cancelled(), if !shutting_down => {
@@ -235,8 +242,7 @@ impl Driver {
                     | Intent::Kill
                     | Intent::Deadline
                     | Intent::PausedTooLong => {
-                        let incident = crate::incident("a killed guest did not end");
-                        return End::Fault { incident };
+                        return Err(crate::incident("a killed guest did not end"));
                     }
                 },
                 () = next_progress => {
@@ -382,3 +388,6 @@ const fn ending(state: AgentState) -> Declined {
         message: "it is being ended",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -192,6 +192,7 @@ impl Runs {
             ..self.recorder.clone()
         };
         let recording = Recording {
+            cut: output.cut(),
             recorder: tokio::spawn(recorder.run(output)),
             unthrottle,
         };

@@ -7,7 +7,7 @@ mod output;
 
 pub use input::{Read, StdinReader, StdinWriter, stdin};
 pub use lines::{LineSplitter, Piece};
-pub use output::{Chunk, OutputCounter, OutputReader, OutputWriter, output};
+pub use output::{Chunk, OutputCounter, OutputCut, OutputReader, OutputWriter, output};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

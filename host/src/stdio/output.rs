@@ -36,7 +36,8 @@ struct State {
     used: [usize; 2],
     written: [u64; 2],
     writers: usize,
-    reader_gone: bool,
+    /// Nothing is taken any more: what is written is dropped.
+    closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +95,7 @@ impl OutputWriter {
     #[must_use]
     pub fn free(&self) -> usize {
         let mut state = lock(&self.shared.state);
-        if state.reader_gone {
+        if state.closed {
             BUDGET
         } else {
             BUDGET.saturating_sub(*of(&mut state.used, self.stream))
@@ -105,7 +106,7 @@ impl OutputWriter {
     /// Where nobody reads any more, all are taken and dropped.
     pub fn write(&self, data: &[u8]) -> usize {
         let mut state = lock(&self.shared.state);
-        if state.reader_gone {
+        if state.closed {
             return data.len();
         }
         let used = of(&mut state.used, self.stream);
@@ -181,7 +182,7 @@ pub struct OutputReader {
 
 impl OutputReader {
     /// Waits for output and takes all there is; `None` once every writer is
-    /// gone and all was read. Safe to cancel.
+    /// gone, or was cut off, and all was read. Safe to cancel.
     pub async fn recv(&mut self) -> Option<Vec<Chunk>> {
         loop {
             {
@@ -193,11 +194,19 @@ impl OutputReader {
                     self.shared.writable.iter().for_each(Notify::notify_waiters);
                     return Some(chunks);
                 }
-                if state.writers == 0 {
+                if state.writers == 0 || state.closed {
                     return None;
                 }
             }
             self.shared.readable.notified().await;
+        }
+    }
+
+    /// What ends the pipe from outside.
+    #[must_use]
+    pub fn cut(&self) -> OutputCut {
+        OutputCut {
+            shared: Arc::clone(&self.shared),
         }
     }
 
@@ -207,6 +216,21 @@ impl OutputReader {
         OutputCounter {
             shared: Arc::clone(&self.shared),
         }
+    }
+}
+
+/// Ends a pipe whose writers may stay for ever.
+#[derive(Debug)]
+pub struct OutputCut {
+    shared: Arc<Shared>,
+}
+
+impl OutputCut {
+    /// What was written before can still be read. What is written later is dropped.
+    pub fn cut(&self) {
+        lock(&self.shared.state).closed = true;
+        self.shared.readable.notify_one();
+        self.shared.writable.iter().for_each(Notify::notify_waiters);
     }
 }
 
@@ -227,7 +251,7 @@ impl OutputCounter {
 impl Drop for OutputReader {
     fn drop(&mut self) {
         let mut state = lock(&self.shared.state);
-        state.reader_gone = true;
+        state.closed = true;
         state.chunks.clear();
         drop(state);
         self.shared.writable.iter().for_each(Notify::notify_waiters);
@@ -279,6 +303,24 @@ mod tests {
         }
         writer.await.unwrap();
         assert_eq!(bytes, BUDGET + 5 + 3 * BUDGET);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_is_cut_ends_while_its_writers_stay() {
+        let (out, err, mut reader) = output();
+        assert_eq!(out.write(b"before"), 6);
+        reader.cut().cut();
+        assert_eq!(
+            (out.write(b"after"), err.write(&[0; 2 * BUDGET])),
+            (5, 2 * BUDGET)
+        );
+        let before = Chunk {
+            stream: Stream::Stdout,
+            data: b"before".to_vec(),
+        };
+        assert_eq!(reader.recv().await, Some(vec![before]));
+        assert_eq!(reader.recv().await, None);
+        err.ready().await;
     }
 
     #[tokio::test]
