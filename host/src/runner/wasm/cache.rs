@@ -33,7 +33,7 @@ use super::inspect::Facts;
 const MAGIC: &[u8; 8] = b"skepaot1";
 
 /// What wrote the entry. The number is raised when facts change their meaning.
-const WRITER: &str = concat!(env!("CARGO_PKG_VERSION"), "/4");
+const WRITER: &str = concat!(env!("CARGO_PKG_VERSION"), "/5");
 
 /// The largest entry that is read. What is compiled is bounded by less.
 const MAX_ENTRY: u64 = 1024 * 1024 * 1024;

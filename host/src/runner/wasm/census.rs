@@ -8,6 +8,7 @@
 
 use wasmparser::{ComponentTypeRef, ElementItems, Encoding, Instance, Parser, Payload};
 
+use super::footprint::Footprint;
 use super::limiter::{ELEMENT_BYTES, TABLE_ELEMENTS};
 use super::play::Play;
 use super::refusal::Refusal;
@@ -31,20 +32,13 @@ pub(super) const ITEM_BYTES: u64 = 100;
 /// The least bytes of a component that an item of its types takes.
 const LEAST_TYPE: usize = 4;
 
-/// What wasmtime keeps for an instance, at most: itself; a global; what is imported;
-/// and a function that others may call by reference, as those in tables are.
-const INSTANCE_BYTES: u64 = 1024;
-const GLOBAL_BYTES: u64 = 16;
-const IMPORT_BYTES: u64 = 40;
-const REFERENCE_BYTES: u64 = 48;
-
 /// What all instances of an agent may take: they are made in one go, these within
 /// some 80 ms, and nobody goes between.
 const MAX_INSTANCE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What is not counted of all instances of an agent: the rest of it, such as its
 /// stack, isn't either. Few programs take more.
-const UNCOUNTED: u64 = 64 * 1024;
+pub(super) const UNCOUNTED: u64 = 64 * 1024;
 
 /// What starting a component takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -102,8 +96,7 @@ pub(super) struct Module {
     pub(super) memory_bytes: u64,
     pub(super) largest_table: u64,
     pub(super) table_elements: u64,
-    /// Of one instance.
-    pub(super) instance_bytes: u64,
+    pub(super) footprint: Footprint,
 }
 
 /// Everything of one component that matters here.
@@ -199,10 +192,7 @@ impl<'a> Census<'a> {
     fn enter(&mut self, open: &mut Vec<Open>, encoding: Encoding) {
         let (entered, step) = match encoding {
             Encoding::Module => {
-                self.modules.push(Module {
-                    instance_bytes: INSTANCE_BYTES,
-                    ..Module::default()
-                });
+                self.modules.push(Module::default());
                 let at = self.modules.len() - 1;
                 (Open::Module(at), Step::Module(at))
             }
@@ -228,6 +218,7 @@ impl<'a> Census<'a> {
         let Some(module) = self.modules.get_mut(at) else {
             return Ok(());
         };
+        module.footprint.add(&payload)?;
         self.items += match &payload {
             Payload::TypeSection(section) => (section.range().len() / LEAST_TYPE) as u64,
             Payload::ImportSection(section) => section.count().into(),
@@ -256,22 +247,13 @@ impl<'a> Census<'a> {
                     module.add(elements.saturating_mul(ELEMENT_BYTES));
                 }
             }
-            Payload::GlobalSection(section) => module.keep(section.count(), GLOBAL_BYTES),
-            Payload::ImportSection(section) => {
-                let imports = section.into_imports().count();
-                module.keep(u32::try_from(imports).unwrap_or(u32::MAX), IMPORT_BYTES);
-            }
-            Payload::ExportSection(section) => module.keep(section.count(), REFERENCE_BYTES),
-            Payload::DataSection(section) => module.keep(section.count(), REFERENCE_BYTES),
             Payload::ElementSection(section) => {
                 for segment in section {
                     let elements = match segment?.items {
                         ElementItems::Functions(items) => items.count(),
                         ElementItems::Expressions(_, items) => items.count(),
                     };
-                    let elements = elements.saturating_add(1);
-                    self.items += u64::from(elements);
-                    module.keep(elements, REFERENCE_BYTES);
+                    self.items += u64::from(elements.saturating_add(1));
                 }
             }
             Payload::CodeSectionEntry(body) => {
@@ -302,6 +284,7 @@ impl<'a> Census<'a> {
                 }
             }
             Payload::ComponentCanonicalSection(section) => {
+                self.step(at, Step::Canonicals(section.count()));
                 for function in section {
                     if let Some(step) = steps::canonical(&function?) {
                         self.step(at, step);
@@ -349,12 +332,6 @@ impl<'a> Census<'a> {
 }
 
 impl Module {
-    /// Each instance keeps so many things of so many bytes.
-    fn keep(&mut self, count: u32, bytes: u64) {
-        let bytes = u64::from(count).saturating_mul(bytes);
-        self.instance_bytes = self.instance_bytes.saturating_add(bytes);
-    }
-
     fn add(&mut self, bytes: u64) {
         self.memory_bytes = self.memory_bytes.saturating_add(bytes);
     }

@@ -7,7 +7,7 @@
 //! lookup, a hop to a guest thread and an instantiation: about 0.1 ms in all.
 //!
 //! - `engine` and `linker`: what a guest may be made of and link against
-//! - `inspect`, with `adapt`, `offer`, `census`, `steps` and `play`: what a
+//! - `inspect`, with `adapt`, `offer`, `census`, `footprint`, `steps` and `play`: what a
 //!   component is and needs, before anything is compiled
 //! - `compile`, `load` and `shelf`: the compiled components, with `outside`,
 //!   where they are checked and compiled, and `cache`, where they are kept
@@ -27,6 +27,7 @@ mod crew;
 mod engine;
 mod epoch;
 mod files;
+mod footprint;
 mod fuel;
 mod guest;
 mod inspect;

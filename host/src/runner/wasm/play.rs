@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::census::{Census, Needs};
+use super::footprint;
 use super::steps::{Sort, Step};
 
 /// Steps in all, arguments included. The largest components that people ship
@@ -108,6 +109,7 @@ impl<'c, 'a> Play<'c, 'a> {
             outer,
             ..Frame::default()
         });
+        self.takes(footprint::INSTANCE);
         let mut exports = HashMap::new();
         for step in census.components.get(at)? {
             self.steps += 1;
@@ -155,6 +157,10 @@ impl<'c, 'a> Play<'c, 'a> {
                     Sort::Instance,
                     Value::Instance(Rc::new(self.named(frame, items))),
                 ),
+                Step::Canonicals(count) => {
+                    self.takes(u64::from(*count).saturating_mul(footprint::CANONICAL));
+                    continue;
+                }
                 Step::InstantiateModule(module) => {
                     let module = self.get(frame, Sort::Module, *module);
                     self.module(&module);
@@ -206,6 +212,10 @@ impl<'c, 'a> Play<'c, 'a> {
             .collect()
     }
 
+    fn takes(&mut self, bytes: u64) {
+        self.instance_bytes = self.instance_bytes.saturating_add(bytes);
+    }
+
     fn module(&mut self, module: &Value<'a>) {
         let needs = &mut self.needs;
         needs.instances += 1;
@@ -213,7 +223,6 @@ impl<'c, 'a> Play<'c, 'a> {
         let Some(module) = self.census.modules.get(*at) else {
             return;
         };
-        self.instance_bytes = self.instance_bytes.saturating_add(module.instance_bytes);
         needs.memories += module.memories;
         needs.tables += module.tables;
         needs.table_elements = needs.table_elements.saturating_add(module.table_elements);
@@ -221,5 +230,6 @@ impl<'c, 'a> Play<'c, 'a> {
         needs.largest_table = needs.largest_table.max(module.largest_table);
         needs.memories_per_module = needs.memories_per_module.max(module.memories);
         needs.tables_per_module = needs.tables_per_module.max(module.tables);
+        self.takes(module.footprint.bytes());
     }
 }

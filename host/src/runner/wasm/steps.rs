@@ -38,6 +38,8 @@ pub(super) enum Step<'a> {
     },
     Bundle(Vec<(Sort, &'a str, u32)>),
     InstantiateModule(u32),
+    /// So many functions that it lifts, lowers, or is given.
+    Canonicals(u32),
     /// Makes a function of one of a core instance; what it is given or gives may lie
     /// in a memory.
     Lift {

@@ -5,6 +5,7 @@ mod composed;
 mod control;
 mod files;
 mod hostile;
+mod instances;
 mod io;
 mod loading;
 mod memory;
