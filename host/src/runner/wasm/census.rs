@@ -22,12 +22,9 @@ const MAX_FUNCTION: u64 = 1024 * 1024;
 const MAX_FUNCTIONS: u64 = 250_000;
 
 /// Types, imports, exports, globals and elements of all modules: of each, wasmtime
-/// keeps some [`ITEM_BYTES`], so that 4 MB of globals were 77 MB. The largest programs
-/// have some 100,000.
+/// keeps some 100 bytes, so that 4 MB of globals were 77 MB. The largest programs
+/// have some 100,000. What is kept in all is bounded when it is compiled.
 const MAX_ITEMS: u64 = 250_000;
-
-/// What wasmtime keeps of an item for as long as the code is loaded.
-pub(super) const ITEM_BYTES: u64 = 100;
 
 /// The least bytes of a component that an item of its types takes.
 const LEAST_TYPE: usize = 4;
@@ -62,7 +59,7 @@ pub struct Needs {
     /// Elements of all tables as they are made.
     #[serde(default)]
     pub(super) table_elements: u64,
-    /// What is kept of its modules besides their code, however often they are made.
+    /// Types, imports, exports, globals and elements, however often they are made.
     #[serde(default)]
     pub(super) items: u64,
     /// Whether one of its components calls another with what may lie in memories,

@@ -6,13 +6,13 @@ use skep_protocol::ErrorCode;
 use wasmtime::component::Component;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-use super::census::ITEM_BYTES;
 use super::engine::{Backend, Engines, Place};
 use super::inspect::Facts;
 use super::memory::HostMemory;
 use super::outside::Error;
 use super::refusal::Refusal;
 use super::store::Held;
+use super::weight::weight;
 
 /// A component that can be started.
 pub(super) struct Compiled {
@@ -49,9 +49,8 @@ pub(super) fn load(engines: &Engines, facts: Facts, code: &[u8]) -> Result<Compi
     let fault = |error: wasmtime::Error| Error::Fault {
         incident: crate::incident(&format!("compiled code cannot be loaded: {error:#}")),
     };
-    let items = facts.needs.items.saturating_mul(ITEM_BYTES);
-    let size = (code.len() as u64).saturating_add(items);
-    if !engines.loaded.take(size) {
+    let size = weight(code);
+    if !engines.loaded.take(size as u64) {
         return Err(Error::Refused(Refusal::of(
             ErrorCode::Capacity,
             "the code of other agents' components takes all the memory that this host has for \
@@ -59,7 +58,7 @@ pub(super) fn load(engines: &Engines, facts: Facts, code: &[u8]) -> Result<Compi
         )));
     }
     let held = Loaded {
-        size,
+        size: size as u64,
         all: Arc::clone(&engines.loaded),
     };
     let place = engines.place(&facts);
@@ -87,7 +86,7 @@ pub(super) fn load(engines: &Engines, facts: Facts, code: &[u8]) -> Result<Compi
         facts,
         place,
         command,
-        size: usize::try_from(size).unwrap_or(usize::MAX),
+        size,
         _held: held,
     })
 }
@@ -125,9 +124,9 @@ mod tests {
         })
         .unwrap();
         // The code alone would fit in many times.
-        let besides = facts.needs.items * ITEM_BYTES;
-        assert!(besides > 3 * code.len() as u64);
-        engines.loaded = HostMemory::new(besides * 3 / 2);
+        let size = weight(&code);
+        assert!(size > 4 * code.len());
+        engines.loaded = HostMemory::new(size as u64 * 3 / 2);
         let load = || load(&engines, facts.clone(), &code);
         let first = load().unwrap();
         match load() {

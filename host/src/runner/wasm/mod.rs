@@ -9,7 +9,7 @@
 //! - `engine` and `linker`: what a guest may be made of and link against
 //! - `inspect`, with `adapt`, `offer`, `census`, `footprint`, `steps` and `play`: what a
 //!   component is and needs, before anything is compiled
-//! - `compile`, `load` and `shelf`: the compiled components, with `outside`,
+//! - `compile`, `load`, `weight` and `shelf`: the compiled components, with `outside`,
 //!   where they are checked and compiled, and `cache`, where they are kept
 //! - `guest`, `life` and `crew`: a guest from its start to its `End`, and its turns
 //! - `store`, `limiter`, `fuel`, `epoch` and `usage`: its limits and counters;
@@ -48,6 +48,7 @@ mod store;
 mod tests;
 mod usage;
 mod verdict;
+mod weight;
 mod workers;
 
 use std::path::PathBuf;

@@ -13,6 +13,7 @@ use crate::runner::wasm::engine;
 use crate::runner::wasm::inspect::{describe, examine};
 use crate::runner::wasm::panic_text;
 use crate::runner::wasm::refusal::Refusal;
+use crate::runner::wasm::weight;
 
 /// What a binary does when it is called with
 /// [`COMPILE_ARG`](crate::helper::COMPILE_ARG).
@@ -86,7 +87,10 @@ fn compile(job: &Job, component: &[u8]) -> Result<(Reply, Vec<u8>), Refusal> {
         return failed("the helper is of another build than the host".to_owned());
     }
     match engine.precompile_component(&in_portions(&component)?) {
-        Ok(code) => Ok((Reply::Compiled(facts), code)),
+        Ok(code) => {
+            weight::bounded(&code)?;
+            Ok((Reply::Compiled(facts), code))
+        }
         Err(error) => Err(refused(&format!("{error:#}"), job.memory_bytes)),
     }
 }

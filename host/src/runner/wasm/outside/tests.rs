@@ -35,10 +35,8 @@ fn a_component_comes_back_as_facts_and_code() {
     let (same, code) = outside.compile(&hello, Patience::Whole, WANTED).unwrap();
     assert_eq!(same, facts);
     let engines = Engines::new(&WasmConfig::default()).unwrap();
-    let facts_again = facts.clone();
     let compiled = crate::runner::wasm::load::load(&engines, facts, &code).unwrap();
-    let besides = usize::try_from(facts_again.needs.items * 100).unwrap();
-    assert_eq!(compiled.size, code.len() + besides);
+    assert_eq!(compiled.size, crate::runner::wasm::weight::weight(&code));
 }
 
 #[test]

@@ -281,6 +281,25 @@ fn what_is_kept_besides_the_code_is_bounded() {
     }
 }
 
+#[tokio::test]
+async fn what_is_kept_besides_the_code_is_bounded_in_bytes() {
+    let name = "x".repeat(99_000);
+    let exports = |count: usize| -> Bytes {
+        let exports: String = (0..count)
+            .map(|n| format!("(export \"{name}{n}\" (func $run))"))
+            .collect();
+        command("i32.const 0", &exports)
+    };
+    match ask(exports(90)).end().await {
+        End::StartFailed { code, message } => {
+            assert_eq!(code, ErrorCode::CompileLimit);
+            assert!(message.contains("8388608"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(ask(exports(80)).end().await, End::Exited(0));
+}
+
 const CORE: &str = r#"(module
     (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
     (memory (export "memory") 1)
