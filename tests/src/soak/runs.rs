@@ -15,7 +15,7 @@ use crate::resources::resident;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The bytes that those who live now may take, by their limits.
+/// The bytes of the host's that those who live now may take, by their limits.
 pub(super) type Promised = Arc<AtomicU64>;
 
 /// What came of all tries.
@@ -108,8 +108,7 @@ pub(super) async fn try_all(
         let place = Arc::clone(&places).acquire_owned().await;
         let (client, promised) = (client.clone(), Arc::clone(promised));
         trying.spawn(async move {
-            let limits = Limits::default().with(&case.spec.limits);
-            let may_take = limits.memory_bytes + limits.output_history_bytes;
+            let may_take = may_take(&case);
             promised.fetch_add(may_take, Ordering::Relaxed);
             let of_case = Arc::clone(&case);
             let tried = tokio::spawn(async move { of_case.try_on(&client).await }).await;
@@ -123,6 +122,15 @@ pub(super) async fn try_all(
     }
     while let Some(Ok((case, tried))) = trying.join_next().await {
         ledger.add(&case, tried);
+    }
+}
+
+/// What the host may have more in memory while this case is tried: what its agent has
+/// there. The memory of native agents is that of other processes, and logs are on disk.
+fn may_take(case: &Case) -> u64 {
+    match case.spec.runner {
+        RunnerKind::Wasm => Limits::default().with(&case.spec.limits).memory_bytes,
+        RunnerKind::Native => 0,
     }
 }
 
