@@ -2,7 +2,7 @@
 
 use skep_protocol::info::SpecInfo;
 use skep_protocol::op::{AgentList, AgentPage, AgentReply, Done};
-use skep_protocol::{AgentId, AgentInfo};
+use skep_protocol::{AgentId, AgentInfo, AgentState, RunnerKind};
 
 use super::Error;
 use super::pages::{Next, Pages};
@@ -37,9 +37,23 @@ pub(super) async fn find(core: &Core, id: AgentId) -> Result<Handle, Error> {
 }
 
 pub async fn get(core: &Core, id: AgentId) -> Result<AgentReply, Error> {
+    let handle = find(core, id).await?;
+    look_at(core, std::slice::from_ref(&handle)).await;
     Ok(AgentReply {
-        agent: find(core, id).await?.info(),
+        agent: handle.info(),
     })
+}
+
+/// What native agents use is what was seen of them last.
+async fn look_at(core: &Core, agents: &[Handle]) {
+    let lives = |handle: &Handle| {
+        handle.runner == RunnerKind::Native && handle.state() != AgentState::Exited
+    };
+    if let Some(native) = &core.native
+        && agents.iter().any(lives)
+    {
+        native.look().await;
+    }
 }
 
 pub async fn list(core: &Core, query: &AgentList) -> Result<AgentPage, Error> {
@@ -58,6 +72,7 @@ pub async fn list(core: &Core, query: &AgentList) -> Result<AgentPage, Error> {
     };
     // No more than these can come into the page, or tell that it is not the last.
     let of_now = core.registry.first(limit + 1, wanted);
+    look_at(core, &of_now).await;
     let mut of_now = of_now.into_iter().peekable();
     let mut of_past = Pages::new(&core.registry.past, query, limit).await?;
     let mut agents: Vec<AgentInfo> = Vec::new();

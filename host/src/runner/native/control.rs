@@ -32,6 +32,8 @@ pub(super) struct Control {
 struct Usage {
     /// The root of the tree, as long as it may be looked at.
     root: Option<i32>,
+    /// Since when it is the root: before, its number may have been another's.
+    since: Option<Instant>,
     seen: GuestUsage,
 }
 
@@ -86,7 +88,9 @@ impl Control {
 
     /// From now on usage is that of the tree below this process.
     pub(super) fn lives(&self, root: Option<i32>) {
-        self.usage_mut().root = root;
+        let mut usage = self.usage_mut();
+        usage.root = root;
+        usage.since = Some(Instant::now());
     }
 
     /// How much memory the tree has, if that is over `limit`. Waits for its turn,
@@ -163,18 +167,50 @@ impl GuestControl for Control {
         self.changed.notify_one();
     }
 
-    /// At most 250 ms old. Memory that processes share counts once for each,
-    /// and computing is lost of a process whose parent ignores its end, until
+    /// As it was when the host last looked; where that is more than 250 ms ago, it
+    /// looks again for who asks next. A look takes as long as the machine has
+    /// processes, and here others wait. Memory that processes share counts once for each, and computing is lost of a process whose parent ignores its end, until
     /// all has ended and the kernel's own sums are there.
     fn usage(&self) -> GuestUsage {
         let mut usage = self.usage_mut();
-        if let Some(root) = usage.root {
-            let now = self.snapshots.recent().usage(root);
+        let Some(root) = usage.root else {
+            return usage.seen;
+        };
+        self.snapshots.renew();
+        let last = self.snapshots.last();
+        if let Some((_, snapshot)) = last.filter(|(taken, _)| Some(*taken) > usage.since) {
+            let now = snapshot.usage(root);
             let seen = &mut usage.seen;
             seen.memory_bytes = now.resident_bytes;
             seen.memory_peak_bytes = seen.memory_peak_bytes.max(now.resident_bytes);
             seen.cpu_ms = seen.cpu_ms.max(now.cpu_ms);
         }
         usage.seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn usage_waits_for_no_look_and_is_what_the_last_one_saw() {
+        let snapshots = Arc::new(Snapshots::default());
+        let control = Arc::new(Control::new(Arc::clone(&snapshots)));
+        control.lives(Some(nix::unistd::getppid().as_raw()));
+        let asked = Arc::clone(&control);
+        let ask = move || asked.usage().memory_bytes;
+        // While somebody looks, which takes for ever.
+        let looks = snapshots.looks();
+        let (told, answer) = std::sync::mpsc::channel();
+        let first = ask.clone();
+        std::thread::spawn(move || told.send(first()));
+        assert_eq!(answer.recv_timeout(Duration::from_secs(60)), Ok(0));
+        drop(looks);
+        snapshots.renewed().await;
+        // This process is one of those.
+        assert!(ask() > 0);
     }
 }

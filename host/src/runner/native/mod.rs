@@ -217,6 +217,11 @@ impl NativeRunner {
         })
     }
 
+    /// Looks at what its agents use, unless that was done within 250 ms.
+    pub async fn look(&self) {
+        self.snapshots.renewed().await;
+    }
+
     /// The tree with which every agent would be shown what lies here: it is that of
     /// programs and their settings, and agents are the host's own user.
     #[must_use]

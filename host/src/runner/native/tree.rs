@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// wait for what was killed.
 const ROUNDS: usize = 16;
 
-/// How long a snapshot for [`Snapshots::recent`] may be used again.
+/// How long a snapshot may be used again.
 const RECENT: Duration = Duration::from_millis(250);
 
 /// One process, as `/proc/<pid>/stat` has it.
@@ -222,14 +222,24 @@ fn signal(pid: i32, signal: Signal) {
 /// thousand costs no more than to ask for one.
 #[derive(Debug)]
 pub(super) struct Snapshots {
-    last: Mutex<Option<(Instant, Arc<Snapshot>)>>,
+    last: Mutex<Option<Taken>>,
+    /// Held while one is taken: who comes second waits for it instead of taking
+    /// another.
+    taking: Mutex<()>,
+    /// Of those who have one taken without waiting for it, or wait without a thread.
+    ordered: Arc<Semaphore>,
     turns: Arc<Semaphore>,
 }
+
+/// A snapshot, and from when it is.
+type Taken = (Instant, Arc<Snapshot>);
 
 impl Default for Snapshots {
     fn default() -> Self {
         Self {
             last: Mutex::default(),
+            taking: Mutex::default(),
+            ordered: Arc::new(Semaphore::new(1)),
             turns: Arc::new(Semaphore::new(1)),
         }
     }
@@ -243,19 +253,61 @@ impl Snapshots {
         Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 
+    /// Looks at every process, unless that was done just now: not for a thread on
+    /// which others wait.
     pub(super) fn recent(&self) -> Arc<Snapshot> {
-        // Held while the snapshot is taken: who comes second waits for it
-        // instead of taking another.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
-            Some((taken, snapshot)) if taken.elapsed() < RECENT => Arc::clone(snapshot),
-            _ => {
-                let snapshot = Arc::new(Snapshot::take());
-                *last = Some((Instant::now(), Arc::clone(&snapshot)));
-                snapshot
-            }
+        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, snapshot)) = self.last().filter(is_recent) {
+            return snapshot;
+        }
+        let snapshot = Arc::new(Snapshot::take());
+        let taken = (Instant::now(), Arc::clone(&snapshot));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
+        snapshot
+    }
+
+    /// As if one were being taken.
+    #[cfg(test)]
+    pub(super) fn looks(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last one, however old. Waits for nobody.
+    pub(super) fn last(&self) -> Option<Taken> {
+        let last = self.last.lock();
+        last.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the last one is recent.
+    pub(super) async fn renewed(self: &Arc<Self>) {
+        // It is never closed.
+        let order = Arc::clone(&self.ordered).acquire_owned().await;
+        if self.last().is_none_or(|last| !is_recent(&last)) {
+            let snapshots = Arc::clone(self);
+            let look = tokio::task::spawn_blocking(move || {
+                snapshots.recent();
+                drop(order);
+            });
+            // If it panicked, what was seen before stands.
+            let _panicked = look.await;
         }
     }
+
+    /// Has one taken for those who ask next, if the last one is old.
+    pub(super) fn renew(self: &Arc<Self>) {
+        let old = self.last().is_none_or(|last| !is_recent(&last));
+        if !old || self.ordered.available_permits() == 0 {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let snapshots = Arc::clone(self);
+            runtime.spawn(async move { snapshots.renewed().await });
+        }
+    }
+}
+
+fn is_recent((taken, _): &Taken) -> bool {
+    taken.elapsed() < RECENT
 }
 
 #[cfg(test)]
