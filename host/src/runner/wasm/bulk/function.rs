@@ -8,6 +8,9 @@ pub(super) const BYTES: u32 = 1 << 20;
 /// Elements of a table at a time, of up to 16 bytes each.
 pub(super) const ELEMENTS: u32 = 1 << 16;
 
+/// Pages of a memory of 4 GiB.
+const MOST_PAGES: i32 = 1 << 16;
+
 /// A bulk instruction, with what it works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Bulk {
@@ -113,17 +116,16 @@ impl Bulk {
                 .i32_const(self.portion().cast_signed());
             code.i32_le_u();
         });
-        // An end beyond 4 GiB is out of bounds, unless it is 4 GiB sharp: then
-        // a memory that large is copied to its very end at once.
+        // What ends out of bounds traps at once.
         self.at_once_if(code, |code| {
-            Self::end_wraps(code, TO);
+            self.ends_beyond(code, TO);
             if !self.fills() {
-                Self::end_wraps(code, FROM);
+                self.ends_beyond(code, FROM);
                 code.i32_or();
             }
         });
         // All of it has to be there before any of it is touched: nothing, done
-        // at the end, traps like the whole.
+        // at the end, traps like the whole. An end of 0 is 4 GiB, and was looked at.
         code.local_get(TO)
             .local_get(LENGTH)
             .i32_add()
@@ -159,9 +161,27 @@ impl Bulk {
         code.return_().end();
     }
 
-    fn end_wraps(code: &mut InstructionSink<'_>, start: u32) {
-        code.local_get(start).local_get(LENGTH).i32_add();
+    /// Whether the end is out of bounds as it is beyond 4 GiB, or is 4 GiB sharp and
+    /// that is more than there is. A memory may be as large as that, and nothing else.
+    fn ends_beyond(self, code: &mut InstructionSink<'_>, start: u32) {
+        let end = |code: &mut InstructionSink<'_>| {
+            code.local_get(start).local_get(LENGTH).i32_add();
+        };
+        end(code);
         code.local_get(start).i32_lt_u();
+        let memory = match (self, start) {
+            (
+                Self::MemoryCopy { to: memory, .. }
+                | Self::MemoryFill { memory }
+                | Self::MemoryInit { memory, .. },
+                TO,
+            )
+            | (Self::MemoryCopy { from: memory, .. }, FROM) => memory,
+            _ => return,
+        };
+        end(code);
+        code.memory_size(memory).i32_const(MOST_PAGES).i32_ne();
+        code.i32_or().i32_const(0).i32_ne().i32_and();
     }
 
     /// What is left, at once.

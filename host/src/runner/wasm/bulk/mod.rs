@@ -33,7 +33,7 @@ use super::refusal::Refusal;
 
 /// To be raised with each change of what comes out: code that was compiled
 /// before is not used with another version.
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 
 /// How deep components may lie within each other. Each level copies what it
 /// contains, and takes a stack frame.

@@ -206,6 +206,91 @@ fn one_memory_by_two_names_is_copied_as_one() {
     assert_eq!(filled, [0, 1]);
 }
 
+/// A memory of 4 GiB has an end that no number of 32 bits tells.
+#[test]
+fn what_ends_at_four_gibibytes_is_in_portions_too() {
+    const LENGTH: u32 = 3 * BYTES + 5;
+    const START: u32 = LENGTH.wrapping_neg();
+    let text = |pages: u32| {
+        format!(
+            r#"(module
+            (memory $m (export "m") {pages}) (memory $other (export "other") 65)
+            (func (export "fill") (param i32 i32 i32)
+                (memory.fill (local.get 0) (local.get 1) (local.get 2)))
+            (func (export "copy") (param i32 i32 i32)
+                (memory.copy (local.get 0) (local.get 1) (local.get 2)))
+            (func (export "in") (param i32 i32 i32)
+                (memory.copy $m $other (local.get 0) (local.get 1) (local.get 2)))
+            (func (export "out") (param i32 i32 i32)
+                (memory.copy $other $m (local.get 0) (local.get 1) (local.get 2))))"#
+        )
+    };
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    let engine = Engine::new(&config).unwrap();
+    // How often it looked at the clock, its trap, and what is in the memories then.
+    let done = |bytes: &[u8], call: &str, args: [u32; 3]| {
+        let module = wasmtime::Module::new(&engine, bytes).unwrap();
+        let mut store = Store::new(&engine, 0_u32);
+        store.epoch_deadline_callback(|mut store| {
+            *store.data_mut() += 1;
+            Ok(wasmtime::UpdateDeadline::Continue(0))
+        });
+        let instance = Instance::new(&mut store, &module, &[]).unwrap();
+        let memory = instance.get_memory(&mut store, "m").unwrap();
+        let other = instance.get_memory(&mut store, "other").unwrap();
+        let tail = memory.data_size(&store) - (65 << 16);
+        for (memory, from) in [(memory, tail), (other, 0)] {
+            let data = &mut memory.data_mut(&mut store)[from..];
+            for (word, number) in data.as_chunks_mut::<4>().0.iter_mut().zip(0_u32..) {
+                *word = number.wrapping_mul(0x9e37_79b1).to_le_bytes();
+            }
+        }
+        let function = instance.get_func(&mut store, call).unwrap();
+        let args = args.map(|value| Val::I32(value.cast_signed()));
+        let result = function.call(&mut store, &args, &mut []);
+        let trap = result.err().map(|error| error.downcast::<Trap>().unwrap());
+        let mut hash = Sha256::new();
+        hash.update(&memory.data(&store)[tail..]);
+        hash.update(other.data(&store));
+        (*store.data(), trap, hash.finalize().to_vec())
+    };
+    for (pages, call, args, traps) in [
+        (65_536, "fill", [START, 7, LENGTH], false),
+        (65_536, "copy", [START, START - 9, LENGTH], false),
+        (65_536, "copy", [START - 9, START, LENGTH], false),
+        (65_536, "in", [START, 9, LENGTH], false),
+        (65_536, "out", [9, START, LENGTH], false),
+        (65_536, "fill", [START + 1, 7, LENGTH], true),
+        (65_536, "in", [START, 3 * BYTES, LENGTH], true),
+        (65_536, "in", [START + 1, 9, LENGTH], true),
+        (65_536, "out", [START, START, LENGTH], true),
+        (65_535, "fill", [START, 7, LENGTH], true),
+        (65_535, "copy", [START - 65_536, START, LENGTH], true),
+        (65_535, "in", [START, 9, LENGTH], true),
+    ] {
+        let bytes = wat::parse_str(text(pages)).unwrap();
+        let before = done(&bytes, call, args);
+        let after = done(&rewritten(&bytes).unwrap(), call, args);
+        let trap = traps.then_some(Trap::MemoryOutOfBounds);
+        assert_eq!(after.1, trap, "{pages} {call} {args:?}");
+        assert_eq!(after.1, before.1);
+        assert!(after.2 == before.2, "{pages} {call} {args:?}");
+        if !traps {
+            // As often as one that ends a page before.
+            let [to, from, length] = args;
+            let args = match call {
+                "fill" | "in" => [to - 65_536, from, length],
+                "out" => [to, from - 65_536, length],
+                _ => [to - 65_536, from - 65_536, length],
+            };
+            let elsewhere = done(&rewritten(&bytes).unwrap(), call, args);
+            assert_eq!(after.0, elsewhere.0, "{pages} {call} {args:?}");
+            assert!(after.0 > before.0 + 3, "{pages} {call} {args:?}");
+        }
+    }
+}
+
 #[test]
 fn only_what_may_be_long_is_replaced() {
     let calls = |body: &str| {
