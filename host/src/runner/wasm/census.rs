@@ -6,7 +6,9 @@
 //! than there is memory in the world, and the compiler would set about it. So
 //! it is played through here first, with a bound on the steps.
 
-use wasmparser::{ComponentTypeRef, ElementItems, Encoding, Instance, Parser, Payload};
+use wasmparser::{
+    ComponentTypeRef, ElementItems, Encoding, FunctionBody, Instance, Operator, Parser, Payload,
+};
 
 use super::footprint::Footprint;
 use super::limiter::{ELEMENT_BYTES, TABLE_ELEMENTS};
@@ -36,6 +38,9 @@ const MAX_INSTANCE_BYTES: u64 = 64 * 1024 * 1024;
 /// What is not counted of all instances of an agent: the rest of it, such as its
 /// stack, isn't either. Few programs take more.
 pub(super) const UNCOUNTED: u64 = 64 * 1024;
+
+/// Targets of a `br_table`, as many as the compiler takes.
+const MAX_TARGETS: u32 = 65_520;
 
 /// What starting a component takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -106,6 +111,7 @@ pub(super) struct Census<'a> {
     functions: usize,
     largest_function: usize,
     items: u64,
+    longest_br_table: u32,
 }
 
 enum Open {
@@ -176,6 +182,12 @@ impl<'a> Census<'a> {
                 "the number of elements of its tables",
                 needs.table_elements,
                 TABLE_ELEMENTS,
+            ),
+            (
+                "br_table",
+                "the number of targets of its longest br_table",
+                u64::from(self.longest_br_table),
+                u64::from(MAX_TARGETS),
             ),
         ] {
             if count > most {
@@ -255,7 +267,13 @@ impl<'a> Census<'a> {
             }
             Payload::CodeSectionEntry(body) => {
                 self.functions += 1;
-                self.largest_function = self.largest_function.max(body.as_bytes().len());
+                let bytes = body.as_bytes().len();
+                self.largest_function = self.largest_function.max(bytes);
+                // Each target is a byte or more.
+                if (u64::from(MAX_TARGETS)..=MAX_FUNCTION).contains(&(bytes as u64)) {
+                    let longest = longest_br_table(&body);
+                    self.longest_br_table = self.longest_br_table.max(longest);
+                }
             }
             _ => {}
         }
@@ -326,6 +344,16 @@ impl<'a> Census<'a> {
         }
         Ok(())
     }
+}
+
+/// As far as the function can be read: who validates it says what is wrong.
+fn longest_br_table(body: &FunctionBody<'_>) -> u32 {
+    let targets = |operator| match operator {
+        Ok(Operator::BrTable { targets }) => targets.len(),
+        _ => 0,
+    };
+    let operators = body.get_operators_reader().into_iter().flatten();
+    operators.map(targets).max().unwrap_or(0)
 }
 
 impl Module {

@@ -265,9 +265,15 @@ fn missing(types: &Types, import: &str) -> Vec<String> {
                 None if needed.next().is_some() => whole(),
                 None => Vec::new(),
                 Some(offered) => needed
-                    .filter(|(name, item)| {
-                        matches!(item.ty, ComponentEntityType::Func(_))
-                            && !offered.contains(name.as_str())
+                    .filter(|(name, item)| match item.ty {
+                        ComponentEntityType::Func(_) => !offered.contains(name.as_str()),
+                        ComponentEntityType::Module(_)
+                        | ComponentEntityType::Component(_)
+                        | ComponentEntityType::Value(_) => true,
+                        // Of resources, the linker knows.
+                        ComponentEntityType::Type { .. } | ComponentEntityType::Instance(_) => {
+                            false
+                        }
                     })
                     .map(|(name, _)| format!("{import}#{name}"))
                     .collect(),

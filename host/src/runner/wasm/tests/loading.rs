@@ -181,6 +181,57 @@ fn programs_of_another_type() {
     }
 }
 
+/// An interface has functions and resources here, and nothing else.
+#[test]
+fn modules_that_nothing_provides() {
+    let component = wat(r#"(component
+            (import "wasi:random/random@0.2.0" (instance (export "m" (core module))))
+            (core module $m (func (export "run") (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#);
+    let refusal = refused(&component);
+    assert_eq!(refusal.code, ErrorCode::MissingImport);
+    assert_eq!(refusal.imports, ["wasi:random/random@0.2.0#m"]);
+}
+
+#[test]
+fn tables_of_branches_have_an_end() {
+    let targets = |count: usize| {
+        let targets = "0 ".repeat(count + 1);
+        command(
+            "i32.const 0",
+            &format!("(func i32.const 0 br_table {targets})"),
+        )
+    };
+    assert!(examine(&targets(65_520)).is_ok());
+    let refusal = refused(&targets(65_521));
+    assert_eq!(refusal.code, ErrorCode::CompileLimit);
+    assert_eq!(refusal.bound.as_deref(), Some("br_table"));
+}
+
+#[tokio::test]
+async fn what_the_linker_finds_wrong_is_told_as_invalid() {
+    for import in [
+        r#"(import "wasi:random/random@0.2.0" (instance (export "get-random-u64" (func (result u32)))))"#,
+        r#"(import "wasi:io/poll@0.2.0" (instance (export "foo" (type (sub resource)))))"#,
+    ] {
+        let component = wat(&format!(
+            r#"(component {import}
+            (core module $m (func (export "run") (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#
+        ));
+        match ask(component).end().await {
+            End::StartFailed { code, .. } => assert_eq!(code, ErrorCode::InvalidComponent),
+            end => panic!("{end:?}"),
+        }
+    }
+}
+
 #[test]
 fn features_that_are_off() {
     for (module, feature) in [
