@@ -13,7 +13,9 @@ pub(super) const CEILINGS: Limits = Limits {
     // Given back in one call of the system, which takes 0.1 s for each of these: its
     // thread for guests, or its kill, waits that long.
     memory_bytes: GIB,
-    instances: 1024,
+    // As many memories, each of which takes addresses: so that a few agents take no
+    // large part of those.
+    instances: 128,
     // Each costs the host up to 450 bytes, which are no memory of the guest's and count
     // nowhere: so 4.5 MiB an agent.
     handles: 10_000,

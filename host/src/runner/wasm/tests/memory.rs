@@ -2,6 +2,7 @@
 
 use super::inspect::describe;
 use super::*;
+use crate::config::{Config, RawConfig};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -321,6 +322,35 @@ fn with_memories(memories: usize, body: &str) -> Ask {
     let mut ask = ask(wat(&text));
     ask.limits.instances = memories as u64;
     ask
+}
+
+/// However little memory it is.
+#[tokio::test]
+async fn a_few_agents_leave_memories_to_others() {
+    const FEW: usize = 16;
+    let config = WasmConfig {
+        max_agents: FEW + 1,
+        guest_threads: 2,
+        ..WasmConfig::default()
+    };
+    let runner = WasmRunner::new(config).unwrap();
+    let ceilings = Config::try_from(RawConfig::default()).unwrap().ceilings;
+    let most = usize::try_from(ceilings.instances).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..FEW {
+        let mut holds = with_memories(most, "(loop $l br $l) i32.const 0");
+        holds.limits.fuel = 1000;
+        holds.on_fuel_exhausted = OnFuelExhausted::Pause;
+        let mut holds = holds.start_on(&runner);
+        holds.running().await;
+        held.push(holds);
+    }
+    let other = with_memories(most, "i32.const 0").start_on(&runner);
+    assert_eq!(other.ended().await.end, End::Exited(0));
+    for holds in held {
+        holds.guest.control.kill();
+        assert_eq!(holds.ended().await.end, End::Killed);
+    }
 }
 
 /// Each reserves some gibibytes of addresses.
