@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use skep_client::protocol::{ErrorCode, Outcome};
 use skep_client::{Client, ClientError, ConnectionState};
 use skep_tests::{
@@ -112,6 +113,32 @@ async fn spawn_waiting(client: &Client, args: &[&str]) -> JoinHandle<(Option<Out
         let ended = client.wait(agent, None).await.unwrap();
         (ended.outcome, agent.to_string())
     })
+}
+
+/// Unless it was started to outlive that, as all of a test may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_ends_in_order_however_often_its_terminal_says_that_it_closes() {
+    let mut host = HostProcess::start(&["--grace", "2s"]).await;
+    let client = host.client();
+    let deaf = spawn_waiting(&client, &["sleep", "600000"]).await;
+    host.signal(Signal::SIGHUP);
+    if outlives_terminals(host.pid()) {
+        host.terminate();
+    }
+    eventually("a host that is ending", || async {
+        host.log().contains("ending: 1 agents").then_some(())
+    })
+    .await;
+    host.signal(Signal::SIGHUP);
+    let (outcome, _) = deaf.await.unwrap();
+    assert_eq!(outcome, Some(Outcome::Stopped { forced: true }));
+    assert_eq!(host.ended().await.code(), Some(0));
+}
+
+fn outlives_terminals(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap() & 1 == 1
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

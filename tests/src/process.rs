@@ -150,8 +150,16 @@ impl HostProcess {
     /// # Panics
     /// If it is gone.
     pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).expect("a pid");
-        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("a process to be signalled");
+        kill(Pid::from_raw(pid), signal).expect("a process to be signalled");
     }
 
     /// Waits until it has ended by itself.

@@ -1,5 +1,7 @@
 //! `skep serve`: the host.
 
+use std::io::Write;
+
 use serde_json::json;
 use skep_client::Endpoint;
 use skep_host::config::{Config, RawConfig};
@@ -68,8 +70,8 @@ async fn host(context: &Context, config: &Config) -> Outcome {
     tokio::select! {
         () = ending => Ok(0),
         // What runs in this process goes with it, and native agents' shims see it go.
-        signal = signals.next() => {
-            eprintln!("skep: ending at once");
+        signal = signals.next_but_hangup() => {
+            tell("ending at once");
             Ok(exit::of_signal(signal))
         }
     }
@@ -77,14 +79,18 @@ async fn host(context: &Context, config: &Config) -> Outcome {
 
 fn tell_end(config: &Config, agents: u64) {
     if agents == 0 {
-        eprintln!("skep: ending");
-        return;
+        return tell("ending");
     }
     let grace = text::duration(config.grace);
-    eprintln!(
-        "skep: ending: {} agents have {grace} to stop; a second signal ends the host at once",
+    tell(&format!(
+        "ending: {} agents have {grace} to stop; a second signal ends the host at once",
         text::count(agents)
-    );
+    ));
+}
+
+/// To a terminal that may have been closed, which is why the host ends.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "skep: {text}");
 }
 
 fn announce(context: &Context, config: &Config, endpoints: &Endpoints) {

@@ -47,6 +47,18 @@ impl Signals {
         })
     }
 
+    /// The next one that a person sends again where the first takes too long. A
+    /// terminal that closes sends its own several times. Cancel-safe.
+    pub(super) async fn next_but_hangup(&mut self) -> i32 {
+        let hangup = SignalKind::hangup().as_raw_value();
+        loop {
+            let signal = self.next().await;
+            if signal != hangup {
+                return signal;
+            }
+        }
+    }
+
     /// The number of the next one. Cancel-safe.
     pub(super) async fn next(&mut self) -> i32 {
         tokio::select! {
