@@ -330,7 +330,14 @@ impl Components {
             if known.facts.kind != Kind::Blob || component.facts.kind == Kind::Blob {
                 return Ok(Arc::clone(known));
             }
-            return Ok(Arc::clone(state.whole.insert(Arc::new(component))));
+            let replaced = Arc::clone(known);
+            let component = Arc::clone(state.whole.insert(Arc::new(component)));
+            if !is_unused(&replaced) {
+                // Agents have it as an input, and need it under the next host too.
+                state.bytes += replaced.size as u64;
+                state.deleted.push(replaced);
+            }
+            return Ok(component);
         }
         let size = component.size as u64;
         state.make_place()?;

@@ -416,3 +416,30 @@ fn the_store_forgets_none_that_was_put_again_and_none_that_agents_are_made_of() 
     store.told(1);
     assert!(!store.owes());
 }
+
+#[test]
+fn an_input_that_turns_out_to_be_a_component_stays_for_who_has_it() {
+    let store = Components::new(10);
+    let facts = |kind| Facts {
+        kind,
+        ..Facts::default()
+    };
+    let of = |kind| {
+        Component::new(
+            Digest::of(b"1234"),
+            Bytes::from_static(b"1234"),
+            facts(kind),
+        )
+    };
+    let input = store.insert(of(Kind::Blob), None).unwrap();
+    let digest = store.insert(of(Kind::Command), None).unwrap().digest;
+    assert_eq!(store.totals().bytes, 8, "both are there");
+    store.remove_unused(false);
+    let gone = take_gone(&store);
+    assert_eq!(store.still_gone(gone), [Gone::Deleted(digest)]);
+    drop(input);
+    store.remove_unused(false);
+    let gone = take_gone(&store);
+    assert_eq!(store.still_gone(gone), [Gone::Component(digest)]);
+    assert_eq!(store.totals().bytes, 0);
+}
