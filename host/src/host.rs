@@ -57,18 +57,6 @@ pub enum StartError {
     /// Native agents cannot be whom the operator says.
     #[error(transparent)]
     NativeUser(#[from] AccountError),
-    /// What agents are given and print would be shown to native ones.
-    #[error(
-        "server.state_dir: {state_dir} lies below {tree}, which every native agent reads, and they \
-         are this host's own user: put it elsewhere, such as below /var/lib, leave native agents \
-         off, or run the host as root and them as another user"
-    )]
-    StateShown {
-        /// Where state is kept.
-        state_dir: String,
-        /// What agents are shown.
-        tree: &'static str,
-    },
     /// The logs of agents have no place.
     #[error(transparent)]
     Logs(#[from] log::OpenError),
@@ -133,21 +121,19 @@ impl Host {
             ..WasmConfig::default()
         })
         .map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        // What lies there is granted to agents, by paths without links.
+        let state_dir = paths::without_links(&config.state_dir);
         let native = config.native.as_ref().map(|native| {
             NativeRunner::new(NativeConfig {
                 shim: helper.clone(),
                 programs: native.programs.clone(),
                 user: native.user.clone(),
+                private: (config.cache_dir.iter().map(|dir| paths::without_links(dir)))
+                    .chain([state_dir.clone()])
+                    .collect(),
             })
         });
         let native = native.transpose()?.map(Arc::new);
-        // What lies there is granted to agents, by paths without links.
-        let state_dir = paths::without_links(&config.state_dir);
-        let shown = native.as_ref().and_then(|native| native.shows(&state_dir));
-        if let Some(tree) = shown {
-            let state_dir = state_dir.display().to_string();
-            return Err(StartError::StateShown { state_dir, tree });
-        }
         let scratch_root = state_dir.join("scratch");
         let inputs_root = state_dir.join("inputs");
         let kept = kept::Kept::new(capacity.kept_files_bytes);

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, NulError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -93,6 +93,12 @@ impl Jailer {
         self.layers.landlock
     }
 
+    /// Whether it is told that files are withheld, and what lies below a directory
+    /// that every agent sees is not: Landlock has no exceptions.
+    pub(super) fn lays_open(&self) -> bool {
+        self.layers.landlock && !self.layers.view && self.account.is_none()
+    }
+
     /// Whether inputs can be read and not written. The way to them is the host's
     /// alone, but where they are mounted.
     pub(super) fn shows_inputs(&self) -> bool {
@@ -112,12 +118,17 @@ impl Jailer {
     ///
     /// # Errors
     /// If the path of a directory has a NUL.
-    pub(super) fn jail(&self, limits: &Limits, dirs: &[GrantedDir]) -> Result<Jail, NulError> {
+    pub(super) fn jail(
+        &self,
+        limits: &Limits,
+        dirs: &[GrantedDir],
+        covered: &[PathBuf],
+    ) -> Result<Jail, NulError> {
         let pids = self.controllers().is_some_and(|cgroup| cgroup.pids);
+        let c = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes());
         let reach = |dir: &GrantedDir| {
-            let path = dir.host.as_os_str().as_encoded_bytes();
             Ok(Reach {
-                path: CString::new(path)?,
+                path: c(&dir.host)?,
                 writable: dir.access != Access::Read,
             })
         };
@@ -125,6 +136,10 @@ impl Jailer {
             layers: self.layers,
             account: self.account,
             reach: dirs.iter().map(reach).collect::<Result<_, _>>()?,
+            covered: covered
+                .iter()
+                .map(|path| c(path))
+                .collect::<Result<_, _>>()?,
             open_files: limits.open_files,
             data_bytes: self.watches_memory().then_some(limits.memory_bytes),
             // Elsewhere it would count what else the user runs.

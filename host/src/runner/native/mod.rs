@@ -50,6 +50,7 @@ mod wire;
 
 pub use self::account::AccountError;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -83,6 +84,9 @@ pub struct NativeConfig {
     pub programs: Vec<PathBuf>,
     /// Whom agents are under a host that is root; `nobody` if it is not said.
     pub user: Option<String>,
+    /// Directories of the host's own, by paths without links: of what lies there an
+    /// agent sees no more than it is granted.
+    pub private: Vec<PathBuf>,
 }
 
 /// Why an agent is not run. The submitter can cause each.
@@ -106,6 +110,13 @@ pub enum Refused {
          leave it out"
     )]
     DirsOpen,
+    /// The host's own directories lie where every agent reads.
+    #[error(
+        "the host's state or its cache lies below a directory of the system that native agents \
+         read, and without namespaces it cannot be kept from them: the operator moves \
+         server.state_dir and server.cache_dir elsewhere, or allows user namespaces"
+    )]
+    StateOpen,
     /// Its inputs would lie where it may not look, or where it may write.
     #[error(
         "this host has no Landlock, or runs agents as another user without a root directory of \
@@ -135,7 +146,7 @@ impl Refused {
         match self {
             Self::Invalid => ErrorCode::InvalidArgument,
             Self::NotAllowed => ErrorCode::Denied,
-            Self::ProcessesUncounted | Self::DirsOpen | Self::InputsHidden => {
+            Self::ProcessesUncounted | Self::DirsOpen | Self::InputsHidden | Self::StateOpen => {
                 ErrorCode::UnsupportedFeature
             }
             Self::TooManyWatches { .. } => ErrorCode::LimitExceedsCeiling,
@@ -151,6 +162,7 @@ impl Refused {
             Self::DirsOpen => "spec.grants.dirs",
             Self::InputsHidden => "spec.inputs",
             Self::TooManyWatches { .. } => "spec.limits.open_files",
+            Self::StateOpen => "spec.runner",
         }
     }
 }
@@ -181,6 +193,8 @@ struct Setup {
     config: NativeConfig,
     account: Option<Account>,
     watches: Watches,
+    /// What of [`NativeConfig::private`] lies where agents see everything.
+    covered: Vec<PathBuf>,
     /// Empty before the first agent: most hosts in a person's own process never
     /// run one.
     jailer: OnceCell<Jailer>,
@@ -195,6 +209,15 @@ impl Setup {
     fn known(&self) -> Option<&Jailer> {
         self.jailer.get()
     }
+
+    /// Refuses all agents where they would see the host's own directories, and were
+    /// told that they don't.
+    fn hides(&self, jailer: &Jailer) -> Result<(), Refused> {
+        if jailer.lays_open() && !self.covered.is_empty() {
+            return Err(Refused::StateOpen);
+        }
+        Ok(())
+    }
 }
 
 impl NativeRunner {
@@ -205,10 +228,22 @@ impl NativeRunner {
     pub fn new(config: NativeConfig) -> Result<Self, AccountError> {
         let account = Account::of(config.user.as_deref())?;
         let jailer = OnceCell::new();
+        let covered: Vec<PathBuf> = (config.private.iter())
+            .filter(|path| view::system_tree(path).is_some())
+            .cloned()
+            .collect();
+        for path in &covered {
+            // Only what is there can be covered. Who needs it says why it cannot be made.
+            let _later = std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path);
+        }
         let setup = Setup {
             config,
             account,
             watches: Watches::of_kernel(),
+            covered,
             jailer,
         };
         Ok(Self {
@@ -222,16 +257,6 @@ impl NativeRunner {
         self.snapshots.renewed().await;
     }
 
-    /// The tree with which every agent would be shown what lies here: it is that of
-    /// programs and their settings, and agents are the host's own user.
-    #[must_use]
-    pub fn shows(&self, path: &Path) -> Option<&'static str> {
-        match self.setup.account {
-            Some(_) => None,
-            None => view::system_tree(path),
-        }
-    }
-
     /// Checks what an agent asks for against what holds on this machine, which
     /// is found out first if it is not known: then [`Runner::enforced`] is true.
     ///
@@ -243,6 +268,7 @@ impl NativeRunner {
         let Ok(jailer) = self.setup.jailer().await else {
             return Ok(());
         };
+        self.setup.hides(jailer)?;
         if asked.processes && !jailer.counts_processes() {
             return Err(Refused::ProcessesUncounted);
         }

@@ -101,7 +101,11 @@ impl Process {
             Err(ProbeError::Shim(error)) => return no_room(&error, "the shim of a native agent"),
             Err(error) => return fault(&format!("no native agent can be run: {error}")),
         };
-        let Some(frame) = instruct(jailer, &program, &launch) else {
+        // Who was taken by a host before may be started by this one.
+        if let Err(refused) = self.setup.hides(jailer) {
+            return start_failed(refused.code(), refused.to_string());
+        }
+        let Some(frame) = instruct(&self.setup, jailer, &program, &launch) else {
             return start_failed(
                 ErrorCode::InvalidArgument,
                 "the command or the environment contains a NUL or is too long".into(),

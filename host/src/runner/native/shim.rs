@@ -129,6 +129,7 @@ fn enclose(control: &UnixStream, instruction: &Instruction) -> Result<(), Failur
         layers,
         account,
         reach,
+        covered,
         ..
     } = &instruction.jail;
     let cwd = instruction.cwd.as_c_str();
@@ -170,7 +171,7 @@ fn enclose(control: &UnixStream, instruction: &Instruction) -> Result<(), Failur
         bound_counts();
     }
     if layers.view {
-        view::enter(granted, program).map_err(confine)?;
+        view::enter(covered, granted, program).map_err(confine)?;
         chdir(cwd).map_err(enter)?;
     }
     drop_capabilities().map_err(confine)
@@ -210,7 +211,7 @@ fn probe_namespaces(account: Option<Account>) -> nix::Result<i32> {
                 Ok(Some(init)) => guard(init),
                 Ok(None) => {
                     bound_counts();
-                    let view = view::enter(Vec::new(), None).is_ok();
+                    let view = view::enter(&[], Vec::new(), None).is_ok();
                     Layers {
                         namespaces: true,
                         view,

@@ -14,7 +14,12 @@ use super::wire::{Instruction, Order, Step};
 use crate::runner::{End, Launch, Program};
 
 /// The order, encoded; `None` if it contains a NUL or is too long.
-pub(super) fn instruct(jailer: &Jailer, program: &Path, launch: &Launch) -> Option<Vec<u8>> {
+pub(super) fn instruct(
+    setup: &Setup,
+    jailer: &Jailer,
+    program: &Path,
+    launch: &Launch,
+) -> Option<Vec<u8>> {
     let Program::Command(command) = &launch.program else {
         return None;
     };
@@ -39,7 +44,7 @@ pub(super) fn instruct(jailer: &Jailer, program: &Path, launch: &Launch) -> Opti
         cwd: CString::new(bytes(scratch.unwrap_or(Path::new("/")))).ok()?,
         argv,
         env,
-        jail: jailer.jail(&launch.limits, &launch.dirs).ok()?,
+        jail: (jailer.jail(&launch.limits, &launch.dirs, &setup.covered)).ok()?,
     };
     Order::Run(instruction).encode()
 }

@@ -2,6 +2,7 @@
 //! devices, a `/proc` that shows its own processes, and what it was granted,
 //! each where the host has it. It runs in the shim alone, within namespaces.
 
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
@@ -16,6 +17,7 @@ use rustix::mount::{
 };
 
 use super::enclosure::{from_io, from_rustix};
+use super::wire::as_path;
 use crate::paths::{open_without_links, without_links};
 
 /// Where programs, their libraries and their settings lie: readable for every
@@ -53,6 +55,9 @@ pub(super) const DEVICES: [&str; 5] = [
 /// Over this the new root is put before it becomes one: it is always there,
 /// and nothing of it is needed any more.
 const STAGE: &str = "/proc";
+
+/// How a file system is made in which only mount points and links lie.
+const MOUNT_POINTS: &CStr = c"mode=755,size=1m,nr_inodes=1k";
 
 /// What may be done in a tree. The mounts themselves say so, since Landlock
 /// leaves permissions, owners, times and attributes to who owns the file.
@@ -135,34 +140,35 @@ impl Tree {
         }
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(self.mount.as_fd(), "", CWD, place.as_path(), flags).map_err(from_rustix)?;
-        self.forbid(self.usage.forbidden())
+        let forbidden = self.usage.forbidden();
+        forbid(&self.mount, forbidden, libc::AT_RECURSIVE)
     }
+}
 
-    /// Adds to what may not be done in all of its mounts. Nothing is taken
-    /// off: what the host itself may not do stays as it is, and may not be
-    /// changed in a user namespace.
-    #[expect(unsafe_code, reason = "mount_setattr, which no library here has")]
-    fn forbid(&self, attributes: u64) -> nix::Result<()> {
-        let change = libc::mount_attr {
-            attr_set: attributes,
-            attr_clr: 0,
-            propagation: 0,
-            userns_fd: 0,
-        };
-        // SAFETY: the path and the attributes outlive the call, which only
-        // reads them, and their size is given.
-        let done = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                self.mount.as_raw_fd(),
-                c"".as_ptr(),
-                libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
-                &raw const change,
-                size_of::<libc::mount_attr>(),
-            )
-        };
-        Errno::result(done).map(drop)
-    }
+/// Adds to what may not be done in a mount, with `AT_RECURSIVE` also in those below
+/// it. Nothing is taken off: what the host itself may not do stays as it is, and
+/// may not be changed in a user namespace.
+#[expect(unsafe_code, reason = "mount_setattr, which no library here has")]
+fn forbid(mount: &OwnedFd, attributes: u64, flags: libc::c_int) -> nix::Result<()> {
+    let change = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path and the attributes outlive the call, which only
+    // reads them, and their size is given.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | flags,
+            &raw const change,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(done).map(drop)
 }
 
 /// Whether every agent sees this anyway.
@@ -170,9 +176,14 @@ pub(super) fn is_system(path: &Path) -> bool {
     SYSTEM.iter().any(|system| path.starts_with(system))
 }
 
-/// Makes the root directory, with `granted` and `program` in it. Only the init
-/// of a pid namespace can: the new `/proc` is that of its own.
-pub(super) fn enter(mut granted: Vec<Tree>, program: Option<Tree>) -> nix::Result<()> {
+/// Makes the root directory, with `granted` and `program` in it, and nothing of
+/// what lies in `covered` but those. Only the init of a pid namespace can: the new
+/// `/proc` is that of its own.
+pub(super) fn enter(
+    covered: &[CString],
+    mut granted: Vec<Tree>,
+    program: Option<Tree>,
+) -> nix::Result<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(from_rustix)?;
     let mut trees = Vec::new();
@@ -188,17 +199,26 @@ pub(super) fn enter(mut granted: Vec<Tree>, program: Option<Tree>) -> nix::Resul
         }
     }
     let plain = MountFlags::NOSUID | MountFlags::NODEV;
-    // Only mount points and links lie in it.
-    let options = c"mode=755,size=1m,nr_inodes=1k";
-    mount("tmpfs", STAGE, "tmpfs", plain, options).map_err(from_rustix)?;
+    mount("tmpfs", STAGE, "tmpfs", plain, MOUNT_POINTS).map_err(from_rustix)?;
     for (to, path) in links {
         let place = staged(path);
         symlink(to.map_err(from_io)?, place).map_err(from_io)?;
     }
+    for tree in trees {
+        tree.put()?;
+    }
+    let mut covers = Vec::new();
+    for path in covered {
+        covers.extend(cover(as_path(path))?);
+    }
     // What lies within another is put over that one's.
     granted.sort_by_key(|tree| tree.path.components().count());
-    for tree in trees.into_iter().chain(granted).chain(program) {
+    for tree in granted.into_iter().chain(program) {
         tree.put()?;
+    }
+    for cover in covers {
+        // It alone, and not what was put into it.
+        forbid(&cover, libc::MOUNT_ATTR_RDONLY, 0)?;
     }
     for (name, to) in [
         ("fd", "/proc/self/fd"),
@@ -226,6 +246,20 @@ fn turn() -> nix::Result<()> {
     rustix::process::chdir("/").map_err(from_rustix)?;
     let still = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     mount_remount("/", still, "").map_err(from_rustix)
+}
+
+/// Puts an empty directory over one of the host's, if it can be reached from here:
+/// the agent reaches no more.
+fn cover(path: &Path) -> nix::Result<Option<OwnedFd>> {
+    let place = staged(path);
+    let plain = MountFlags::NOSUID | MountFlags::NODEV;
+    match mount("tmpfs", &place, "tmpfs", plain, MOUNT_POINTS).map_err(from_rustix) {
+        Ok(()) => open_without_links(&place, OFlags::DIRECTORY)
+            .map(Some)
+            .map_err(from_rustix),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn staged(path: &Path) -> PathBuf {

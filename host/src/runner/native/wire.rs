@@ -65,6 +65,9 @@ pub(super) struct Jail {
     pub(super) account: Option<Account>,
     /// The directories that it was granted.
     pub(super) reach: Vec<Reach>,
+    /// The host's own directories, of which it sees nothing else, where it has a root
+    /// directory of its own.
+    pub(super) covered: Vec<CString>,
     pub(super) open_files: u64,
     /// Bytes of memory of each process, where no cgroup limits their sum.
     pub(super) data_bytes: Option<u64>,
@@ -261,6 +264,7 @@ mod tests {
                     path: CString::new(b"/srv/\xFF").unwrap(),
                     writable: true,
                 }],
+                covered: vec![c("/opt/state")],
                 open_files: 3,
                 data_bytes: None,
                 processes: Some(u64::MAX),

@@ -232,7 +232,7 @@ async fn asked_to_stop() {
     );
 }
 
-async fn start_failure(agent: &mut Agent) -> ErrorCode {
+pub(super) async fn start_failure(agent: &mut Agent) -> ErrorCode {
     match agent.event().await {
         GuestEvent::Ended(End::StartFailed { code, message }) => {
             assert!(!message.contains('/'), "{message}");
@@ -286,6 +286,7 @@ async fn what_does_not_start() {
         shim: "/no/shim".into(),
         programs: Vec::new(),
         user: None,
+        private: Vec::new(),
     })
     .unwrap();
     let (launch, pipes, _stdin, _output) = launch(&["true"]);
@@ -304,6 +305,7 @@ async fn only_what_the_operator_lists() {
             shim: binary(),
             programs,
             user: None,
+            private: Vec::new(),
         })
         .unwrap()
     };

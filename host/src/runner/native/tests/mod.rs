@@ -39,6 +39,7 @@ fn runner() -> NativeRunner {
         shim: binary(),
         programs: Vec::new(),
         user: None,
+        private: Vec::new(),
     })
     .unwrap()
 }
