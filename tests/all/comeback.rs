@@ -237,6 +237,11 @@ async fn who_cannot_be_taken_up_now_is_later() {
     // What it is made of is not let go meanwhile.
     assert_eq!(client.gc(&UNUSED).await.unwrap().components, 1);
     refused(client.stat_component(unused).await, ErrorCode::NotFound);
+    // Deleted, it is there for nobody else.
+    for digest in [kept.spec.component.unwrap(), input] {
+        client.remove_component(digest).await.unwrap();
+        refused(client.stat_component(digest).await, ErrorCode::NotFound);
+    }
     std::fs::remove_dir(&file).unwrap();
     std::fs::rename(&aside, &file).unwrap();
     std::fs::remove_dir(&segment).unwrap();

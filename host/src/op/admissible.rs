@@ -49,18 +49,23 @@ impl Admissible {
     }
 }
 
-/// Decides what is decided before anything is taken or run.
-pub(super) async fn consider(core: &Core, spec: AgentSpec) -> Result<Admissible, Error> {
+/// Decides what is decided before anything is taken or run. `held` are components
+/// that the agent has already, whether or not they were deleted meanwhile.
+pub(super) async fn consider(
+    core: &Core,
+    spec: AgentSpec,
+    held: &[Arc<Component>],
+) -> Result<Admissible, Error> {
     let asks_processes = spec.limits.processes.is_some();
     let canonical = CanonicalSpec::without_component(&spec).map_err(|error| {
         tracing::error!(%error, "a spec has no canonical form");
         Error::Internal("a spec has no canonical form")
     })?;
     let mut spec = validate(spec, &core.rules)?;
-    let inputs = inputs_of(core, &mut spec).await?;
+    let inputs = inputs_of(core, &mut spec, held).await?;
     match spec.runner {
         RunnerKind::Wasm => {
-            let component = component_of(core, &mut spec).await?;
+            let component = component_of(core, &mut spec, held).await?;
             let program = Program::Component {
                 digest: component.digest,
                 bytes: bytes_of(core, &component).await?,
@@ -127,16 +132,24 @@ fn need(Admissible { spec, runner, .. }: &Admissible) -> Need {
     }
 }
 
-async fn component_of(core: &Core, spec: &mut Spec) -> Result<Arc<Component>, Error> {
+fn find(core: &Core, held: &[Arc<Component>], digest: &Digest) -> Option<Arc<Component>> {
+    let of_agent = || held.iter().find(|held| held.digest == *digest).cloned();
+    core.components.get(digest).or_else(of_agent)
+}
+
+async fn component_of(
+    core: &Core,
+    spec: &mut Spec,
+    held: &[Arc<Component>],
+) -> Result<Arc<Component>, Error> {
     let component = match spec.component.take() {
         Some(ComponentRef::Digest(digest)) => {
-            let held = core.components.get(&digest);
-            let held = held.ok_or(Error::NoComponent(digest))?;
-            match held.facts.kind {
-                Kind::Command | Kind::CoreModule => held,
+            let found = find(core, held, &digest).ok_or(Error::NoComponent(digest))?;
+            match found.facts.kind {
+                Kind::Command | Kind::CoreModule => found,
                 // It was put as any bytes are, and nobody was told why not.
                 Kind::Blob => {
-                    let bytes = bytes_of(core, &held).await?;
+                    let bytes = bytes_of(core, &found).await?;
                     admit(core, move || bytes, None, Some(digest), Lifeless::Refuse).await?
                 }
             }
@@ -156,10 +169,14 @@ async fn component_of(core: &Core, spec: &mut Spec) -> Result<Arc<Component>, Er
 
 /// The bytes of the inputs, all of which have to be here. Their copies take of
 /// the disk what the agent may put there.
-async fn inputs_of(core: &Core, spec: &mut Spec) -> Result<Vec<Input>, Error> {
+async fn inputs_of(
+    core: &Core,
+    spec: &mut Spec,
+    held: &[Arc<Component>],
+) -> Result<Vec<Input>, Error> {
     let mut inputs = Vec::with_capacity(spec.inputs.len());
     for (path, digest) in std::mem::take(&mut spec.inputs) {
-        match core.components.get(&digest) {
+        match find(core, held, &digest) {
             Some(content) => {
                 let bytes = bytes_of(core, &content).await?;
                 inputs.push(Input {

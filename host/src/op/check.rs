@@ -33,7 +33,7 @@ pub async fn check(
         ..AgentSpec::named(AgentName::from_lossy("checked"))
     };
     let facts = &component.facts;
-    let refusal = match consider(core, spec).await {
+    let refusal = match consider(core, spec, &[]).await {
         Ok(_) => facts.never_compiled.clone().map(Error::from),
         Err(error) => Some(error),
     };

@@ -126,7 +126,7 @@ pub(crate) async fn come_back(
             Fate::Returns { .. } => resumed += 1,
             Fate::Lost(_) => lost += 1,
         }
-        let later = take_up(core, fate, told).await;
+        let later = take_up(core, fate, &[], told).await;
         postponed.extend(later.map(|fate| Postponed::new(core, fate)));
     }
     if lost + queued + resumed > 0 {
@@ -158,7 +158,7 @@ async fn took_up(core: &Core, deleted: &[Digest]) {
 /// One that is to be taken up later, with what it is made of.
 struct Postponed {
     fate: Fate,
-    _components: Vec<Arc<Component>>,
+    held: Vec<Arc<Component>>,
 }
 
 impl Postponed {
@@ -170,7 +170,7 @@ impl Postponed {
         let digests = born.into_iter().flat_map(Born::components);
         let components = digests.filter_map(|digest| core.components.get(digest));
         Self {
-            _components: components.collect(),
+            held: components.collect(),
             fate,
         }
     }
@@ -193,12 +193,12 @@ async fn take_up_later(
         wait = (wait * 2).min(LONGEST_WAIT);
         // Whoever waits for all agents to end waits for these as well.
         let _coming = core.drivers.token();
-        for Postponed { fate, _components } in std::mem::take(&mut postponed) {
+        for Postponed { fate, held } in std::mem::take(&mut postponed) {
             if core.draining.is_cancelled() {
                 return;
             }
-            let later = take_up(&core, fate, told).await;
-            postponed.extend(later.map(|fate| Postponed { fate, _components }));
+            let later = take_up(&core, fate, &held, told).await;
+            postponed.extend(later.map(|fate| Postponed { fate, held }));
         }
     }
     took_up(&core, &deleted).await;
@@ -206,7 +206,13 @@ async fn take_up_later(
 
 /// Takes up an agent, or gives it back where that may be possible later: for want
 /// of room on the disk, an agent that should be running is not given up.
-async fn take_up(core: &Arc<Core>, fate: Fate, told: fn(&Error) -> WireError) -> Option<Fate> {
+/// `held` is what it has of components already.
+async fn take_up(
+    core: &Arc<Core>,
+    fate: Fate,
+    held: &[Arc<Component>],
+    told: fn(&Error) -> WireError,
+) -> Option<Fate> {
     let (assembled, unseen_steps, fate) = match fate {
         Fate::Past(ended) => {
             core.registry.had_ended(vec![ended]).await;
@@ -225,13 +231,13 @@ async fn take_up(core: &Arc<Core>, fate: Fate, told: fn(&Error) -> WireError) ->
                 }
             };
         }
-        Fate::Waits(left) => (waiting_again(core, &left).await, 1, Fate::Waits(left)),
+        Fate::Waits(left) => (waiting_again(core, &left, held).await, 1, Fate::Waits(left)),
         Fate::Returns {
             left,
             before,
             again,
         } => {
-            let assembled = running_again(core, &left, before.clone(), again.clone()).await;
+            let assembled = running_again(core, &left, held, before.clone(), again.clone()).await;
             let fate = Fate::Returns {
                 left,
                 before,
@@ -280,8 +286,12 @@ fn postpone(core: &Core, agent: AgentId, message: &str) {
 
 /// An agent that waits for its turn as it did: with its id, in its place, and by
 /// the operator's rules as they are now.
-async fn waiting_again(core: &Arc<Core>, left: &Left) -> Result<(Handle, Life), Error> {
-    let mut admissible = consider(core, left.born.spec.clone()).await?;
+async fn waiting_again(
+    core: &Arc<Core>,
+    left: &Left,
+    held: &[Arc<Component>],
+) -> Result<(Handle, Life), Error> {
+    let mut admissible = consider(core, left.born.spec.clone(), held).await?;
     admissible.keep_limits(left.born.limits);
     let turn = core.slots.wait_again(admissible.applicant())?;
     let identity = Identity {
@@ -353,10 +363,11 @@ fn after_loss(left: &mut Left) -> Option<(Before, Again)> {
 async fn running_again(
     core: &Arc<Core>,
     left: &Left,
+    held: &[Arc<Component>],
     before: Before,
     again: Again,
 ) -> Result<(Handle, Life), Error> {
-    let mut admissible = consider(core, left.born.spec.clone()).await?;
+    let mut admissible = consider(core, left.born.spec.clone(), held).await?;
     admissible.keep_limits(left.born.limits);
     // It was there before: it is not turned away where the queue is full.
     let applicant = admissible.applicant();

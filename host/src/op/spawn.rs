@@ -104,7 +104,7 @@ async fn consider_new(core: &Core, mut spec: AgentSpec) -> Result<(Admissible, B
     let component = spec.component.take();
     let mut kept = spec.clone();
     spec.component = component;
-    let admissible = consider(core, spec).await?;
+    let admissible = consider(core, spec, &[]).await?;
     kept.component = admissible.spec.info.component.map(ComponentRef::Digest);
     let born = Born {
         spec: kept,
