@@ -115,7 +115,8 @@ async fn measure() -> Result<()> {
 }
 
 /// The rates of a host that writes down what it promises, and of one that keeps
-/// nothing, by turns, so that neighbours on the machine add to both.
+/// nothing, by turns, so that neighbours on the machine add to both; of agents that
+/// print a line, which goes to disk too, and of agents that print nothing.
 async fn with_and_without(client: &Client, guests: &Path, hello: Digest) -> Result<()> {
     let nothing = tempfile::tempdir()?;
     let (host, sockets) = start_for(Purpose::RunOne, nothing.path(), Capacity::default())?;
@@ -123,33 +124,39 @@ async fn with_and_without(client: &Client, guests: &Path, hello: Digest) -> Resu
     without
         .upload(&std::fs::read(guests.join("hello.wasm"))?)
         .await?;
-    let (mut kept, mut not_kept) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        kept.push(many(client, hello).await?);
-        not_kept.push(many(&without, hello).await?);
+    let probe = std::fs::read(guests.join("probe.wasm"))?;
+    let silent = client.upload(&probe).await?;
+    without.upload(&probe).await?;
+    for (what, component, args) in [
+        ("spawns and waits, 500 at once", hello, &[][..]),
+        ("the same, printing nothing", silent, &["exit", "0"][..]),
+    ] {
+        let (mut kept, mut not_kept) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            kept.push(many(client, component, args).await?);
+            not_kept.push(many(&without, component, args).await?);
+        }
+        let (kept, not_kept) = (rate(&mut kept), rate(&mut not_kept));
+        println!(
+            "{what:<34} {kept:>8.0} a second, {not_kept:.0} with nothing on disk: {:.0} %",
+            100.0 * kept / not_kept
+        );
     }
-    let rate = |what: &str, times: &mut [Duration]| {
-        times.sort_unstable();
-        let median = times.get(times.len() / 2).copied().unwrap_or_default();
-        let rate = f64::from(u32::try_from(AT_ONCE).unwrap_or(u32::MAX)) / median.as_secs_f64();
-        println!("{what:<34} {rate:>8.0} a second (median of {ROUNDS} rounds)");
-        rate
-    };
-    let with = rate("spawns and waits, 500 at once", &mut kept);
-    let without = rate("the same, nothing kept on disk", &mut not_kept);
-    println!(
-        "{:<34} {:>8.0} %",
-        "the former of the latter",
-        100.0 * with / without
-    );
     host.shutdown().await;
     sockets.close().await;
     Ok(())
 }
 
-async fn many(client: &Client, hello: Digest) -> Result<Duration> {
+/// How many a second, in the median of the rounds.
+fn rate(times: &mut [Duration]) -> f64 {
+    times.sort_unstable();
+    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+    f64::from(u32::try_from(AT_ONCE).unwrap_or(u32::MAX)) / median.as_secs_f64()
+}
+
+async fn many(client: &Client, component: Digest, args: &[&str]) -> Result<Duration> {
     let start = Instant::now();
-    let runs = (0..AT_ONCE).map(|_| run(client, hello, &[]));
+    let runs = (0..AT_ONCE).map(|_| run(client, component, args));
     futures_util::future::try_join_all(runs).await?;
     Ok(start.elapsed())
 }

@@ -82,8 +82,9 @@ fn spawned(db: &Connection, agent: &Spawned) -> rusqlite::Result<()> {
         pack(&agent.known)?,
         pack(&agent.born)?,
     ])?;
-    // The next host is to know which components were used longest ago.
-    let sql = "UPDATE components SET used_ms = ?2 WHERE digest = ?1";
+    // The next host is to know which components were used longest ago, to within a
+    // second: to write it down each time would cost as much as the agent does.
+    let sql = "UPDATE components SET used_ms = ?2 WHERE digest = ?1 AND used_ms < ?2 - 1000";
     let used_ms = integer(agent.born.created_ms);
     (agent.born.components()).try_for_each(|digest| run(db, sql, &[&digest.to_string(), &used_ms]))
 }

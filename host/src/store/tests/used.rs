@@ -15,7 +15,7 @@ async fn components_come_back_least_recently_used_first() {
             size: 1,
             facts: Facts::default(),
             deleted: false,
-            used_ms: 1 + u64::from(number),
+            used_ms: 1000 + u64::from(number),
         };
         let bytes = Bytes::from(vec![number]);
         store.keep_component(component, bytes).await.unwrap();
@@ -28,8 +28,10 @@ async fn components_come_back_least_recently_used_first() {
         inputs.insert("input".to_owned(), digest(input));
         Change::Spawned(agent, reply(number))
     };
-    store.write(spawn(1, 3, 0, 10)).await.unwrap();
-    store.write(spawn(2, 1, 0, 20)).await.unwrap();
+    store.write(spawn(1, 3, 0, 10_000)).await.unwrap();
+    store.write(spawn(2, 1, 0, 20_000)).await.unwrap();
+    // So soon after the other, it is not written down.
+    store.write(spawn(3, 3, 0, 10_500)).await.unwrap();
     store.close().await;
     let (store, found) = dir.open();
     let order: Vec<_> = found.components.iter().map(|kept| kept.digest).collect();
