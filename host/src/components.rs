@@ -32,6 +32,9 @@ const MAX_COMPONENTS: usize = 65_536;
 /// How many uploads may be under way.
 const MAX_UPLOADS: usize = 64;
 
+/// How many requests may wait for the check of the same bytes.
+const MAX_CHECKED: usize = 16;
+
 /// In how many pieces an upload may lie: 64 MiB in pieces of 16 KiB.
 const MAX_PIECES: usize = 4096;
 
@@ -78,6 +81,8 @@ pub enum StoreError {
     TooMany,
     #[error("{MAX_UPLOADS} uploads are under way: try again when one is done")]
     TooManyUploads,
+    #[error("{0} is being checked, and {MAX_CHECKED} requests wait for that: ask again")]
+    BeingChecked(Digest),
 }
 
 /// How much is held of components.
@@ -116,7 +121,7 @@ pub enum Put {
     Assembled(Upload, Room),
     /// The same bytes are being checked: this is cancelled when it is clear what
     /// becomes of them, and then the chunk is to be put again.
-    Checked(CancellationToken),
+    Checked(Arc<CancellationToken>),
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -182,6 +187,11 @@ impl Components {
                 .map(|(&start, &end)| (start as u64, (end - start) as u64))
                 .collect(),
         })
+    }
+
+    /// Notes that a component is in the store for which there was no room here.
+    pub fn not_held(&self, digest: Digest) {
+        self.state().gone.push_back(Gone::Component(digest));
     }
 
     /// Whether the store is to be told of what is not held any more.
@@ -268,7 +278,11 @@ impl Components {
             });
         }
         if let Some(decided) = state.checked.get(&digest) {
-            return Ok(Put::Checked(decided.clone()));
+            // One is the room's, and one the table's.
+            if Arc::strong_count(decided) >= MAX_CHECKED + 2 {
+                return Err(StoreError::BeingChecked(digest));
+            }
+            return Ok(Put::Checked(Arc::clone(decided)));
         }
         match state.uploads.get(&digest) {
             Some(upload) if upload.size != size => {

@@ -300,6 +300,13 @@ pub(crate) fn wire_error(error: &Error) -> WireError {
             WireError::of_field(ErrorCode::InvalidArgument, *field, message)
         }
         Error::Store(StoreError::DigestMismatch(_)) => of(ErrorCode::DigestMismatch, none()),
+        Error::Store(StoreError::BeingChecked(_)) => of(
+            ErrorCode::RateLimited,
+            ErrorDetails {
+                retry_after_ms: Some(1000),
+                ..none()
+            },
+        ),
         Error::Store(
             StoreError::Full { .. } | StoreError::TooMany | StoreError::TooManyUploads,
         ) => of(ErrorCode::StorageUnavailable, none()),

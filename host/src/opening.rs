@@ -70,7 +70,7 @@ pub(crate) fn open(
     })
 }
 
-/// A log that was written to so much later than the store is of an agent that the
+/// A log, or scratch directory, that was written to so much later than the store is of an agent that the
 /// store should know: what tells of an agent that is forgotten is written after
 /// its log.
 const TOO_LATE_MS: u64 = 2_000;
@@ -90,8 +90,9 @@ fn set_aside_what_was_lost(
     };
     let known: HashSet<_> = fates.iter().map(Fate::id).collect();
     let is_known = |agent: &AgentId| known.contains(agent);
-    let newest = logs.newest_unknown_ms(is_known).map_err(failed)?;
-    let is_lost = |newest: u64| written_ms > 0 && newest > written_ms + TOO_LATE_MS;
+    let of_logs = logs.newest_unknown_ms(is_known).map_err(failed)?;
+    let newest = of_logs.max(scratch::newest_unknown_ms(&dir.join("scratch"), &known));
+    let is_lost = |newest: u64| newest > written_ms + TOO_LATE_MS;
     if !newest.is_some_and(is_lost) {
         return Ok(None);
     }

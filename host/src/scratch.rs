@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use skep_protocol::AgentId;
 
+use crate::clock;
+
 /// A directory that is removed on drop. Removing costs as much as the agent put
 /// there: drop it where that may block.
 #[derive(Debug)]
@@ -112,6 +114,22 @@ pub fn left_behind(root: &Path, known: &HashSet<AgentId>) -> io::Result<LeftBehi
         }
     }
     Ok(left)
+}
+
+/// When an agent that is not known last made something at the top of its
+/// directory, or removed it. An empty one may be of an agent that never began.
+pub fn newest_unknown_ms(root: &Path, known: &HashSet<AgentId>) -> Option<u64> {
+    let unknown = std::fs::read_dir(root).ok()?.flatten().filter(|entry| {
+        let agent = (entry.file_name().to_str()).and_then(|name| name.parse().ok());
+        agent.is_some_and(|agent| !known.contains(&agent))
+    });
+    let written = unknown.filter_map(|entry| {
+        let path = entry.path();
+        let is_empty = std::fs::read_dir(&path).ok()?.next().is_none();
+        let written = entry.metadata().and_then(|dir| dir.modified()).ok()?;
+        (!is_empty).then(|| clock::ms_of(written))
+    });
+    written.max()
 }
 
 /// Moves directories of agents that are not known from a root into another

@@ -25,6 +25,7 @@ use crate::dispatch::{answer, internal, refuse};
 /// How many requests of each [`Kind`] may be under way. One more is refused with
 /// `rate_limited`.
 const WAITING: usize = 8192;
+const STOPPING: usize = 8192;
 const STEERING: usize = 8192;
 const CHANGING: usize = 8192;
 const READING: usize = 1024;
@@ -67,6 +68,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut inbox: Inbox, end: CancellationTo
 /// The places of requests that are not answered at once.
 struct Places {
     waiting: Arc<Semaphore>,
+    stopping: Arc<Semaphore>,
     steering: Arc<Semaphore>,
     changing: Arc<Semaphore>,
     reading: Arc<Semaphore>,
@@ -77,6 +79,7 @@ impl Places {
     fn new() -> Self {
         Self {
             waiting: Arc::new(Semaphore::new(WAITING)),
+            stopping: Arc::new(Semaphore::new(STOPPING)),
             steering: Arc::new(Semaphore::new(STEERING)),
             changing: Arc::new(Semaphore::new(CHANGING)),
             reading: Arc::new(Semaphore::new(READING)),
@@ -87,6 +90,7 @@ impl Places {
     fn of(&self, kind: Kind) -> Option<OwnedSemaphorePermit> {
         let places = match kind {
             Kind::Waits => &self.waiting,
+            Kind::Stops => &self.stopping,
             Kind::Steers => &self.steering,
             Kind::Changes => &self.changing,
             Kind::Reads => &self.reading,
@@ -109,7 +113,9 @@ impl Places {
 enum Kind {
     /// For the end of an agent, and does nothing else.
     Waits,
-    /// Tells agents what to do, and may wait until they have.
+    /// Asks for the end of agents, and waits for it up to an hour.
+    Stops,
+    /// Tells agents what to do, which they do soon.
     Steers,
     /// Changes anything else.
     Changes,
@@ -123,12 +129,8 @@ impl Kind {
         };
         match op {
             Op::AgentWait => Self::Waits,
-            Op::AgentKill
-            | Op::AgentStop
-            | Op::AgentPause
-            | Op::AgentResume
-            | Op::AgentRefuel
-            | Op::HostDrain => Self::Steers,
+            Op::AgentStop | Op::HostDrain => Self::Stops,
+            Op::AgentKill | Op::AgentPause | Op::AgentResume | Op::AgentRefuel => Self::Steers,
             Op::ComponentPut | Op::ComponentRemove => Self::Changes,
             op if op.changes() => Self::Changes,
             _ => Self::Reads,
@@ -138,7 +140,7 @@ impl Kind {
     /// What has begun to change something is not given up for want of a place.
     const fn takes_its_place_first(self) -> bool {
         match self {
-            Self::Steers | Self::Changes => true,
+            Self::Stops | Self::Steers | Self::Changes => true,
             Self::Waits | Self::Reads => false,
         }
     }

@@ -183,8 +183,11 @@ impl Accounts {
     }
 
     /// The connection of an identity has ended: what was read of it is all there
-    /// will be.
+    /// will be. Not where a peer chose its identity, which another connection may have.
     pub(crate) fn gone(&self, identity: &[u8]) {
+        if !is_given(identity) {
+            return;
+        }
         let account = self.accounts.get(identity).and_then(Weak::upgrade);
         if let Some(account) = account {
             account.gone.cancel();
@@ -225,10 +228,33 @@ impl Accounts {
     }
 }
 
+/// Whether zeromq has made the identity, of a peer that brought none: a random UUID,
+/// which nobody else is told.
+fn is_given(identity: &[u8]) -> bool {
+    let version = identity.get(6).map(|byte| byte >> 4);
+    let variant = identity.get(8).map(|byte| byte >> 6);
+    identity.len() == 16 && version == Some(4) && variant == Some(2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Endpoint, ServerConfig};
+
+    #[tokio::test]
+    async fn whoever_chose_its_identity_is_never_gone() {
+        let config = ServerConfig::new(Endpoint::loopback(0), None);
+        let (queue, _replies) = ReplyQueue::new(&config, Arc::default());
+        let mut accounts = Accounts::new(queue);
+        let given = Bytes::from(zeromq::util::PeerIdentity::new().to_vec());
+        for (identity, is_gone) in [(given, true), (Bytes::from_static(b"chosen"), false)] {
+            let peer = accounts.peer(&identity, true);
+            accounts.gone(&identity);
+            assert_eq!(peer.account.gone.is_cancelled(), is_gone);
+            let again = accounts.peer(&identity, true);
+            assert_eq!(Arc::ptr_eq(&again.account, &peer.account), !is_gone);
+        }
+    }
 
     #[test]
     fn beyond_the_bound_of_all_only_those_who_read_are_answered() {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, linkat, mkdirat, openat, renameat,
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, fchmod, linkat, mkdirat, openat, renameat,
     renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
@@ -60,29 +60,34 @@ impl LocalDir {
     /// [whole](LocalFile::finish). `AlreadyExists` where that is taken.
     pub(super) fn create(&self, name: &str, before: InTheWay) -> io::Result<LocalFile<'_>> {
         check(name)?;
-        self.look(name, before)?;
+        let replaced = self.look(name, before)?;
         let temporary = format!(".skep-{}", RequestId::random());
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o666);
-        let file = openat(&self.0, &*temporary, flags, mode)?;
-        Ok(LocalFile {
+        let file = File::from(openat(&self.0, &*temporary, flags, mode)?);
+        let created = LocalFile {
             dir: self,
-            file: File::from(file),
+            file,
             name: name.to_owned(),
             before,
             temporary: Some(temporary),
-        })
+        };
+        // What only its owner could read stays so.
+        if let Some(mode) = replaced {
+            fchmod(&created.file, mode)?;
+        }
+        Ok(created)
     }
 
-    /// Whether the name may be given.
-    fn look(&self, name: &str, before: InTheWay) -> io::Result<()> {
+    /// Whether the name may be given, and what permissions the file has that goes.
+    fn look(&self, name: &str, before: InTheWay) -> io::Result<Option<Mode>> {
         let there = match statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOENT) => return Ok(None),
             there => there?,
         };
         let is_file = FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
         if is_file && before == InTheWay::Goes {
-            Ok(())
+            Ok(Some(Mode::from_raw_mode(there.st_mode & 0o777)))
         } else {
             Err(in_the_way())
         }
@@ -164,7 +169,7 @@ impl Drop for LocalFile<'_> {
 mod tests {
     use std::fs;
     use std::io::ErrorKind::AlreadyExists;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -196,6 +201,21 @@ mod tests {
         file.finish().unwrap();
         assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"new");
         assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn who_may_read_a_file_stays_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let local = LocalDir::open(dir.path()).unwrap();
+        let path = dir.path().join("private");
+        fs::write(&path, "old").unwrap();
+        for mode in [0o600, 0o640, 0o755] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let file = local.create("private", InTheWay::Goes).unwrap();
+            file.finish().unwrap();
+            let now = path.metadata().unwrap().permissions().mode();
+            assert_eq!(now & 0o777, mode);
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(super) struct State {
     pub(super) whole: Whole,
     pub(super) uploads: HashMap<Digest, Upload>,
     /// Uploads that are whole and are being checked.
-    pub(super) checked: HashMap<Digest, CancellationToken>,
+    pub(super) checked: HashMap<Digest, Arc<CancellationToken>>,
     /// Deleted, but agents are made of them or wait to be: they count until the
     /// last is gone, or a client could fill the host with what it puts, spawns
     /// and deletes.

@@ -18,7 +18,7 @@ pub struct Room {
     bytes: u64,
     /// For whoever brings the same bytes meanwhile: cancelled once it is clear
     /// what became of these.
-    decided: CancellationToken,
+    decided: Arc<CancellationToken>,
 }
 
 impl Room {
@@ -29,8 +29,8 @@ impl Room {
         digest: Digest,
         bytes: u64,
     ) -> Self {
-        let decided = CancellationToken::new();
-        state.checked.insert(digest, decided.clone());
+        let decided = Arc::new(CancellationToken::new());
+        state.checked.insert(digest, Arc::clone(&decided));
         Self {
             state: Arc::clone(this),
             digest,

@@ -145,6 +145,12 @@ fn bytes_that_are_being_checked_are_not_brought_again() {
             panic!("the same chunk")
         };
         assert!(matches!(put(0, b""), Put::Checked(_)));
+        let more = || store.put(digest, 4, 0, b"");
+        let waiting: Vec<_> = std::iter::from_fn(|| more().ok()).collect();
+        assert_eq!(waiting.len(), MAX_CHECKED - 1);
+        assert_eq!(more().unwrap_err(), StoreError::BeingChecked(digest));
+        drop(waiting);
+        assert!(more().is_ok());
         assert!(!decided.is_cancelled());
         assert_eq!(store.totals().bytes, 4);
         if refused {

@@ -201,8 +201,8 @@ impl Logs {
         Ok(of_files.max(of_small))
     }
 
-    /// Moves the logs of agents that are not known into a directory, and copies
-    /// there the small ones of all. To be called before the first agent.
+    /// Moves the logs of agents that are not known into a directory, with the files
+    /// in which the small ones of all are. To be called before the first agent.
     ///
     /// # Errors
     /// If that is not possible.
@@ -215,11 +215,12 @@ impl Logs {
             .recursive(true)
             .create(aside)?;
         let into = |path: &Path| aside.join(path.file_name().unwrap_or_default());
-        for path in shelf.journal.left() {
-            std::fs::copy(&path, into(&path))?;
-        }
         for path in shelf.unknown(&is_known)? {
             std::fs::rename(&path, into(&path))?;
+        }
+        // The next journal is another file. A disk that is full has room for a name.
+        for path in shelf.journal.left() {
+            std::fs::hard_link(&path, into(&path))?;
         }
         Ok(())
     }

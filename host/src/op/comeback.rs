@@ -231,7 +231,10 @@ async fn take_up(
                 }
             };
         }
-        Fate::Waits(left) => (waiting_again(core, &left, held).await, 1, Fate::Waits(left)),
+        Fate::Waits(left) => {
+            let assembled = waiting_again(core, &left, held).await;
+            (assembled, UNSEEN_STEPS, Fate::Waits(left))
+        }
         Fate::Returns {
             left,
             before,
@@ -299,6 +302,7 @@ async fn waiting_again(
         created_ms: left.born.created_ms,
         past: Past {
             // It may have run, where the store could not be told.
+            generation: left.known.generation + UNSEEN_STEPS,
             history: recover(core, left).await?,
             ..Past::default()
         },

@@ -83,7 +83,7 @@ pub(super) async fn admit(
     let component = Component::new(digest, bytes, facts);
     let component = core.components.insert(component, room);
     if component.is_err() {
-        core.store.forget_components(vec![digest]).await;
+        core.components.not_held(digest);
     }
     drop(in_store);
     settle(core).await;

@@ -78,6 +78,7 @@ async fn each_kind_of_request_has_places_of_its_own() {
         // What is answered at once, and changes nothing, needs no place.
         (Kind::Waits, 8192, [not_there; 4]),
         (Kind::Reads, 1024, [not_there; 4]),
+        (Kind::Stops, 8192, [not_there; 4]),
         (Kind::Steers, 8192, [not_there, full, not_there, not_there]),
         (Kind::Changes, 8192, [not_there, not_there, full, not_there]),
     ] {
@@ -105,7 +106,7 @@ fn what_changes_the_host_is_never_dropped_half_way() {
     assert_eq!(kind(&put), Kind::Changes);
     assert_eq!(kind(&ComponentRemove { digest }), Kind::Changes);
     assert_eq!(kind(&AgentForget { agent }), Kind::Changes);
-    assert_eq!(kind(&HostDrain { timeout_ms: None }), Kind::Steers);
+    assert_eq!(kind(&HostDrain { timeout_ms: None }), Kind::Stops);
     assert_eq!(kind(&AgentKill { agent }), Kind::Steers);
     assert_eq!(kind(&AgentGet { agent }), Kind::Reads);
 }

@@ -95,13 +95,17 @@ impl From<rusqlite::Error> for PrepareError {
 
 fn prepare(db: &mut Connection, path: &Path) -> Result<(), PrepareError> {
     let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
-    if pages == 0 {
+    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version == 0 {
+        // Also where a few pages are left of what was in a write-ahead log.
         let dir = path.parent().unwrap_or(path);
         if let Some(orphaned) = TOLD_OF.iter().find(|name| holds_something(&dir.join(name))) {
             let path = path.to_owned();
             let found = format!("it is empty, and `{orphaned}` beside it is not");
             return Err(PrepareError::Open(OpenError::Damaged { path, found }));
         }
+    }
+    if pages == 0 {
         // Later it would take writing all of it anew: in a file that was begun
         // without, pages that are free are used again, and stay.
         db.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
@@ -120,7 +124,6 @@ fn prepare(db: &mut Connection, path: &Path) -> Result<(), PrepareError> {
         let path = path.to_owned();
         return Err(PrepareError::Open(OpenError::Damaged { path, found }));
     }
-    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version > NEWEST {
         let path = path.to_owned();
         return Err(PrepareError::Open(OpenError::Newer {

@@ -26,8 +26,8 @@ use crate::state_dir::Claim;
 /// agents are not acknowledged, their ends not told.
 pub(super) const WAITING: usize = 1024;
 
-/// Changes in one transaction, so that the first does not wait long for the last.
-const BATCH: usize = 512;
+/// Changes in one transaction: agents begin while those after them are written.
+const BATCH: usize = 64;
 
 /// How long after a failure the next attempt comes, the first and at most.
 const RETRY: Duration = Duration::from_millis(100);

@@ -109,6 +109,31 @@ async fn a_damaged_file_is_set_aside() {
 }
 
 #[tokio::test]
+async fn a_file_that_lost_all_that_was_logged_before_it_is_set_aside() {
+    let dir = Dir::new();
+    // As SQLite begins it, whose first changes are in the write-ahead log.
+    let db = Connection::open(dir.file()).unwrap();
+    db.pragma_update(None, "auto_vacuum", schema::INCREMENTAL)
+        .unwrap();
+    db.pragma_update(None, "journal_mode", "wal").unwrap();
+    drop(db);
+    assert!(dir.file().metadata().unwrap().len() > 0);
+    // It tells of nothing, and neither does anything else.
+    let (store, _) = dir.open();
+    store.close().await;
+    let db = Connection::open(dir.file()).unwrap();
+    db.pragma_update(None, "user_version", 0).unwrap();
+    drop(db);
+    let log = dir.0.path().join("logs").join(id(1).to_string());
+    std::fs::create_dir_all(log).unwrap();
+    let (store, found) = dir.open();
+    assert!(found.agents.is_empty());
+    let set_aside = |name: &String| name.starts_with("logs.corrupt-");
+    assert!(dir.names().iter().any(set_aside), "{:?}", dir.names());
+    store.close().await;
+}
+
+#[tokio::test]
 async fn a_newer_version_is_refused_and_left_as_it_is() {
     let dir = Dir::new();
     let (store, _) = dir.open();
