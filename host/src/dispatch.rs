@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use skep_protocol::codec::{self, EncodeError, Envelope};
 use skep_protocol::op::{AgentSpawn, Request};
-use skep_protocol::{Digest, ErrorCode, ErrorDetails, LimitName, RequestId, WireError};
+use skep_protocol::{Digest, ErrorCode, ErrorDetails, RequestId, WireError};
 
 use crate::agent::spec::Denied;
 use crate::audit::Asked;
@@ -16,7 +16,6 @@ use crate::components::StoreError;
 use crate::core::Core;
 use crate::op::{self, Error};
 use crate::replies::Claim;
-use crate::runner::native::Refused as ProgramRefused;
 use crate::store::{Change, Reply};
 
 /// Answers one payload. What changes something is done once per id, however
@@ -330,17 +329,6 @@ pub(crate) fn wire_error(error: &Error) -> WireError {
             },
         ),
         Error::NativeOff => WireError::of_field(ErrorCode::Denied, "spec.runner", message),
-        Error::Program(ProgramRefused::TooManyWatches {
-            open_files, most, ..
-        }) => of(
-            ErrorCode::LimitExceedsCeiling,
-            ErrorDetails {
-                limit: Some(LimitName::OpenFiles.as_str().to_owned()),
-                asked: Some(*open_files),
-                ceiling: Some(*most),
-                ..none()
-            },
-        ),
         Error::Program(refused) => WireError::of_field(refused.code(), refused.field(), message),
         Error::ShuttingDown | Error::LeftBehind => of(ErrorCode::ShuttingDown, none()),
         Error::Storage(_) | Error::Log(_) | Error::Files(_) | Error::Unavailable(_) => {

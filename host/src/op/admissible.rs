@@ -86,7 +86,6 @@ pub(super) async fn consider(
                 processes: asks_processes,
                 dirs: !spec.dirs.is_empty(),
                 inputs: !inputs.is_empty(),
-                limits: spec.limits,
             };
             native.check(asked).await?;
             let mut command = std::mem::take(&mut spec.command);

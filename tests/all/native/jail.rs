@@ -147,44 +147,6 @@ async fn processes_and_open_files_are_limited() {
 
 /// The kernel counts them for the user, whoever has them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_could_take_all_watches_of_the_user() {
-    let all = std::fs::read_to_string("/proc/sys/fs/epoll/max_user_watches").unwrap();
-    let all: u64 = all.trim().parse().unwrap();
-    let host = TestHost::with(|config| {
-        config.native = Some(Native {
-            programs: Vec::new(),
-            user: None,
-        });
-        config.ceilings.open_files = u64::from(u32::MAX);
-    })
-    .await;
-    let client = host.client().await;
-    let with = |open_files: u64| {
-        let mut spec = native(&["/bin/true"]);
-        spec.limits.open_files = Some(open_files);
-        spec
-    };
-    // Its processes are those of the default.
-    let watches = |open_files: u64| 64 * (open_files / 2) * open_files.div_ceil(2);
-    let refused = refusal(client.spawn(with(u64::from(u32::MAX)), None).await);
-    assert_eq!(refused.code, ErrorCode::LimitExceedsCeiling);
-    assert_eq!(refused.details.limit.as_deref(), Some("open_files"));
-    assert_eq!(refused.details.asked, Some(u64::from(u32::MAX)));
-    let most = refused.details.ceiling.unwrap();
-    assert!(watches(most) <= (all / 16).max(watches(64)));
-    let over = refusal(client.spawn(with(most + 1), None).await);
-    assert_eq!(over.details.ceiling, Some(most));
-    assert!(over.message.contains(&(most + 1).to_string()), "{over}");
-    assert!(over.message.contains(&most.to_string()), "{over}");
-    // The twins: that many, and whoever asks for nothing.
-    for spec in [with(most), native(&["/bin/true"])] {
-        let ended = run(&client, spec).await;
-        assert_eq!(ended.outcome, Outcome::Exited { code: 0 });
-    }
-    host.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_memory_together_is_limited() {
     let host = host().await;
     let client = host.client().await;

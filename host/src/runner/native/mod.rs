@@ -19,7 +19,7 @@
 //! `enclosure`.
 //!
 //! `jailer` finds out what holds, in a shim that tries it all. After that an
-//! agent is shut in so or not started. `watches` is what no shim bounds. `keeper`, `child`, `enclosure`, `view`,
+//! agent is shut in so or not started. `keeper`, `child`, `enclosure`, `view`,
 //! `reach`, `syscalls` and `arguments` run in the shim; the rest runs in the host.
 
 mod account;
@@ -45,7 +45,6 @@ mod syscalls;
 mod tests;
 mod tree;
 mod view;
-mod watches;
 mod wire;
 
 pub use self::account::AccountError;
@@ -54,7 +53,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skep_protocol::{Enforced, ErrorCode, Limits};
+use skep_protocol::{Enforced, ErrorCode};
 use tokio::sync::{OnceCell, mpsc, watch};
 
 use self::account::Account;
@@ -63,7 +62,6 @@ use self::jailer::{Jailer, ProbeError};
 use self::layers::Layers;
 use self::process::Process;
 use self::tree::Snapshots;
-use self::watches::Watches;
 use super::{GUEST_EVENTS, Guest, Launch, Pipes, Runner};
 
 /// The argument that makes the binary a shim; [`shim::shim_main`] is to be called
@@ -123,20 +121,6 @@ pub enum Refused {
          their own, without which a native agent has no inputs: leave them out"
     )]
     InputsHidden,
-    /// It could take what all of its user's processes share.
-    #[error(
-        "with {processes} processes its limit open_files is {open_files}, and may be {most} at \
-         most: more could take a large part of the epoll watches that the kernel lets a user \
-         have (fs.epoll.max_user_watches): lower open_files, or processes"
-    )]
-    TooManyWatches {
-        /// How many processes it may have.
-        processes: u64,
-        /// How many descriptors each may have.
-        open_files: u64,
-        /// How many would do.
-        most: u64,
-    },
 }
 
 impl Refused {
@@ -149,7 +133,6 @@ impl Refused {
             Self::ProcessesUncounted | Self::DirsOpen | Self::InputsHidden | Self::StateOpen => {
                 ErrorCode::UnsupportedFeature
             }
-            Self::TooManyWatches { .. } => ErrorCode::LimitExceedsCeiling,
         }
     }
 
@@ -161,7 +144,6 @@ impl Refused {
             Self::ProcessesUncounted => "spec.limits.processes",
             Self::DirsOpen => "spec.grants.dirs",
             Self::InputsHidden => "spec.inputs",
-            Self::TooManyWatches { .. } => "spec.limits.open_files",
             Self::StateOpen => "spec.runner",
         }
     }
@@ -176,8 +158,6 @@ pub struct Wanted {
     pub dirs: bool,
     /// Inputs.
     pub inputs: bool,
-    /// Its limits, also where it left them to the operator.
-    pub limits: Limits,
 }
 
 /// Runs programs. `start` is to be called within a Tokio runtime.
@@ -192,7 +172,6 @@ pub struct NativeRunner {
 struct Setup {
     config: NativeConfig,
     account: Option<Account>,
-    watches: Watches,
     /// What of [`NativeConfig::private`] lies where agents see everything.
     covered: Vec<PathBuf>,
     /// Empty before the first agent: most hosts in a person's own process never
@@ -242,7 +221,6 @@ impl NativeRunner {
         let setup = Setup {
             config,
             account,
-            watches: Watches::of_kernel(),
             covered,
             jailer,
         };
@@ -263,7 +241,6 @@ impl NativeRunner {
     /// # Errors
     /// [`Refused`]
     pub async fn check(&self, asked: Wanted) -> Result<(), Refused> {
-        self.setup.watches.admit(&asked.limits)?;
         // Where nothing can be run, its start says why.
         let Ok(jailer) = self.setup.jailer().await else {
             return Ok(());
