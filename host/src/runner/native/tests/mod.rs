@@ -8,6 +8,7 @@
 
 mod calls;
 mod contract;
+mod hidden;
 mod hostile;
 mod jail;
 mod pause;
