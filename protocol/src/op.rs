@@ -66,6 +66,16 @@ macro_rules! operations {
                     $(Self::$later => false,)*
                 }
             }
+
+            /// Whether the operation is for the host that runs now: one that comes
+            /// after it must not be sent it again, as it would do it too.
+            #[must_use]
+            pub const fn holds_the_host(self) -> bool {
+                match self {
+                    $(Self::$variant => Effect::$effect.holds_the_host(),)*
+                    $(Self::$later => false,)*
+                }
+            }
         }
 
         /// A decoded request.
@@ -106,11 +116,16 @@ pub(crate) trait BodyDecoder {
 enum Effect {
     Reads,
     Changes,
+    HoldsTheHost,
 }
 
 impl Effect {
     const fn changes(self) -> bool {
         matches!(self, Self::Changes)
+    }
+
+    const fn holds_the_host(self) -> bool {
+        matches!(self, Self::HoldsTheHost)
     }
 }
 
@@ -119,7 +134,7 @@ operations! {
     HostHello "host.hello" Reads HostHello => HostInfo;
     HostHealth "host.health" Reads HostHealth => Health;
     HostStats "host.stats" Reads HostStats => Stats;
-    HostDrain "host.drain" Reads HostDrain => DrainReply;
+    HostDrain "host.drain" HoldsTheHost HostDrain => DrainReply;
     HostGc "host.gc" Changes HostGc => GcReply;
     ComponentPut "component.put" Reads ComponentPut => PutReply;
     ComponentStat "component.stat" Reads ComponentStat => ComponentInfo;

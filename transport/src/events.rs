@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use zeromq::{PubSocket, Socket, SocketSend, ZmqMessage};
 
 use crate::budget::Budget;
+use crate::crowd::crowded;
 use crate::listener::Listener;
 use crate::publisher::Outgoing;
 use crate::router::{BATCH, SessionEnd, sessions, watch};
@@ -28,6 +29,7 @@ pub(crate) struct Events {
     queue: mpsc::Receiver<Outgoing>,
     budget: Arc<Budget>,
     counters: Arc<ServerCounters>,
+    max_connection_tasks: usize,
     stuck_after: Duration,
     flush: Duration,
 }
@@ -45,6 +47,7 @@ impl Events {
             queue,
             budget,
             counters,
+            max_connection_tasks: config.max_connection_tasks,
             stuck_after: config.stuck_after,
             flush: config.flush,
         }
@@ -67,6 +70,7 @@ impl Events {
             () = publish(&mut socket, &mut self.queue) => SessionEnd::Closing,
             () = watch(monitor, &self.counters, |_| {}) => SessionEnd::Closing,
             () = stuck(&self.budget, self.stuck_after) => SessionEnd::Stuck,
+            () = crowded(self.max_connection_tasks) => SessionEnd::Crowded,
             () = closing.begun() => SessionEnd::Closing,
         };
         if end == SessionEnd::Closing {

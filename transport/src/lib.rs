@@ -39,13 +39,15 @@
 //!
 //! # What it does not stop
 //! zeromq reads what comes before anything here does: a frame header that claims
-//! 2^40 bytes aborts the process, and messages of endless frames, endless
-//! subscriptions and idle connections have no bound. Until something stands in
+//! 2^40 bytes aborts the process, and messages of endless frames and endless
+//! subscriptions have no bound; where there are too many connections, all of that
+//! socket end, those of others too. Until something stands in
 //! front of the listeners, whoever can connect is trusted with the process:
 //! listen on loopback or ipc ([`Endpoint::is_local`]).
 
 mod budget;
 mod client;
+mod crowd;
 mod endpoint;
 mod events;
 mod framing;

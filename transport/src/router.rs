@@ -21,6 +21,7 @@ use zeromq::{
     SocketRecv, SocketSend, ZmqMessage,
 };
 
+use crate::crowd::crowded;
 use crate::framing;
 use crate::listener::Listener;
 use crate::replies::{Account, Accounts, Reply, ReplyQueue};
@@ -41,6 +42,7 @@ pub(crate) struct Control {
     inbox: InboxSender,
     queue: Arc<ReplyQueue>,
     replies: mpsc::Receiver<Reply>,
+    max_connection_tasks: usize,
     stuck_after: Duration,
     flush: Duration,
 }
@@ -50,6 +52,7 @@ pub(crate) struct Control {
 pub(crate) enum SessionEnd {
     Closing,
     Stuck,
+    Crowded,
 }
 
 impl Control {
@@ -65,6 +68,7 @@ impl Control {
             inbox,
             queue,
             replies,
+            max_connection_tasks: config.max_connection_tasks,
             stuck_after: config.stuck_after,
             flush: config.flush,
         }
@@ -97,6 +101,7 @@ impl Control {
             () = outlet.send_all(&mut self.replies) => SessionEnd::Closing,
             () = watch(monitor, &self.queue.counters, left) => SessionEnd::Closing,
             () = overfull(&self.queue, self.stuck_after) => SessionEnd::Stuck,
+            () = crowded(self.max_connection_tasks) => SessionEnd::Crowded,
             () = closing.begun() => SessionEnd::Closing,
         };
         if end == SessionEnd::Closing {
@@ -139,6 +144,15 @@ pub(crate) fn sessions(
                     socket,
                     "peers leave too much unread: all connections of the socket are ended"
                 );
+            }
+            Ok(Ok(SessionEnd::Crowded)) => {
+                counters.resets.one();
+                tracing::warn!(
+                    socket,
+                    "there are too many connections: all of the socket are ended"
+                );
+                // Those that wait to be accepted come next.
+                std::thread::park_timeout(REST);
             }
             Ok(Err(error)) => {
                 tracing::error!(socket, %error, "a socket could not be set up");

@@ -50,6 +50,11 @@ pub struct ServerConfig {
     pub max_events: usize,
     /// Bytes of such events; the same. Default 64 MiB.
     pub max_event_bytes: usize,
+    /// Tasks that the connections of one socket may have: one while a connection
+    /// shakes hands, two at most from then on. Beyond it, or beyond a fifth of the
+    /// descriptors that the process may open, all connections of the socket are
+    /// ended, since none can be refused, and clients come back. Default 16,384.
+    pub max_connection_tasks: usize,
     /// After which time queues that nobody reads are freed by ending all
     /// connections of their socket. Default 5 s.
     pub stuck_after: Duration,
@@ -72,6 +77,7 @@ impl ServerConfig {
             max_peer_reply_bytes: 64 * MIB,
             max_events: 65_536,
             max_event_bytes: 64 * MIB,
+            max_connection_tasks: 16_384,
             stuck_after: Duration::from_secs(5),
             flush: Duration::from_secs(1),
         }

@@ -13,7 +13,7 @@ use super::events::Events;
 use super::hub::{Hub, Subscription};
 use super::link::Link;
 use super::stats::{ConnectionStats, Counters};
-use super::table::{RequestError, Table};
+use super::table::{Repeat, RequestError, Table};
 use crate::endpoint::Endpoint;
 use crate::local::{LocalPeer, LocalSide};
 use crate::thread::SocketThread;
@@ -25,7 +25,8 @@ use crate::wire::{Peer, PeerKind};
 /// It is made at once and connects behind the scenes, for ever or until
 /// [`max_attempts`](ConnectionConfig::max_attempts). Requests may be made in any
 /// state: what has no answer is sent again, under its old id, over each new
-/// connection, which a host answers from its memory if it was done already.
+/// connection, which a host answers from its memory if it was done already, but
+/// for [`request_once`](Self::request_once).
 #[derive(Debug, Clone)]
 pub struct Connection(Arc<Inner>);
 
@@ -147,7 +148,32 @@ impl Connection {
         payload: Bytes,
         timeout: Duration,
     ) -> Result<Bytes, RequestError> {
-        let mut ticket = self.0.table.open(id, payload.clone())?;
+        self.ask(id, payload, timeout, Repeat::Always).await
+    }
+
+    /// The same, but for one host alone: the one that is there, or the first that
+    /// is. When its connection is lost, the request is not sent again, since
+    /// another host may be behind the next one.
+    ///
+    /// # Errors
+    /// The same, and [`RequestError::Lost`].
+    pub async fn request_once(
+        &self,
+        id: RequestId,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, RequestError> {
+        self.ask(id, payload, timeout, Repeat::Never).await
+    }
+
+    async fn ask(
+        &self,
+        id: RequestId,
+        payload: Bytes,
+        timeout: Duration,
+        repeat: Repeat,
+    ) -> Result<Bytes, RequestError> {
+        let mut ticket = self.0.table.open(id, payload.clone(), repeat)?;
         let answer = async {
             if let Side::Local(local) = &self.0.side {
                 let peer = LocalPeer::new(&self.0.table, &self.0.counters, &ticket);

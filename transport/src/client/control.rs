@@ -67,6 +67,7 @@ impl Session for Control {
         self.counters.errors.one();
         if was_connected {
             self.counters.set_connected(false);
+            self.table.end_session();
         }
     }
 

@@ -1,6 +1,6 @@
 //! The requests that wait for their answer, by id. The one bound on what a
 //! connection holds for sending: sockets come and go, the table stays, and what
-//! is in it is sent again over each new socket.
+//! is in it is sent again over each new socket, but for what is for one host alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,9 @@ pub enum RequestError {
     /// The connection was closed by its user, or the host in this process ended.
     #[error("the connection is closed")]
     Closed,
+    /// It was for one host alone, which may have done what was asked.
+    #[error("the host went away before it answered, and none after it is asked")]
+    Lost,
     /// The connection gave up.
     #[error("the connection failed: {0}")]
     Failed(Arc<str>),
@@ -43,6 +46,14 @@ pub enum RequestError {
     /// A request under this id is being waited for.
     #[error("a request with the id {0} is under way already")]
     UnderWay(RequestId),
+}
+
+/// Whether a request is sent again over the next connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    Always,
+    /// Behind the next connection may be the next host.
+    Never,
 }
 
 /// Tells one use of an id from a later one.
@@ -75,6 +86,7 @@ struct State {
 struct Entry {
     serial: Serial,
     payload: Bytes,
+    repeat: Repeat,
     reply: oneshot::Sender<Result<Bytes, RequestError>>,
     sent: Option<Instant>,
 }
@@ -118,6 +130,7 @@ impl Table {
         self: &Arc<Self>,
         id: RequestId,
         payload: Bytes,
+        repeat: Repeat,
     ) -> Result<Ticket, RequestError> {
         let len = payload.len();
         if len > MAX_PAYLOAD {
@@ -146,6 +159,7 @@ impl Table {
             Entry {
                 serial,
                 payload,
+                repeat,
                 reply: sender,
                 sent: None,
             },
@@ -177,6 +191,22 @@ impl Table {
         }
         drop(state);
         self.unsent.notify_one();
+    }
+
+    /// The socket is lost, and with it who was to have what is not sent again.
+    /// That is all of it, sent or not: it was asked while that host was there, or
+    /// before, when the next one that came was meant.
+    pub(crate) fn end_session(&self) {
+        let mut state = self.lock();
+        let lost: Vec<RequestId> = (state.requests.iter())
+            .filter(|(_, entry)| entry.repeat == Repeat::Never)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            if let Some(entry) = state.remove(id, None) {
+                let _gone = entry.reply.send(Err(RequestError::Lost));
+            }
+        }
     }
 
     /// The oldest request that the present socket was not given.

@@ -52,6 +52,39 @@ async fn a_peer_that_does_not_read_is_cut_and_counted() {
 }
 
 #[tokio::test]
+async fn idle_connections_are_ended_when_they_are_too_many_and_clients_come_back() {
+    let mut config = config();
+    config.max_connection_tasks = 20;
+    let (sockets, _publisher) = echo_host(config);
+    let control = sockets.control_endpoint().clone();
+    // A few do not disturb anybody.
+    let clients: Vec<_> = (0..5)
+        .map(|_| Connection::connect(eager(&control)))
+        .collect();
+    for client in &clients {
+        ask(client, b"before").await;
+    }
+    let Endpoint::Tcp { port, .. } = control else {
+        panic!("asked for tcp")
+    };
+    let mut idle = Vec::new();
+    while sockets.stats().resets == 0 {
+        assert!(idle.len() < 10_000, "{:?}", sockets.stats());
+        idle.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut greeting = Vec::new();
+    // It ends, however it does.
+    let _ = soon("the end of the first", idle[0].read_to_end(&mut greeting)).await;
+    drop(idle);
+    for client in &clients {
+        state(client, &skep_transport::ConnectionState::Connected).await;
+        ask(client, b"after").await;
+    }
+    sockets.close().await;
+}
+
+#[tokio::test]
 async fn a_client_that_was_cut_comes_back_and_gets_its_answer() {
     let mut config = config();
     config.max_peer_reply_bytes = MIB;

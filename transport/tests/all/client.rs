@@ -77,6 +77,40 @@ async fn a_host_that_comes_back_is_asked_again_under_the_old_id() {
 }
 
 #[tokio::test]
+async fn what_is_for_one_host_is_not_asked_of_the_next() {
+    let (mut wire, sockets) = serve(config()).unwrap();
+    let control = sockets.control_endpoint().clone();
+    let connection = Connection::connect(eager(&control));
+    let once = || {
+        let (connection, id) = (connection.clone(), RequestId::random());
+        tokio::spawn(async move {
+            let payload = envelope(id, b"once");
+            connection.request_once(id, payload, DEADLINE).await
+        })
+    };
+    let answer = once();
+    let asked = soon("a message", wire.inbox.recv()).await.unwrap();
+    asked.peer.reply(asked.payload.clone().unwrap());
+    assert!(soon("the answer", answer).await.unwrap().is_ok());
+
+    let lost = once();
+    soon("a message", wire.inbox.recv()).await.unwrap();
+    sockets.close().await;
+    let lost = soon("the loss", lost).await.unwrap();
+    assert_eq!(lost, Err(RequestError::Lost));
+
+    // Who asks while none is there means the first that comes.
+    let first = once();
+    let (mut wire, sockets) = serve(ServerConfig::new(control, None)).unwrap();
+    let asked = soon("a message", wire.inbox.recv()).await.unwrap();
+    let answer = asked.payload.clone().unwrap();
+    asked.peer.reply(answer.clone());
+    assert_eq!(soon("the answer", first).await.unwrap(), Ok(answer));
+    assert_eq!(connection.stats().repeated, 0);
+    sockets.close().await;
+}
+
+#[tokio::test]
 async fn a_connection_waits_for_a_host_that_is_not_yet_there() {
     let (sockets, _publisher) = echo_host(config());
     let control = sockets.control_endpoint().clone();
