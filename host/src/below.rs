@@ -183,7 +183,7 @@ pub fn read(
 ) -> Result<FileChunk, LookError> {
     let (file, stat) = open(root, Some(path))?;
     if kind(&stat) != FileKind::File {
-        return Err(LookError::Not("file"));
+        return Err(LookError::Not("regular file"));
     }
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);

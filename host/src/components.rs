@@ -59,6 +59,12 @@ impl Component {
             facts,
         }
     }
+
+    /// Whether it was found out, as this host would, what it is and that it can run.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.facts.kind != Kind::Blob && self.facts.is_current()
+    }
 }
 
 /// Why the store refuses.
@@ -339,9 +345,9 @@ impl Components {
             room.give_back(&mut state);
         }
         if let Some(known) = state.whole.used(&component.digest) {
-            // What could run nowhere can, since this host was built or set up
-            // otherwise. The bytes are the same, and there once.
-            if known.facts.kind != Kind::Blob || component.facts.kind == Kind::Blob {
+            // What could run nowhere can, or is known otherwise, since this host was
+            // built or set up otherwise. The bytes are the same, and there once.
+            if known.is_known() || component.facts.kind == Kind::Blob {
                 return Ok(Arc::clone(known));
             }
             let replaced = Arc::clone(known);

@@ -1,6 +1,5 @@
 //! What all operations of a host work with.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use crate::registry::{Registry, StateCounts};
 use crate::replies::ReplyMemory;
 use crate::runner::native::NativeRunner;
 use crate::runner::wasm::WasmRunner;
+use crate::scratch::Root;
 use crate::store::{Recovered, Store};
 use crate::tally::Tally;
 
@@ -39,8 +39,8 @@ pub struct Core {
     pub endpoints: Endpoints,
     pub started: Instant,
     pub rules: Rules,
-    pub scratch_root: PathBuf,
-    pub inputs_root: PathBuf,
+    pub scratch_root: Root,
+    pub inputs_root: Root,
     /// What agents left in their scratch.
     pub kept: Arc<Kept>,
     /// How long agents have to end when the host shuts down.

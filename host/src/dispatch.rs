@@ -2,6 +2,7 @@
 //! the operations, and the one place where a failure becomes a wire error.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -11,12 +12,14 @@ use skep_protocol::{Digest, ErrorCode, ErrorDetails, RequestId, WireError};
 
 use crate::agent::spec::Denied;
 use crate::audit::Asked;
-use crate::clock;
 use crate::components::StoreError;
 use crate::core::Core;
 use crate::op::{self, Error};
 use crate::replies::Claim;
 use crate::store::{Change, Reply};
+
+/// A request that has no answer by then is told to have begun.
+const LONG: Duration = Duration::from_millis(100);
 
 /// Answers one payload. What changes something is done once per id, however
 /// often it is sent, also if the host dies in between.
@@ -45,7 +48,7 @@ pub async fn answer(core: Arc<Core>, payload: Bytes) -> Bytes {
                 Answer::New(answer) => {
                     // What was done is done: an answer that cannot be written
                     // down, or not soon, is given all the same.
-                    let reply = reply(id, request, answer.clone());
+                    let reply = reply(&core, id, request, answer.clone());
                     core.store.write_if_possible(Change::Replied(reply)).await;
                     answer
                 }
@@ -77,12 +80,12 @@ fn fingerprint(envelope: &Envelope<'_>) -> Digest {
     Digest::of(&[envelope.op.as_str().as_bytes(), b"\0", envelope.body].concat())
 }
 
-fn reply(id: RequestId, request: Digest, answer: Bytes) -> Reply {
+fn reply(core: &Core, id: RequestId, request: Digest, answer: Bytes) -> Reply {
     Reply {
         id,
         request,
         answer,
-        given_ms: clock::now_ms(),
+        given_ms: core.replies.now_ms(),
     }
 }
 
@@ -115,7 +118,12 @@ async fn perform(
             (spawned, kept)
         }
         (request, _) => {
-            let executed = execute(core, id, request, &mut asked).await;
+            let mut whole = false;
+            let executing = execute(core, id, request, &mut whole);
+            let executed = tell_if_long(core, &asked, executing).await;
+            if whole {
+                asked.completed();
+            }
             (executed.map(|answer| answer.map(Bytes::from)), false)
         }
     };
@@ -149,7 +157,7 @@ async fn spawn(
         Ok(answer) => Bytes::from(answer),
         Err(error) => return Ok(Err(error)),
     };
-    op::spawn::begin(core, prepared, reply(id, request, answer.clone())).await?;
+    op::spawn::begin(core, prepared, reply(core, id, request, answer.clone())).await?;
     asked.made(&told);
     Ok(Ok(answer))
 }
@@ -157,7 +165,22 @@ async fn spawn(
 /// The answer as it is written down; the outer error is the operation's.
 type Executed = Result<Result<Vec<u8>, EncodeError>, Error>;
 
-async fn execute(core: &Arc<Core>, id: RequestId, request: Request, asked: &mut Asked) -> Executed {
+/// Some requests are carried out at once and answered an hour later. Until then a
+/// host that dies would leave no trace of who had asked for it.
+async fn tell_if_long<T>(core: &Core, asked: &Asked, executing: impl Future<Output = T>) -> T {
+    let Some(audit) = &core.audit else {
+        return executing.await;
+    };
+    tokio::pin!(executing);
+    if let Ok(executed) = tokio::time::timeout(LONG, executing.as_mut()).await {
+        return executed;
+    }
+    audit.record_begun(asked);
+    executing.await
+}
+
+/// `whole` becomes true with the last part of a component.
+async fn execute(core: &Arc<Core>, id: RequestId, request: Request, whole: &mut bool) -> Executed {
     fn granted<R: Serialize>(id: RequestId, reply: &R) -> Executed {
         Ok(codec::encode_reply(id, reply))
     }
@@ -169,9 +192,7 @@ async fn execute(core: &Arc<Core>, id: RequestId, request: Request, asked: &mut 
         Request::HostGc(body) => granted(id, &op::gc::gc(core, &body).await),
         Request::ComponentPut(body) => {
             let reply = op::component::put(core, body).await?;
-            if reply.complete {
-                asked.completed();
-            }
+            *whole = reply.complete;
             granted(id, &reply)
         }
         Request::ComponentStat(body) => granted(id, &op::component::stat(core, body.digest)?),

@@ -18,6 +18,7 @@ use crate::core::{Core, Endpoints};
 use crate::opening::{self, Opened};
 use crate::runner::native::{AccountError, NativeConfig, NativeRunner};
 use crate::runner::wasm::{WasmConfig, WasmRunner};
+use crate::scratch::Root;
 use crate::{
     components, health, helper, kept, log, past, paths, registry, retention, server, state_dir,
     store, tally,
@@ -76,9 +77,24 @@ pub enum StartError {
 pub enum Purpose {
     /// It serves many agents: slots are set up beforehand.
     Serve,
+    /// The same, of a host that promises nothing beyond its own end: no store, and
+    /// logs in memory alone.
+    ServeInMemory,
     /// It runs one agent: nothing is set up that one agent does not need, and
     /// nothing is left on disk.
     RunOne,
+}
+
+impl Purpose {
+    /// Whether it serves many agents.
+    fn is_for_many(self) -> bool {
+        matches!(self, Self::Serve | Self::ServeInMemory)
+    }
+
+    /// Whether the next host on the state directory goes on with what it finds.
+    pub(crate) fn keeps(self) -> bool {
+        self == Self::Serve
+    }
 }
 
 /// A running host.
@@ -116,7 +132,7 @@ impl Host {
             cache_dir: config.cache_dir.clone(),
             cache_bytes: capacity.cache_bytes,
             cached_components: CACHED_COMPONENTS,
-            pooling: purpose == Purpose::Serve,
+            pooling: purpose.is_for_many(),
             guest_threads: cores,
             ..WasmConfig::default()
         })
@@ -134,8 +150,8 @@ impl Host {
             })
         });
         let native = native.transpose()?.map(Arc::new);
-        let scratch_root = state_dir.join("scratch");
-        let inputs_root = state_dir.join("inputs");
+        let root_of = |name| Root::new(state_dir.join(name), purpose.keeps());
+        let (scratch_root, inputs_root) = (root_of("scratch"), root_of("inputs"));
         let kept = kept::Kept::new(capacity.kept_files_bytes);
         let history = log::Budget::new(capacity.history_bytes);
         let Opened {
@@ -159,9 +175,9 @@ impl Host {
                 ceilings: config.ceilings,
                 dir_roots: config.dir_roots.clone(),
                 cache_dir: config.cache_dir.clone(),
-                // A host that runs one agent keeps nothing there, and may be
-                // asked for the directory that it lies in.
-                state_dir: (purpose == Purpose::Serve).then(|| config.state_dir.clone()),
+                // Who keeps nothing there may be asked for the directory that it
+                // lies in.
+                state_dir: purpose.keeps().then(|| config.state_dir.clone()),
             },
             scratch_root,
             inputs_root,
@@ -218,7 +234,7 @@ impl Host {
             }
         });
         // Of a host for one agent nobody asks how it is.
-        if purpose == Purpose::Serve {
+        if purpose.is_for_many() {
             let state_dir = config.state_dir.clone();
             tokio::spawn(health::watch(Arc::clone(&core), state_dir, end.clone()));
         }

@@ -10,6 +10,7 @@
 //! Which module may know which is told in ARCHITECTURE.md.
 
 pub mod agent;
+pub mod allocator;
 pub mod audit;
 pub mod below;
 pub mod clock;

@@ -30,25 +30,22 @@ pub(crate) struct Opened {
     pub(crate) left: Vec<(AgentId, PathBuf)>,
 }
 
-/// Claims the state directory and opens what is in it. A host that runs one
-/// agent leaves nothing there, and finds nothing: it is new.
+/// Claims the state directory and opens what is in it. A host that keeps nothing
+/// leaves nothing there, and finds nothing: it is new.
 pub(crate) fn open(
     config: &Config,
     purpose: Purpose,
     budget: &Arc<log::Budget>,
 ) -> Result<Opened, StartError> {
     let budget = Arc::clone(budget);
-    match purpose {
-        Purpose::Serve => {}
-        Purpose::RunOne => {
-            return Ok(Opened {
-                store: Store::absent(),
-                recovered: Recovered::default(),
-                fates: Vec::new(),
-                logs: Logs::in_memory(budget),
-                left: Vec::new(),
-            });
-        }
+    if !purpose.keeps() {
+        return Ok(Opened {
+            store: Store::absent(),
+            recovered: Recovered::default(),
+            fates: Vec::new(),
+            logs: Logs::in_memory(budget),
+            left: Vec::new(),
+        });
     }
     let dir = &config.state_dir;
     let claim = state_dir::Claim::new(dir)?;
@@ -175,5 +172,8 @@ pub(crate) fn keep_again(core: &Core, left: Vec<(AgentId, PathBuf)>) {
         if !core.registry.has(&agent) {
             core.kept.forget(&agent);
         }
+        // Nobody waits here, and what ended last is not to be lost because much is
+        // to be removed for it.
+        core.kept.remove_doomed();
     }
 }

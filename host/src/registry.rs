@@ -12,7 +12,7 @@ use skep_protocol::{AgentId, AgentState};
 use crate::agent::handle::Handle;
 use crate::clock::{self, Steady};
 use crate::kept::Kept;
-use crate::log::Budget;
+use crate::log::{self, Budget};
 use crate::past::Past;
 use crate::retention::{Bounds, Queue};
 use crate::store::{Change, EndedBefore, Known, Store, Unavailable};
@@ -26,6 +26,19 @@ const LOOK: Duration = Duration::from_secs(1);
 /// So many are forgotten at a time. Whoever has something else to do, or to
 /// write down, comes in between.
 const BATCH: usize = 256;
+
+/// Of what all agents may remember of their output, those that have ended have a
+/// quarter however much the others print: one that has just ended is there for whoever
+/// asks how. By default it is what one agent may print at most.
+const SHARE_OF_ENDED: u64 = 4;
+
+/// Once those that live have to let go of records, so much of the bound is made
+/// room: who lets go of how much is not found out for each record.
+const ROOM: u64 = 16;
+
+/// Where that was not to be had it is not tried again before this, and writers let
+/// go of their own.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// All agents that the host remembers.
 #[derive(Debug)]
@@ -194,10 +207,10 @@ impl Registry {
     /// have, as far as the operator's bounds ask.
     pub async fn has_ended(&self, id: AgentId) {
         // It may have been forgotten between its end and this.
-        let too_many = if self.agents.contains_key(&id) {
-            self.enter(id, u64::MAX)
-        } else {
-            Vec::new()
+        let bytes = self.agents.get(&id).map(|agent| agent.history.bytes());
+        let too_many = match bytes {
+            Some(bytes) => self.enter(id, u64::MAX, bytes),
+            None => Vec::new(),
         };
         self.forget_all(too_many).await;
     }
@@ -208,7 +221,7 @@ impl Registry {
         let mut too_many = Vec::new();
         for agent in agents {
             self.past.take_up(agent);
-            too_many.extend(self.enter(agent.id, agent.ended_ms));
+            too_many.extend(self.enter(agent.id, agent.ended_ms, agent.bytes));
             // The operator may have lowered the bound by any number.
             if too_many.len() >= BATCH {
                 self.forget_all(std::mem::take(&mut too_many)).await;
@@ -218,9 +231,9 @@ impl Registry {
     }
 
     /// Gives those that are too many. Nobody ended later than now.
-    fn enter(&self, id: AgentId, ended_ms: u64) -> Vec<AgentId> {
+    fn enter(&self, id: AgentId, ended_ms: u64, bytes: u64) -> Vec<AgentId> {
         let mut queue = self.queue();
-        queue.enter(id, ended_ms, self.clock.now_ms(), &self.bounds)
+        queue.enter(id, ended_ms, bytes, self.clock.now_ms(), &self.bounds)
     }
 
     async fn forget_all(&self, ids: Vec<AgentId>) {
@@ -327,17 +340,40 @@ impl Registry {
         }
     }
 
-    /// Forgets agents that have ended, oldest first, whenever what all remember
-    /// of their output is over its bound. Never returns.
+    /// Whenever what all remember of their output is over its bound, forgets agents
+    /// that have ended, oldest first, down to their share of it; beyond that, those
+    /// that have not let go of what they remember. Never returns.
     pub async fn keep_history_bounded(&self) {
+        let share = self.history.bound() / SHARE_OF_ENDED;
         loop {
             self.history.pressure().await;
             while self.history.is_exceeded() {
-                let Some(oldest) = self.queue().pop() else {
+                let Some(oldest) = self.queue().pop_beyond(share) else {
                     break;
                 };
                 self.forget_all(vec![oldest]).await;
             }
+            if self.history.is_exceeded() {
+                self.make_room();
+            }
+            if self.history.is_exceeded() {
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+
+    /// Lets those that have not ended forget their oldest records: who remembers
+    /// most first, until all have as much.
+    fn make_room(&self) {
+        let bound = self.history.bound();
+        let too_much = self.history.used().saturating_sub(bound - bound / ROOM);
+        let live = self.first(usize::MAX, |agent| !agent.has_ended());
+        let level = log::level(
+            live.iter().map(|agent| agent.history.log_bytes()).collect(),
+            too_much,
+        );
+        for agent in live {
+            agent.history.let_go_beyond(level);
         }
     }
 }

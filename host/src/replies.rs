@@ -10,7 +10,7 @@ use bytes::Bytes;
 use skep_protocol::{Digest, RequestId};
 use tokio::sync::watch;
 
-use crate::clock;
+use crate::clock::{self, Steady};
 use crate::store::Reply;
 
 pub(crate) const REMEMBER_FOR: Duration = Duration::from_secs(300);
@@ -35,6 +35,10 @@ struct State {
     /// The answers that were given, oldest first.
     given: VecDeque<(Instant, RequestId, usize)>,
     bytes: usize,
+    /// By which they grow old, from host to host. It goes on where the last answer
+    /// of the host before was given: how long no host was there, a clock that
+    /// somebody may have set cannot prove.
+    clock: Option<Steady>,
 }
 
 /// The memory of one principal's replies.
@@ -74,8 +78,11 @@ impl ReplyMemory {
 
     /// Takes up the answers that a host before has given, oldest first.
     pub fn take_up(&self, replies: Vec<Reply>) {
-        let (now, now_ms) = (Instant::now(), clock::now_ms());
+        let now = Instant::now();
         let mut state = self.state();
+        let last_ms = replies.iter().map(|reply| reply.given_ms).max();
+        let now_ms = last_ms.unwrap_or_else(clock::now_ms);
+        state.clock = Some(Steady::since(now_ms));
         // Of a request that was forgotten and done anew, the last answer counts.
         for reply in replies.into_iter().rev() {
             if state.entries.contains_key(&reply.id) {
@@ -83,9 +90,7 @@ impl ReplyMemory {
             }
             let age = Duration::from_millis(now_ms.saturating_sub(reply.given_ms));
             // The machine may have started less long ago than that.
-            let Some(given) = now.checked_sub(age) else {
-                continue;
-            };
+            let given = now.checked_sub(age).unwrap_or(now);
             let bytes = reply.answer.len();
             let entry = Entry {
                 request: reply.request,
@@ -96,6 +101,16 @@ impl ReplyMemory {
             state.given.push_front((given, reply.id, bytes));
         }
         state.forget_old(now);
+    }
+
+    /// When an answer is given, for the hosts that come after.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        let mut state = self.state();
+        let clock = state
+            .clock
+            .get_or_insert_with(|| Steady::since(clock::now_ms()));
+        clock.now_ms()
     }
 
     /// Asks for a request by its id and the digest of what it asks.
@@ -212,28 +227,37 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_before_has_answered_is_known_for_as_long_as_it_would_have_been() {
+    fn what_a_host_before_has_answered_is_known_whatever_the_time_of_day() {
+        const LONG_AGO_MS: u64 = 1_000_000;
         let memory = Arc::new(ReplyMemory::default());
         let (old, new, request) = (RequestId::random(), RequestId::random(), Digest::of(b""));
         let reply = |id, age: Duration| Reply {
             id,
             request,
             answer: Bytes::from_static(b"done"),
-            given_ms: clock::now_ms() - u64::try_from(age.as_millis()).unwrap(),
+            given_ms: LONG_AGO_MS - u64::try_from(age.as_millis()).unwrap(),
         };
-        memory.take_up(vec![reply(old, REMEMBER_FOR), reply(new, REMEMBER_FOR / 2)]);
+        let last = reply(RequestId::random(), Duration::ZERO);
+        memory.take_up(vec![
+            reply(old, REMEMBER_FOR),
+            reply(new, REMEMBER_FOR / 2),
+            last.clone(),
+        ]);
+        assert!(memory.now_ms() - LONG_AGO_MS < 60_000);
+        let claim = memory.claim(last.id, request);
+        assert!(matches!(claim, Claim::Answered(answer) if answer == "done"));
         let claim = memory.claim(new, request);
         assert!(matches!(claim, Claim::Answered(answer) if answer == "done"));
         let other = memory.claim(new, Digest::of(b"other"));
         assert!(matches!(other, Claim::Conflict));
         self::new(memory.claim(old, request)).keep(&Bytes::new());
-        assert_eq!(memory.state().entries.len(), 2);
+        assert_eq!(memory.state().entries.len(), 3);
 
         // One that was forgotten in between, and done anew.
         let memory = Arc::new(ReplyMemory::default());
         let anew = Reply {
             answer: Bytes::from_static(b"anew"),
-            ..reply(old, Duration::from_secs(1))
+            ..reply(old, Duration::ZERO)
         };
         memory.take_up(vec![
             reply(old, REMEMBER_FOR),

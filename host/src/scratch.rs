@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use skep_protocol::AgentId;
@@ -21,12 +21,12 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes `root/<agent>`, for the host's user alone.
+    /// Makes `root/<agent>`, for the host's user alone. Without the root it makes
+    /// none: what would be made in its place could be away with the next mount.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn make(root: &Path, agent: AgentId) -> io::Result<Self> {
-        make_root(root)?;
         let path = root.join(agent.to_string());
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self::found(path))
@@ -72,6 +72,41 @@ impl Drop for Scratch {
         if let Err(error) = remove_tree(&self.path) {
             tracing::error!(%error, path = %self.path.display(), "a directory of an agent was not removed");
         }
+    }
+}
+
+/// Where the directories of agents are made.
+#[derive(Debug, Clone)]
+pub struct Root {
+    path: PathBuf,
+    made_when_needed: bool,
+}
+
+impl Root {
+    /// One that a host finds, or makes, when it starts; or unless it keeps anything,
+    /// when an agent needs it.
+    #[must_use]
+    pub const fn new(path: PathBuf, host_keeps: bool) -> Self {
+        Self {
+            path,
+            made_when_needed: !host_keeps,
+        }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The same, to make something there.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn ready(&self) -> io::Result<&Path> {
+        if self.made_when_needed {
+            make_root(&self.path)?;
+        }
+        Ok(&self.path)
     }
 }
 
@@ -126,8 +161,12 @@ pub fn newest_unknown_ms(root: &Path, known: &HashSet<AgentId>) -> Option<u64> {
     let written = unknown.filter_map(|entry| {
         let path = entry.path();
         let is_empty = std::fs::read_dir(&path).ok()?.next().is_none();
-        let written = entry.metadata().and_then(|dir| dir.modified()).ok()?;
-        (!is_empty).then(|| clock::ms_of(written))
+        let metadata = entry.metadata().ok()?;
+        // An agent can set the first of the two to what it likes.
+        let modified = clock::ms_of(metadata.modified().ok()?);
+        let changed = u64::try_from(metadata.ctime()).ok()? * 1000
+            + u64::try_from(metadata.ctime_nsec()).ok()? / 1_000_000;
+        (!is_empty).then(|| modified.min(changed))
     });
     written.max()
 }
@@ -227,7 +266,9 @@ mod tests {
     fn it_is_private_and_goes_with_its_content_alone() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("canary"), "alive").unwrap();
-        let scratch = Scratch::make(&root.path().join("scratch"), AgentId::random()).unwrap();
+        let scratch = Scratch::make(root.path(), AgentId::random()).unwrap();
+        let away = Scratch::make(&root.path().join("away"), AgentId::random()).unwrap_err();
+        assert_eq!(away.kind(), io::ErrorKind::NotFound);
         let path = scratch.path().to_owned();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         std::fs::create_dir_all(path.join("a/b")).unwrap();
@@ -270,6 +311,19 @@ mod tests {
         for kept in [&linked, &others[0], &others[1]] {
             assert!(kept.symlink_metadata().is_ok(), "{}", kept.display());
         }
+    }
+
+    #[test]
+    fn no_agent_says_when_it_last_wrote() {
+        let root = tempfile::tempdir().unwrap();
+        let scratch = Scratch::make(root.path(), AgentId::random()).unwrap();
+        std::fs::write(scratch.path().join("file"), "left").unwrap();
+        let now = std::time::SystemTime::now();
+        let dir = std::fs::File::open(scratch.path()).unwrap();
+        dir.set_modified(now + std::time::Duration::from_hours(1))
+            .unwrap();
+        let newest = newest_unknown_ms(root.path(), &HashSet::new()).unwrap();
+        assert!(newest.abs_diff(clock::ms_of(now)) < 60_000, "{newest}");
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub enum ClaimError {
 /// the process ends, however it does.
 #[derive(Debug)]
 pub struct Claim {
-    _lock: File,
+    _file: File,
+    _dir: Option<File>,
 }
 
 impl Claim {
@@ -38,10 +39,21 @@ impl Claim {
         };
         let claimed = open().map_err(TryLockError::Error).and_then(|file| {
             file.try_lock()?;
-            Ok(file)
+            // Somebody may remove the file, and the next host would lock another.
+            let itself = File::open(dir).map_err(TryLockError::Error)?;
+            let itself = match itself.try_lock() {
+                Ok(()) => Some(itself),
+                Err(TryLockError::WouldBlock) => return Err(TryLockError::WouldBlock),
+                // Not every file system locks directories, for one over a network.
+                Err(TryLockError::Error(_)) => None,
+            };
+            Ok((file, itself))
         });
         match claimed {
-            Ok(file) => Ok(Self { _lock: file }),
+            Ok((file, itself)) => Ok(Self {
+                _file: file,
+                _dir: itself,
+            }),
             Err(TryLockError::WouldBlock) => Err(ClaimError::InUse(dir.to_owned())),
             Err(TryLockError::Error(error)) => Err(ClaimError::Io {
                 path: dir.to_owned(),
@@ -69,6 +81,9 @@ mod tests {
         let second = Claim::new(&state).unwrap_err();
         assert!(matches!(second, ClaimError::InUse(_)), "{second}");
         assert!(second.to_string().contains("another host"), "{second}");
+        std::fs::remove_file(state.join(LOCK)).unwrap();
+        let second = Claim::new(&state).unwrap_err();
+        assert!(matches!(second, ClaimError::InUse(_)), "{second}");
         drop(first);
         // Another test may be starting a process, which has the lock until it
         // runs its program.

@@ -95,6 +95,35 @@ async fn a_host_that_ends_leaves_what_waits_and_what_is_kept_running() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_asked_to_end_is_not_run_again_by_the_next_host() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let deaf = || with(probe(&["spin"]), again(RestartPolicy::Always, None));
+    let asked = client.spawn(deaf(), None).await.unwrap().id;
+    let other = client.spawn(deaf(), None).await.unwrap().id;
+    running(&client, asked).await;
+    running(&client, other).await;
+    let stopping = tokio::spawn({
+        let client = host.client();
+        async move { client.stop(asked, Some(Duration::from_secs(3600))).await }
+    });
+    eventually("its state is stopping", async || {
+        let state = client.get(asked).await.unwrap().state;
+        (state == AgentState::Stopping).then_some(())
+    })
+    .await;
+    // Written down after that.
+    run(&client, probe(&["exit", "0"])).await;
+    host.kill_9();
+    host.start_again().await;
+    let lost = ended(&client, asked).await;
+    assert_eq!(lost.outcome, Some(Outcome::HostLost));
+    assert_eq!(lost.usage.restarts, 0);
+    assert_eq!(running(&client, other).await.usage.restarts, 1);
+    stopping.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_left_to_the_next_host_takes_nothing_from_anyone() {
     let mut host = HostProcess::start(&["--max-agents", "2", "--grace", "10m"]).await;
     let client = host.client();

@@ -16,7 +16,7 @@ use skep_protocol::{AgentSpec, Digest, Enforced, Limits, RequestId};
 use skep_tests::{HostProcess, TestHost, eventually, guest, probe, run, soon, spec};
 
 use crate::command::skep;
-use crate::{refusal, refused, running};
+use crate::{refusal, refused, running, written};
 
 const ALL: HostGc = HostGc {
     older_than_ms: Some(0),
@@ -93,6 +93,51 @@ async fn agents_are_forgotten_at_their_age_oldest_first() {
     assert!(host.panics().is_empty());
 }
 
+/// Those that live print more than all may remember: that is no reason to forget
+/// what came of others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_just_ended_is_there_however_much_others_print() {
+    const BOUND: u64 = 8 << 20;
+    let set = format!("capacity.history_bytes={BOUND}");
+    let host = HostProcess::start(&["--set", &set]).await;
+    let client = host.client();
+    let mut hogs = Vec::new();
+    for _ in 0..2 {
+        let mut hog = probe(&["flood", "18446744073709551615"]);
+        hog.limits.output_history_bytes = Some(BOUND / 4 * 3);
+        hogs.push(client.spawn(hog, None).await.unwrap().id);
+    }
+    let mut in_order = Vec::new();
+    let mut printed = [0; 2];
+    while printed.iter().any(|printed| *printed < 200) {
+        in_order.push(ended(&client, &["lines", "10"]).await);
+        for (hog, printed) in hogs.iter().zip(&mut printed) {
+            *printed = client.get(*hog).await.unwrap().next_seq;
+        }
+    }
+    for _ in 0..20 {
+        in_order.push(ended(&client, &["lines", "10"]).await);
+    }
+    assert_eq!(newest(&client, &in_order).await, in_order.len());
+    for agent in &in_order {
+        let info = client.get(*agent).await.unwrap();
+        assert_eq!(
+            (info.outcome, info.next_seq),
+            (Some(Outcome::Exited { code: 0 }), 10)
+        );
+    }
+    // Of one that has just ended all is there that it printed within a fair share.
+    let last = ended(&client, &["lines", "10000"]).await;
+    let output = client.output(last, None, 0, None).await.unwrap();
+    assert_eq!((output.expired, output.records[0].seq), (None, 0));
+    let held = kept(&client).await;
+    assert!(
+        held.history_bytes <= held.max_history_bytes / 8 * 9,
+        "{held:?}"
+    );
+    assert!(host.panics().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gc_removes_what_it_said_it_would() {
     let mut host = HostProcess::start(&[]).await;
@@ -110,6 +155,8 @@ async fn gc_removes_what_it_said_it_would() {
     old.push(run(&client, leaves).await.info.id);
     let runs = client.spawn(probe(&["until-stop"]), None).await.unwrap();
     let used = running(&client, runs.id).await.spec.component.unwrap();
+    // What it prints counts as well, and is all there from here on.
+    written(&client, runs.id, 1).await;
     let before = kept(&client).await;
     assert_eq!((before.ended_agents, before.components), (4, 2));
     assert_eq!(before.components_used, 1);
@@ -323,6 +370,7 @@ async fn long_ago(dir: &Path, agents: usize) {
             receipt: None,
             usage: Usage::default(),
             next_seq: 0,
+            asked_to_end: false,
             restart: None,
             failed_ms: Vec::new(),
         };

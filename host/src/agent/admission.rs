@@ -9,9 +9,14 @@ use super::queue::Queue;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Bytes that agents may hold while they wait: their texts, environment and
-/// stdin. One more is refused, or ten thousand specs of 10 MiB would be 100 GB.
-const QUEUED_BYTES: u64 = 256 * MIB;
+/// Bytes that the specs of all agents that run or wait may hold: their texts,
+/// environment and stdin, none of which counts as the agents' own memory. One more
+/// is refused, or eleven thousand specs of 10 MiB would be 110 GB.
+const HELD_BYTES: u64 = 512 * MIB;
+
+/// A spec that holds no more than this is taken all the same: else some sixty large ones
+/// would turn everybody away. As many as agents may run and wait, 700 MiB by default.
+const SMALL_BYTES: u64 = 64 * 1024;
 
 /// What an operator lets all agents have together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub struct Bounds {
 pub struct Need {
     /// Its limit of memory; 0 where nothing holds it to one.
     pub memory_bytes: u64,
-    /// What the host holds of it while it waits.
+    /// What the host holds of it until it has ended.
     pub held_bytes: u64,
 }
 
@@ -44,8 +49,8 @@ pub enum Short {
     Turn,
     /// As many wait as may.
     Queue,
-    /// Those that wait hold as many bytes as they may.
-    QueueBytes,
+    /// Specs hold as many bytes as they may.
+    HeldBytes,
 }
 
 /// There is no room for an agent.
@@ -73,9 +78,11 @@ impl std::fmt::Display for Full {
             ),
             Short::Turn => write!(f, "{queued} agents wait for their turn"),
             Short::Queue => write!(f, "{running} agents run and {queued} wait, and no more may"),
-            Short::QueueBytes => write!(
+            Short::HeldBytes => write!(
                 f,
-                "the {queued} agents that wait hold all the memory that they may"
+                "with what {running} agents that run and {queued} that wait were given as texts, \
+                 environment and stdin this one's would be more than the {} MiB of all",
+                HELD_BYTES / MIB
             ),
         }?;
         f.write_str(": try again when agents have ended")
@@ -95,7 +102,8 @@ pub struct Ledger<W> {
     running: usize,
     memory_bytes: u64,
     queue: Queue<Waiting<W>>,
-    queued_bytes: u64,
+    /// Of those that run and those that wait.
+    held_bytes: u64,
 }
 
 impl<W> Ledger<W> {
@@ -106,7 +114,7 @@ impl<W> Ledger<W> {
             running: 0,
             memory_bytes: 0,
             queue: Queue::default(),
-            queued_bytes: 0,
+            held_bytes: 0,
         }
     }
 
@@ -115,12 +123,13 @@ impl<W> Ledger<W> {
     /// # Errors
     /// [`Full`]; the agent may [wait](Self::join).
     pub fn take(&mut self, need: Need) -> Result<(), Full> {
-        let short = self
-            .short_of(need)
-            .or((!self.queue.is_empty()).then_some(Short::Turn));
+        let short = (self.short_of(need))
+            .or((!self.queue.is_empty()).then_some(Short::Turn))
+            .or(self.holds_too_much_with(need).then_some(Short::HeldBytes));
         match short {
             Some(short) => Err(self.full(short)),
             None => {
+                self.hold(need);
                 self.enter(need);
                 Ok(())
             }
@@ -132,20 +141,19 @@ impl<W> Ledger<W> {
     /// # Errors
     /// [`Full`], where no more may wait, or waiting would be in vain.
     pub fn join(&mut self, need: Need, waiter: W) -> Result<u64, Full> {
-        let queued_bytes = self.queued_bytes.saturating_add(need.held_bytes);
         let short = if need.memory_bytes > self.bounds.memory_bytes {
             Some(Short::Memory)
         } else if self.queue.len() >= self.bounds.max_queued {
             Some(Short::Queue)
-        } else if queued_bytes > QUEUED_BYTES {
-            Some(Short::QueueBytes)
+        } else if self.holds_too_much_with(need) {
+            Some(Short::HeldBytes)
         } else {
             None
         };
         if let Some(short) = short {
             return Err(self.full(short));
         }
-        self.queued_bytes = queued_bytes;
+        self.hold(need);
         Ok(self.queue.join(Waiting { need, waiter }))
     }
 
@@ -158,7 +166,7 @@ impl<W> Ledger<W> {
         if need.memory_bytes > self.bounds.memory_bytes {
             return Err(self.full(Short::Memory));
         }
-        self.queued_bytes = self.queued_bytes.saturating_add(need.held_bytes);
+        self.hold(need);
         Ok(self.queue.join(Waiting { need, waiter }))
     }
 
@@ -171,7 +179,7 @@ impl<W> Ledger<W> {
     pub fn leave(&mut self, ticket: u64) -> bool {
         let left = self.queue.leave(ticket);
         if let Some(Waiting { need, .. }) = &left {
-            self.queued_bytes = self.queued_bytes.saturating_sub(need.held_bytes);
+            self.held_bytes = self.held_bytes.saturating_sub(need.held_bytes);
         }
         left.is_some()
     }
@@ -180,6 +188,7 @@ impl<W> Ledger<W> {
     pub fn give_back(&mut self, need: Need) {
         self.running = self.running.saturating_sub(1);
         self.memory_bytes = self.memory_bytes.saturating_sub(need.memory_bytes);
+        self.held_bytes = self.held_bytes.saturating_sub(need.held_bytes);
     }
 
     /// Takes room for who has waited longest, if there is enough. To be called
@@ -191,7 +200,6 @@ impl<W> Ledger<W> {
             return None;
         }
         let Waiting { waiter, .. } = self.queue.leave(ticket)?;
-        self.queued_bytes = self.queued_bytes.saturating_sub(need.held_bytes);
         self.enter(need);
         Some(waiter)
     }
@@ -205,8 +213,13 @@ impl<W> Ledger<W> {
     /// Whether as many wait as may, and some do.
     #[must_use]
     pub fn queue_is_full(&self) -> bool {
-        !self.queue.is_empty()
-            && (self.queue.len() >= self.bounds.max_queued || self.queued_bytes >= QUEUED_BYTES)
+        !self.queue.is_empty() && self.queue.len() >= self.bounds.max_queued
+    }
+
+    /// Whether what specs hold leaves room for small ones alone.
+    #[must_use]
+    pub fn specs_are_full(&self) -> bool {
+        self.held_bytes >= HELD_BYTES
     }
 
     /// Agents that are not ended and do not wait.
@@ -224,6 +237,15 @@ impl<W> Ledger<W> {
         } else {
             None
         }
+    }
+
+    fn holds_too_much_with(&self, need: Need) -> bool {
+        need.held_bytes > SMALL_BYTES
+            && self.held_bytes.saturating_add(need.held_bytes) > HELD_BYTES
+    }
+
+    fn hold(&mut self, need: Need) {
+        self.held_bytes = self.held_bytes.saturating_add(need.held_bytes);
     }
 
     fn enter(&mut self, need: Need) {

@@ -20,6 +20,7 @@ use super::publication::{Ending, Publication};
 use crate::log::Written;
 use crate::runner::{Able, Asked, End, Guest, GuestEvent, Launch, Pipes, Runner, Stand};
 use crate::stdio::OutputCut;
+use crate::store::Store;
 
 /// Reports of progress are published this often at most; the newest counts.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -40,6 +41,9 @@ pub struct Driver {
     pub shutdown: CancellationToken,
     /// How long they then have.
     pub shutdown_grace: Duration,
+    /// Where a host that comes after finds which run it was, and whether there is to
+    /// be another.
+    pub store: Store,
 }
 
 impl std::fmt::Debug for Driver {
@@ -211,11 +215,11 @@ impl Driver {
                         let _ = answer.send(self.refuel(&guest, wish, fuel, ceiling));
                     }
                     Some(Command::Stop { grace }) => {
-                        wish.asked_by = Some(Asker::Client);
+                        self.asked_to_end(wish);
                         self.stop(&guest, wish, grace);
                     }
                     Some(Command::Kill) => {
-                        wish.asked_by = Some(Asker::Client);
+                        self.asked_to_end(wish);
                         self.kill(&guest, wish, Intent::Kill);
                     }
                     // Every handle is gone: the host forgot a running agent.
@@ -250,6 +254,18 @@ impl Driver {
                     self.publication.publish_progress(&mut guest.progress);
                 }
             }
+        }
+    }
+
+    /// Notes that a client asked the agent to end, for a host that comes after: it may
+    /// have to see to that before the agent has ended. Nobody waits for the disk.
+    fn asked_to_end(&self, wish: &mut Wish) {
+        if wish.asked_by.replace(Asker::Client) == Some(Asker::Client) {
+            return;
+        }
+        if let Some(change) = self.publication.asked_to_end() {
+            let store = self.store.clone();
+            tokio::spawn(async move { store.note(change).await });
         }
     }
 

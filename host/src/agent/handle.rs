@@ -34,6 +34,8 @@ pub struct Status {
     pub begun: bool,
     pub exited_ms: Option<u64>,
     pub outcome: Option<Outcome>,
+    /// Whether a client asked it to end.
+    pub asked_to_end: bool,
     pub restart: Option<RestartInfo>,
     /// When its runs failed of late, for a host that comes after.
     pub failed_ms: Vec<u64>,
@@ -172,6 +174,7 @@ impl Handle {
             begun: known.started_ms.is_some(),
             exited_ms: known.exited_ms,
             outcome: known.outcome,
+            asked_to_end: known.asked_to_end,
             restart: known.restart,
             failed_ms: known.failed_ms,
             receipt: known.receipt.map(Arc::from),
@@ -302,6 +305,7 @@ impl Agent {
             receipt: status.receipt.as_deref().cloned().map(Box::new),
             usage: self.usage(),
             next_seq: self.history.next_seq(),
+            asked_to_end: status.asked_to_end,
             restart: status.restart.clone(),
             failed_ms: status.failed_ms.clone(),
         }

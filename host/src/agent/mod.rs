@@ -68,7 +68,8 @@ pub const fn after(state: AgentState, step: Step) -> Option<AgentState> {
         (Starting, Step::Run) | (Paused, Step::Resume) => Some(Running),
         // It stands still right after its first instruction.
         (Starting | Running, Step::Pause) | (Paused, Step::Run) => Some(Paused),
-        (Starting | Running | Paused, Step::Stop) => Some(Stopping),
+        // Or it was asked to stop before that.
+        (Starting | Running | Paused, Step::Stop) | (Stopping, Step::Run) => Some(Stopping),
         (Queued | Starting | Running | Paused | Stopping, Step::End) => Some(Exited),
         _ => None,
     }
@@ -100,6 +101,7 @@ mod tests {
             (Paused, Step::ResumeStart, Starting),
             (Paused, Step::Stop, Stopping),
             (Paused, Step::End, Exited),
+            (Stopping, Step::Run, Stopping),
             (Stopping, Step::End, Exited),
         ];
         for from in AgentState::ALL {

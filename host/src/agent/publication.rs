@@ -98,6 +98,14 @@ impl Publication {
         Change::Seen(self.agent.id, Box::new(known))
     }
 
+    /// Notes that a client asked it to end; what is to be written down, if it would run
+    /// again.
+    pub(super) fn asked_to_end(&self) -> Option<Change> {
+        self.status.send_modify(|status| status.asked_to_end = true);
+        let runs_again = self.agent.spec.restart != skep_protocol::spec::Restart::default();
+        runs_again.then(|| self.progress())
+    }
+
     /// Notes that there will be no next run, though one was to come. It is told
     /// with the end.
     pub(super) fn gives_up(&self, why: GaveUp) {

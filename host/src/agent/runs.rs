@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use skep_protocol::Outcome;
 use skep_protocol::info::{GaveUp, RestartInfo};
 use tokio::time::Instant;
@@ -18,13 +19,12 @@ use crate::clock;
 use crate::log::Recorder;
 use crate::runner::{Launch, Pipes, Runner};
 use crate::stdio::{StdinReader, output, stdin};
-use crate::store::Store;
 
 /// What a run finds on its stdin.
 #[derive(Debug)]
 pub enum StdinSource {
     /// These bytes, in every run anew.
-    Given(Vec<u8>),
+    Given(Bytes),
     /// What clients send. A run goes on with what those before it did not read.
     Open(StdinReader),
 }
@@ -55,8 +55,6 @@ pub struct Runs {
     pub stdin: StdinSource,
     /// Writes the output of a run down; `run` and `ended` are set anew for each.
     pub recorder: Recorder,
-    /// Where a host that comes after finds which run it was.
-    pub store: Store,
 }
 
 impl Runs {
@@ -88,7 +86,7 @@ impl Runs {
             }
             let host_stopped_it =
                 asked_by == Some(Asker::Host) && matches!(ending.outcome, Outcome::Stopped { .. });
-            let next = if host_stopped_it && self.store.keeps() {
+            let next = if host_stopped_it && self.driver.store.keeps() {
                 self.restarts.at_once()
             } else {
                 let ended = Ended {
@@ -130,7 +128,7 @@ impl Runs {
 
     /// Whether the host ends, and another finds what it leaves.
     fn leaves(&self) -> bool {
-        self.driver.shutdown.is_cancelled() && self.store.keeps()
+        self.driver.shutdown.is_cancelled() && self.driver.store.keeps()
     }
 
     /// Waits for the next run; or tells what became of the agent meanwhile, after a
@@ -141,7 +139,10 @@ impl Runs {
         let publication = Arc::clone(&self.driver.publication);
         publication.run_ended(told, self.failed_ms());
         let until = Instant::now() + wait;
-        self.store.write_if_possible(publication.progress()).await;
+        self.driver
+            .store
+            .write_if_possible(publication.progress())
+            .await;
         let commands = &mut self.driver.commands;
         match between(until, &publication, commands, &self.no_more_runs).await {
             Between::Run => publication.next_run(),
@@ -159,7 +160,10 @@ impl Runs {
         // A host that comes after must not give this run's number to another. If
         // it cannot be written now, the agent runs all the same.
         publication.agent.meter.is_run(self.restarts.made());
-        self.store.write_if_possible(publication.progress()).await;
+        self.driver
+            .store
+            .write_if_possible(publication.progress())
+            .await;
         Ok(())
     }
 
@@ -174,7 +178,7 @@ impl Runs {
     async fn run_once(&mut self, runner: &dyn Runner, launch: Launch) -> RunEnd {
         let (stdout, stderr, output) = output();
         let stdin = match &self.stdin {
-            StdinSource::Given(bytes) => stdin(0, bytes).1,
+            StdinSource::Given(bytes) => stdin(0, bytes.clone()).1,
             StdinSource::Open(reader) => reader.clone(),
         };
         let pipes = Pipes {

@@ -108,6 +108,12 @@ impl Slots {
         self.state().ledger.queue_is_full()
     }
 
+    /// Whether what specs hold leaves room for small ones alone.
+    #[must_use]
+    pub fn specs_are_full(&self) -> bool {
+        self.state().ledger.specs_are_full()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

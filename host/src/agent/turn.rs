@@ -3,8 +3,6 @@
 //! that whoever ends it ends it at once. When the host ends, `at_shutdown` says
 //! what becomes of it.
 
-use std::path::PathBuf;
-
 use skep_protocol::{AgentId, AgentState, Outcome};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +12,7 @@ use super::publication::Ending;
 use super::runs::Over;
 use super::slots::{Slot, Turn};
 use crate::inputs::{self, Input};
-use crate::scratch::Scratch;
+use crate::scratch::{Root, Scratch};
 
 /// Waits for the turn; or, if that is over before, tells how.
 pub async fn turn(
@@ -32,7 +30,7 @@ pub async fn turn(
 
 /// Writes the agent's inputs to the disk; or, if that is over before, tells how.
 pub async fn lay_inputs(
-    root: PathBuf,
+    root: Root,
     agent: AgentId,
     inputs: Vec<Input>,
     commands: &mut mpsc::Receiver<Command>,
@@ -45,7 +43,7 @@ pub async fn lay_inputs(
     let unwanted = CancellationToken::new();
     let laying = tokio::task::spawn_blocking({
         let unwanted = unwanted.clone();
-        move || inputs::lay(&root, agent, &inputs, &unwanted)
+        move || inputs::lay(root.ready()?, agent, &inputs, &unwanted)
     });
     tokio::pin!(laying);
     let declined = || Declined::WrongState {

@@ -33,7 +33,7 @@ struct Request<'a> {
     op: Option<&'static str>,
     #[serde(flatten)]
     about: &'a About,
-    /// `ok`, or an error code.
+    /// `ok`, `begun` or an error code.
     result: &'static str,
     /// What the refusal says of itself, but for its message: that may repeat
     /// what the client has sent.
@@ -66,8 +66,18 @@ pub(super) enum Event<'a> {
     Ended,
 }
 
-/// The line of a request.
+/// The line of a request that was answered.
 pub(super) fn of_request(asked: &Asked, refusal: Option<&WireError>) -> Vec<u8> {
+    let result = refusal.map_or("ok", |refusal| refusal.code.as_str());
+    of_result(asked, result, refusal)
+}
+
+/// The line of a request that is under way; the other follows.
+pub(super) fn of_begun(asked: &Asked) -> Vec<u8> {
+    of_result(asked, "begun", None)
+}
+
+fn of_result(asked: &Asked, result: &'static str, refusal: Option<&WireError>) -> Vec<u8> {
     let details = refusal.map(|refusal| &refusal.details);
     let text = |text: Option<&String>| text.map(|text| told(text, FIELD_BYTES));
     write(&Request {
@@ -76,7 +86,7 @@ pub(super) fn of_request(asked: &Asked, refusal: Option<&WireError>) -> Vec<u8> 
         principal: EVERYONE,
         op: asked.op().map(skep_protocol::op::Op::as_str),
         about: &asked.about,
-        result: refusal.map_or("ok", |refusal| refusal.code.as_str()),
+        result,
         field: text(details.and_then(|details| details.field.as_ref())),
         limit: text(details.and_then(|details| details.limit.as_ref())),
         asked: details.and_then(|details| details.asked),

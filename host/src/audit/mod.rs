@@ -118,6 +118,13 @@ impl Audit {
         self.shared.push(&line, refusal.is_some());
     }
 
+    /// Records what changes something and has no answer yet.
+    pub fn record_begun(&self, asked: &Asked) {
+        if asked.changes() {
+            self.shared.push(&line::of_begun(asked), false);
+        }
+    }
+
     /// Whether lines cannot be written at present.
     #[must_use]
     pub fn is_failing(&self) -> bool {

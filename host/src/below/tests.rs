@@ -108,7 +108,7 @@ fn nothing_outside_is_reached_and_no_link_is_followed() {
     assert_eq!(read(&root, "d/file", 0, 10).unwrap().data, b"mine"[..]);
     assert!(matches!(
         read(&root, "d", 0, 10),
-        Err(LookError::Not("file"))
+        Err(LookError::Not("regular file"))
     ));
     let page = list(&root, None, None, 10).unwrap();
     assert_eq!(
@@ -136,7 +136,7 @@ fn a_pipe_is_listed_and_never_waited_for() {
     );
     assert!(matches!(
         read(&root, "pipe", 0, 10),
-        Err(LookError::Not("file"))
+        Err(LookError::Not("regular file"))
     ));
     assert!(matches!(
         list(&root, Some("pipe"), None, 10),

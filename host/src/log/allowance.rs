@@ -8,20 +8,22 @@
 //! It doubles when it is used up, and is 0 again once every log is whole.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use cap_std::fs::OpenOptions;
 use skep_protocol::AgentId;
 use tokio::sync::watch;
 
 use super::disk::RETRY;
 use super::patience::PATIENCE;
+use super::root::{Root, to_make};
 
 const FILE: &str = "allowance";
+const NEW: &str = "allowance.new";
 
 /// The first that is granted: an agent that prints little needs no second.
 const LEAST: u64 = 1024;
@@ -38,7 +40,7 @@ pub(super) struct Allowance {
 
 #[derive(Debug)]
 struct Shared {
-    path: PathBuf,
+    root: Arc<Root>,
     state: Mutex<State>,
     work: Condvar,
     /// What the file says, or less. It changes while `state` is locked.
@@ -67,12 +69,11 @@ impl Allowance {
     ///
     /// # Errors
     /// If that cannot be read, or the system has no more threads.
-    pub(super) fn open(root: &Path) -> io::Result<Self> {
-        let path = root.join(FILE);
-        let left = match std::fs::read(&path) {
+    pub(super) fn open(root: &Arc<Root>) -> io::Result<Self> {
+        let left = match root.dir().read(FILE) {
             Ok(bytes) => decode(&bytes).unwrap_or_else(|| {
                 tracing::error!(
-                    path = %path.display(),
+                    path = %root.path(FILE).display(),
                     "how many records were not on disk cannot be told: agents that run again \
                      leave out {UNKNOWN} numbers"
                 );
@@ -82,7 +83,7 @@ impl Allowance {
             Err(error) => return Err(error),
         };
         let shared = Arc::new(Shared {
-            path,
+            root: Arc::clone(root),
             state: Mutex::new(State {
                 ahead: HashSet::new(),
                 before: true,
@@ -132,6 +133,11 @@ impl Allowance {
     pub(super) fn leave(&self, agent: AgentId) {
         self.shared.state().ahead.remove(&agent);
         self.shared.work.notify_all();
+    }
+
+    /// Whether every log is whole.
+    pub(super) fn is_used_by_none(&self) -> bool {
+        self.shared.state().ahead.is_empty()
     }
 
     /// Waits until a log that has [entered](Self::enter) may be ahead by so many
@@ -233,7 +239,7 @@ impl Shared {
         if let Err(error) = result {
             if changed {
                 tracing::error!(
-                    %error, path = %self.path.display(),
+                    %error, path = %self.root.path(FILE).display(),
                     "how many records are not on disk cannot be written down"
                 );
             }
@@ -259,19 +265,17 @@ impl Shared {
         if let Some(file) = file {
             return file.write_all_at(&bytes, 0);
         }
-        let mut open = OpenOptions::new();
-        open.write(true);
-        let there = match open.open(&self.path) {
+        let root = self.root.dir();
+        let there = match root.open_with(FILE, OpenOptions::new().write(true)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Never there in part, or that would be damage.
-                let new = self.path.with_extension("new");
-                let made = open.create(true).truncate(true).mode(0o600).open(&new)?;
+                let made = root.open_with(NEW, to_make().truncate(true))?.into_std();
                 made.write_all_at(&bytes, 0)?;
-                std::fs::rename(&new, &self.path)?;
+                root.rename(NEW, root, FILE)?;
                 made
             }
             opened => {
-                let opened = opened?;
+                let opened = opened?.into_std();
                 opened.write_all_at(&bytes, 0)?;
                 opened
             }

@@ -62,3 +62,54 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 }
+
+/// What nobody may have more of, so that all together have so much less. Who has
+/// most gives first.
+#[must_use]
+pub fn level(mut have: Vec<u64>, too_much: u64) -> u64 {
+    have.sort_unstable_by(|one, other| other.cmp(one));
+    // What those looked at would give, if they had no more than the next.
+    let mut given = 0;
+    let next = have.iter().copied().skip(1).chain([0]);
+    for ((count, has), next) in (1..).zip(&have).zip(next) {
+        let more = (has - next).saturating_mul(count);
+        if given + more >= too_much {
+            return has - (too_much - given).div_ceil(count);
+        }
+        given += more;
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn who_has_most_gives_first() {
+        assert_eq!(level(vec![], 5), 0);
+        assert_eq!(level(vec![3, 10, 5], 0), 10);
+        assert_eq!(level(vec![3, 10, 5], 5), 5);
+        assert_eq!(level(vec![3, 10, 5], 8), 3);
+        assert_eq!(level(vec![3, 10, 5], 17), 0);
+        assert_eq!(level(vec![3, 10, 5], 100), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn enough_is_given_and_little_more(
+            have in prop::collection::vec(0_u64..1000, 0..20),
+            too_much in 0_u64..30_000,
+        ) {
+            let level = level(have.clone(), too_much);
+            let given: u64 = have.iter().map(|has| has.saturating_sub(level)).sum();
+            if level > 0 {
+                prop_assert!(given >= too_much && given < too_much + 20, "{given}");
+            } else {
+                prop_assert!(have.iter().sum::<u64>() < too_much + 20);
+            }
+        }
+    }
+}

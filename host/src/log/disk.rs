@@ -17,7 +17,7 @@ use skep_protocol::AgentId;
 
 use super::allowance::Allowance;
 use super::budget::Budget;
-use super::files::{Files, remove_directory};
+use super::files::{Files, is_gone};
 use super::journal::{Journal, SMALL};
 use super::segment::{Owner, Segment, encode, encode_header, owner};
 use super::tail::Stored;
@@ -26,8 +26,9 @@ use super::tail::Stored;
 const SEGMENTS: u64 = 8;
 /// An agent with the smallest of bounds makes no file for each of its lines.
 const MIN_SEGMENT: u64 = 16 * 1024;
-/// What is lost where a segment is damaged is little.
-const MAX_SEGMENT: u64 = 4 * 1024 * 1024;
+/// What is lost where a segment is damaged is little; and a window that lies in two of
+/// them has a host that was just started look through both first, 1 ms each.
+const MAX_SEGMENT: u64 = 2 * 1024 * 1024;
 
 /// After a write has failed, the next is tried this much later.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
@@ -147,6 +148,11 @@ impl Disk {
         lacks
     }
 
+    /// Whether nobody has seen records that are not on disk, of any agent.
+    pub(super) fn is_none_ahead(&self) -> bool {
+        self.allowance.is_used_by_none()
+    }
+
     /// Takes the right to write and says from which number on; none while
     /// another write is under way, or soon after one has failed unless `now`.
     pub(super) fn begin(&self, now: bool) -> Option<u64> {
@@ -227,9 +233,7 @@ impl Disk {
         encode_header(next_seq, buffer);
         self.has_files.store(true, Ordering::Relaxed);
         self.files.write(next_seq, 0, buffer)?;
-        for expired in self.wrote(Segment::new(next_seq)) {
-            self.files.remove(expired);
-        }
+        self.remove_expired(self.wrote(Segment::new(next_seq)));
         Ok(())
     }
 
@@ -274,7 +278,8 @@ impl Disk {
     ) -> io::Result<()> {
         let mut seq = first_seq;
         while !records.is_empty() {
-            let mut segment = self.segment_for(seq);
+            let full_cost = self.full_cost();
+            let mut segment = self.segment_for(seq, full_cost);
             let mut offset = segment.bytes;
             buffer.clear();
             if segment.count == 0 {
@@ -283,7 +288,7 @@ impl Disk {
             }
             let mut taken = 0;
             for record in records {
-                if segment.cost >= self.segment_cost {
+                if segment.cost >= full_cost {
                     break;
                 }
                 let before = buffer.len();
@@ -292,21 +297,40 @@ impl Disk {
                 (seq, taken) = (seq + 1, taken + 1);
             }
             self.has_files.store(true, Ordering::Relaxed);
-            self.files.write(segment.first_seq, offset, buffer)?;
-            for expired in self.wrote(segment) {
-                self.files.remove(expired);
-            }
+            let written = self.files.write(segment.first_seq, offset, buffer);
+            written.inspect_err(|error| self.not_written(segment.first_seq, error))?;
+            self.remove_expired(self.wrote(segment));
             records = records.get(taken..).unwrap_or_default();
         }
         Ok(())
     }
 
-    fn segment_for(&self, seq: u64) -> Segment {
+    /// What is gone of a segment, who reads there finds out; the next attempt begins
+    /// another one.
+    fn not_written(&self, first_seq: u64, error: &io::Error) {
+        let mut state = self.state();
+        let last = state.segments.back_mut();
+        if let Some(last) = last.filter(|last| last.first_seq == first_seq && is_gone(error)) {
+            last.damaged = true;
+        }
+    }
+
+    /// A segment that costs this is full. Where all together remember too much,
+    /// segments are small: what was written last stays, of each agent.
+    fn full_cost(&self) -> u64 {
+        if self.budget.is_overrun() {
+            MIN_SEGMENT
+        } else {
+            self.segment_cost
+        }
+    }
+
+    fn segment_for(&self, seq: u64, full_cost: u64) -> Segment {
         let state = self.state();
         let last = state
             .segments
             .back()
-            .filter(|last| last.end_seq() == seq && last.cost < self.segment_cost && !last.damaged);
+            .filter(|last| last.end_seq() == seq && last.cost < full_cost && !last.damaged);
         last.cloned().unwrap_or_else(|| Segment::new(seq))
     }
 
@@ -338,8 +362,18 @@ impl Disk {
     }
 
     fn expire(&self, state: &mut State) -> Vec<u64> {
+        self.expire_while(state, |cost| cost > self.bound || self.budget.is_overrun())
+    }
+
+    /// Lets go of the oldest segments until they cost no more than this, and gives
+    /// them. The last one stays, since it may be written to.
+    pub(super) fn let_go_beyond(&self, bound: u64) -> Vec<u64> {
+        self.expire_while(&mut self.state(), |cost| cost > bound)
+    }
+
+    fn expire_while(&self, state: &mut State, too_much: impl Fn(u64) -> bool) -> Vec<u64> {
         let mut expired = Vec::new();
-        while state.segments.len() > 1 && (state.cost > self.bound || self.budget.is_overrun()) {
+        while state.segments.len() > 1 && too_much(state.cost) {
             let Some(oldest) = state.segments.pop_front() else {
                 break;
             };
@@ -348,6 +382,13 @@ impl Disk {
             expired.push(oldest.first_seq);
         }
         expired
+    }
+
+    /// Removes segments that were let go of.
+    pub(super) fn remove_expired(&self, segments: Vec<u64>) {
+        for segment in segments {
+            self.files.remove(segment);
+        }
     }
 
     /// Forgets all of it. Whether it can be [removed](Self::remove) now; it is
@@ -374,7 +415,7 @@ impl Disk {
     pub(super) fn remove(&self) {
         self.journal.release(self.agent);
         if self.has_files.load(Ordering::Relaxed) {
-            remove_directory(self.files.dir());
+            self.files.remove_all();
         }
     }
 }

@@ -1,75 +1,93 @@
 //! The directory of one agent's log: a file for each segment, named for its
 //! first record. No descriptor is kept, so that a thousand agents hold none.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use cap_std::fs::{DirBuilder, DirBuilderExt, OpenOptions};
+
+use super::root::{Root, to_make};
 use super::segment::HEADER;
 use crate::clock;
 
 #[derive(Debug)]
 pub(super) struct Files {
+    root: Arc<Root>,
     dir: PathBuf,
 }
 
 impl Files {
-    pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    /// Those in a directory of this name.
+    pub(super) fn new(root: &Arc<Root>, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            root: Arc::clone(root),
+            dir: dir.into(),
+        }
     }
 
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
+    /// What people are told of a segment.
     pub(super) fn path(&self, first_seq: u64) -> PathBuf {
+        self.root.path(self.within(first_seq))
+    }
+
+    fn within(&self, first_seq: u64) -> PathBuf {
         self.dir.join(name(first_seq))
     }
 
     /// Writes at a place of a segment. What stands there is what an attempt
-    /// that failed has left.
+    /// that failed has left. A segment that is [gone](is_gone) is made anew by
+    /// nobody: where its first records were, zeros would be.
     pub(super) fn write(&self, first_seq: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let path = self.path(first_seq);
-        let open = || {
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)
+        let file = if offset == 0 {
+            self.make(first_seq)?
+        } else {
+            self.open_with(first_seq, OpenOptions::new().write(true))?
         };
-        let file = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new()
-                    .mode(0o700)
-                    .recursive(true)
-                    .create(&self.dir)?;
-                open()?
-            }
-            opened => opened?,
-        };
+        if file.metadata()?.len() < offset {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "a log segment is shorter than what was written to it",
+            ));
+        }
         file.write_all_at(bytes, offset)
     }
 
+    fn make(&self, first_seq: u64) -> io::Result<File> {
+        match self.open_with(first_seq, &to_make()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut private = DirBuilder::new();
+                private.mode(0o700);
+                self.root.dir().create_dir_with(&self.dir, &private)?;
+                self.open_with(first_seq, &to_make())
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_with(&self, first_seq: u64, options: &OpenOptions) -> io::Result<File> {
+        let opened = (self.root.dir()).open_with(self.within(first_seq), options)?;
+        Ok(opened.into_std())
+    }
+
     pub(super) fn open(&self, first_seq: u64) -> io::Result<File> {
-        File::open(self.path(first_seq))
+        self.open_with(first_seq, OpenOptions::new().read(true))
     }
 
     /// Cuts what follows the last record that can be read.
     pub(super) fn truncate(&self, first_seq: u64, bytes: u64) -> io::Result<()> {
-        OpenOptions::new()
-            .write(true)
-            .open(self.path(first_seq))?
+        self.open_with(first_seq, OpenOptions::new().write(true))?
             .set_len(bytes)
     }
 
     /// Removes a segment. What cannot be removed is told, and goes with the
     /// directory.
     pub(super) fn remove(&self, first_seq: u64) {
-        let path = self.path(first_seq);
-        match std::fs::remove_file(&path) {
+        match self.root.dir().remove_file(self.within(first_seq)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let path = self.path(first_seq);
                 tracing::warn!(%error, path = %path.display(), "a log segment was not removed");
             }
             _ => {}
@@ -80,7 +98,7 @@ impl Files {
     pub(super) fn has_entries(&self) -> bool {
         let segments = self.list().unwrap_or_default();
         segments.into_iter().any(|first_seq| {
-            let file = self.path(first_seq).metadata();
+            let file = self.root.dir().metadata(self.within(first_seq));
             file.is_ok_and(|file| file.len() > HEADER as u64)
         })
     }
@@ -88,14 +106,15 @@ impl Files {
     /// When the last segment was written to, if there is one.
     pub(super) fn written_ms(&self) -> Option<u64> {
         let last = self.list().ok()?.pop()?;
-        let written = self.path(last).metadata().and_then(|file| file.modified());
-        written.ok().map(clock::ms_of)
+        let file = self.root.dir().metadata(self.within(last));
+        let written = file.and_then(|file| file.modified()).ok()?;
+        Some(clock::ms_of(written.into_std()))
     }
 
     /// The first numbers of all segments, in their order.
     pub(super) fn list(&self) -> io::Result<Vec<u64>> {
         let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.dir)? {
+        for entry in self.root.dir().read_dir(&self.dir)? {
             let file = entry?.file_name();
             let number = (file.to_str())
                 .and_then(|file| file.strip_suffix(".log"))
@@ -106,30 +125,41 @@ impl Files {
         found.sort_unstable();
         Ok(found)
     }
+
+    /// Removes the directory. It has no directories of its own: one that has was
+    /// made by somebody else, and is left where it is.
+    pub(super) fn remove_all(&self) {
+        let root = self.root.dir();
+        let removed = || -> io::Result<()> {
+            if root.symlink_metadata(&self.dir)?.is_symlink() {
+                // Somebody else's, and so is what lies where it leads.
+                return root.remove_file(&self.dir);
+            }
+            for entry in root.read_dir(&self.dir)? {
+                entry?.remove_file()?;
+            }
+            root.remove_dir(&self.dir)
+        };
+        match removed() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let path = self.root.path(&self.dir);
+                tracing::warn!(%error, path = %path.display(), "the log of a forgotten agent was not removed");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a segment could not be written because somebody has removed it, or some
+/// of it.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// As wide as the largest number, so that names sort as their numbers do.
 fn name(first_seq: u64) -> String {
     format!("{first_seq:020}.log")
-}
-
-/// Removes an agent's directory. It has no directories of its own: one that has
-/// was made by somebody else, and is left where it is.
-pub(super) fn remove_directory(dir: &Path) {
-    let removed = || -> io::Result<()> {
-        if std::fs::symlink_metadata(dir)?.is_symlink() {
-            // Somebody else's, and so is what lies where it leads.
-            return std::fs::remove_file(dir);
-        }
-        for entry in std::fs::read_dir(dir)? {
-            std::fs::remove_file(entry?.path())?;
-        }
-        std::fs::remove_dir(dir)
-    };
-    match removed() {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%error, path = %dir.display(), "the log of a forgotten agent was not removed");
-        }
-        _ => {}
-    }
 }

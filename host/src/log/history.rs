@@ -78,11 +78,31 @@ impl History {
     /// [charged](Self::charged).
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let log = match &self.disk {
+        self.record_bytes + self.log_bytes()
+    }
+
+    /// The same, of its log alone.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        match &self.disk {
             Some(OnDisk { disk, .. }) => disk.cost(),
             None => self.tail().cost(),
-        };
-        self.record_bytes + log
+        }
+    }
+
+    /// Lets go of the oldest records until the log has no more than so many bytes;
+    /// of a small one, and of what was written last, all stays.
+    pub fn let_go_beyond(&self, bytes: u64) {
+        match &self.disk {
+            Some(OnDisk { disk, shelf }) => {
+                let expired = disk.let_go_beyond(bytes);
+                if !expired.is_empty() {
+                    let disk = Arc::clone(disk);
+                    shelf.writers.remove([Removal::Expired(disk, expired)]);
+                }
+            }
+            None => self.tail().shrink(bytes.max(SMALL)),
+        }
     }
 
     /// The number that the next record will have.

@@ -8,15 +8,15 @@
 //! one, and the old one is removed.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use skep_protocol::AgentId;
 use skep_protocol::event::Stream;
 
+use super::root::{Root, to_make};
 use super::segment::{Decoded, Entry, decode, encode, owner};
 use super::tail::Stored;
 
@@ -37,7 +37,7 @@ const PREFIX: &str = "journal-";
 
 #[derive(Debug)]
 pub(super) struct Journal {
-    root: PathBuf,
+    root: Arc<Root>,
     state: Mutex<State>,
 }
 
@@ -50,7 +50,7 @@ struct State {
     /// It is replaced when it has more.
     bound: u64,
     /// Files that the next one replaces.
-    replaced: Vec<PathBuf>,
+    replaced: Vec<String>,
     live: HashMap<AgentId, Small>,
     buffer: Vec<u8>,
 }
@@ -71,9 +71,9 @@ impl Small {
 
 impl Journal {
     /// Takes up what a host before has left; nothing is written yet.
-    pub(super) fn open(root: PathBuf) -> io::Result<Self> {
+    pub(super) fn open(root: &Arc<Root>) -> io::Result<Self> {
         let mut numbers = Vec::new();
-        for entry in std::fs::read_dir(&root)? {
+        for entry in root.dir().entries()? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
             numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
@@ -81,15 +81,15 @@ impl Journal {
         numbers.sort_unstable();
         let mut state = State::default();
         for number in numbers {
-            let path = path(&root, number);
+            let name = name(number);
             // The newer one may be what a host did not live to finish: it says
             // nothing that the older does not.
-            take_up(&std::fs::read(&path)?, &mut state.live);
-            state.replaced.push(path);
+            take_up(&root.dir().read(&name)?, &mut state.live);
+            state.replaced.push(name);
             state.number = number;
         }
         Ok(Self {
-            root,
+            root: Arc::clone(root),
             state: Mutex::new(state),
         })
     }
@@ -154,7 +154,7 @@ impl Journal {
     }
 
     /// The files that a host before has left.
-    pub(super) fn left(&self) -> Vec<PathBuf> {
+    pub(super) fn left(&self) -> Vec<String> {
         self.state().replaced.clone()
     }
 
@@ -169,8 +169,8 @@ impl Journal {
         // The next journal is without them.
         state.live.retain(|agent, _| is_known(agent));
         if state.live.is_empty() {
-            for path in std::mem::take(&mut state.replaced) {
-                remove(&path);
+            for name in std::mem::take(&mut state.replaced) {
+                remove(&self.root, &name);
             }
         }
         before - state.live.len()
@@ -179,7 +179,7 @@ impl Journal {
 
 impl State {
     /// Sees to a file that is not too long.
-    fn make_room(&mut self, root: &Path) -> io::Result<()> {
+    fn make_room(&mut self, root: &Root) -> io::Result<()> {
         if self.file.is_some() && self.bytes <= self.bound {
             return Ok(());
         }
@@ -193,15 +193,11 @@ impl State {
         }
     }
 
-    fn replace(&mut self, root: &Path) -> io::Result<()> {
-        let new = path(root, self.number + 1);
-        let mut options = OpenOptions::new();
-        let file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
+    fn replace(&mut self, root: &Root) -> io::Result<()> {
+        let new = name(self.number + 1);
+        let file = (root.dir())
+            .open_with(&new, to_make().truncate(true))?
+            .into_std();
         self.buffer.clear();
         for (agent, small) in &self.live {
             for (seq, record) in (small.first_seq..).zip(&small.records) {
@@ -209,11 +205,11 @@ impl State {
             }
         }
         if let Err(error) = file.write_all_at(&self.buffer, 0) {
-            remove(&new);
+            remove(root, &new);
             return Err(error);
         }
         for old in self.replaced.drain(..) {
-            remove(&old);
+            remove(root, &old);
         }
         self.bytes = self.buffer.len() as u64;
         self.bound = MIN_BOUND.max(self.bytes * 2);
@@ -237,12 +233,13 @@ impl State {
     }
 }
 
-fn path(root: &Path, number: u64) -> PathBuf {
-    root.join(format!("{PREFIX}{number:020}"))
+fn name(number: u64) -> String {
+    format!("{PREFIX}{number:020}")
 }
 
-fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
+fn remove(root: &Root, name: &str) {
+    if let Err(error) = root.dir().remove_file(name) {
+        let path = root.path(name);
         tracing::warn!(%error, path = %path.display(), "a journal of logs was not removed");
     }
 }

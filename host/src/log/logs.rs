@@ -15,6 +15,7 @@ use super::disk::Disk;
 use super::files::Files;
 use super::history::{History, OnDisk};
 use super::journal::Journal;
+use super::root::Root;
 use super::tail::Tail;
 use super::writers::{Removal, Writers};
 
@@ -46,7 +47,7 @@ pub struct Logs {
 /// What all logs on disk have in common.
 #[derive(Debug)]
 pub(super) struct Shelf {
-    root: PathBuf,
+    root: Arc<Root>,
     pub(super) journal: Arc<Journal>,
     pub(super) allowance: Arc<Allowance>,
     tails: Arc<Budget>,
@@ -76,11 +77,11 @@ impl Logs {
         };
         let mut dir = DirBuilder::new();
         (dir.mode(0o700).recursive(true).create(root)).map_err(failed)?;
-        let journal = Journal::open(root.to_owned()).map_err(failed)?;
+        let root = Root::open(root).map_err(failed)?;
         let shelf = Shelf {
-            root: root.to_owned(),
-            journal: Arc::new(journal),
-            allowance: Arc::new(Allowance::open(root).map_err(failed)?),
+            journal: Arc::new(Journal::open(&root).map_err(failed)?),
+            allowance: Arc::new(Allowance::open(&root).map_err(failed)?),
+            root,
             tails: Budget::new(TAILS),
             writers: Writers::start().map_err(failed)?,
             reads: Arc::new(Semaphore::new(READS)),
@@ -195,7 +196,7 @@ impl Logs {
             return Ok(None);
         };
         let of_files = (shelf.unknown(&is_known)?.into_iter())
-            .filter_map(|path| Files::new(path).written_ms())
+            .filter_map(|agent| shelf.files(agent).written_ms())
             .max();
         let of_small = shelf.journal.newest_ms_of(|agent| !is_known(agent));
         Ok(of_files.max(of_small))
@@ -214,13 +215,17 @@ impl Logs {
             .mode(0o700)
             .recursive(true)
             .create(aside)?;
-        let into = |path: &Path| aside.join(path.file_name().unwrap_or_default());
-        for path in shelf.unknown(&is_known)? {
-            std::fs::rename(&path, into(&path))?;
+        let (from, into) = (shelf.root.dir(), Root::open(aside)?);
+        // First, since a host that fails here finds no agents that it does not know once
+        // their directories are moved. The next journal is another file. A disk that is
+        // full has room for a name; a file system without hard links, for a copy.
+        for name in shelf.journal.left() {
+            let linked = from.hard_link(&name, into.dir(), &name);
+            linked.or_else(|_| from.copy(&name, into.dir(), &name).map(drop))?;
         }
-        // The next journal is another file. A disk that is full has room for a name.
-        for path in shelf.journal.left() {
-            std::fs::hard_link(&path, into(&path))?;
+        for agent in shelf.unknown(&is_known)? {
+            let name = agent.to_string();
+            from.rename(&name, into.dir(), &name)?;
         }
         Ok(())
     }
@@ -236,30 +241,28 @@ impl Logs {
         };
         let orphans = shelf.unknown(&is_known)?;
         let count = orphans.len() + shelf.journal.sweep(is_known);
-        let removals: Vec<_> = orphans.into_iter().map(Removal::Directory).collect();
+        let left = |agent| Removal::Left(shelf.files(agent));
+        let removals: Vec<_> = orphans.into_iter().map(left).collect();
         shelf.writers.remove(removals);
         Ok(count)
     }
 }
 
 impl Shelf {
-    /// Where logs lie of agents that are not known. What else lies there is not
+    /// Agents that are not known and have files here. What else lies here is not
     /// ours.
-    fn unknown(&self, is_known: impl Fn(&AgentId) -> bool) -> io::Result<Vec<PathBuf>> {
+    fn unknown(&self, is_known: impl Fn(&AgentId) -> bool) -> io::Result<Vec<AgentId>> {
         let mut unknown = Vec::new();
-        for entry in std::fs::read_dir(&self.root)? {
-            let entry = entry?;
-            let name = entry.file_name();
+        for entry in self.root.dir().entries()? {
+            let name = entry?.file_name();
             let agent = name.to_str().and_then(|name| name.parse().ok());
-            if agent.is_some_and(|agent| !is_known(&agent)) {
-                unknown.push(entry.path());
-            }
+            unknown.extend(agent.filter(|agent| !is_known(agent)));
         }
         Ok(unknown)
     }
 
     fn files(&self, agent: AgentId) -> Files {
-        Files::new(self.root.join(agent.to_string()))
+        Files::new(&self.root, agent.to_string())
     }
 
     fn disk(&self, agent: AgentId, bound: u64, budget: &Arc<Budget>) -> Disk {

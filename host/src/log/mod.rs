@@ -12,11 +12,12 @@ mod page;
 mod patience;
 mod reader;
 mod recorder;
+mod root;
 mod segment;
 mod tail;
 mod writers;
 
-pub use budget::Budget;
+pub use budget::{Budget, level};
 pub use history::History;
 pub use logs::{Logs, OpenError};
 pub use page::Window;

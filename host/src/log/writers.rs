@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -13,7 +12,7 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use super::disk::Disk;
-use super::files::remove_directory;
+use super::files::Files;
 use super::tail::Stored;
 
 /// While one waits for the disk, another can write what needs no waiting.
@@ -37,8 +36,10 @@ pub(super) struct Batch {
 pub(super) enum Removal {
     /// The log of an agent that was forgotten.
     Log(Arc<Disk>),
-    /// A directory that a host before has left.
-    Directory(PathBuf),
+    /// The oldest segments of an agent that may go on.
+    Expired(Arc<Disk>, Vec<u64>),
+    /// One that a host before has left.
+    Left(Files),
 }
 
 #[derive(Debug)]
@@ -50,7 +51,7 @@ pub(super) struct Writers {
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
-    /// Whether the last write has failed.
+    /// Whether a write has failed, and not all is written yet.
     failing: AtomicBool,
 }
 
@@ -58,8 +59,9 @@ struct Shared {
 struct Queue {
     /// One of each agent at most: it hands over no other before this is done.
     batches: VecDeque<Batch>,
-    /// At most as many as there were logs. A batch begins one at most and is
-    /// written after one of these was removed, so that they do not grow.
+    /// At most as many as there were logs, and as there were segments. A batch begins
+    /// one at most and is written after one of these was removed, so that they do not
+    /// grow.
     removals: VecDeque<Removal>,
     closed: bool,
 }
@@ -89,6 +91,13 @@ impl Writers {
     pub(super) fn write(&self, batch: Batch) {
         self.shared.queue().batches.push_back(batch);
         self.shared.work.notify_one();
+    }
+
+    /// Whether the operator was told that they cannot be written, and not yet that
+    /// they are again.
+    #[cfg(test)]
+    pub(super) fn are_failing(&self) -> bool {
+        self.shared.failing.load(Ordering::Relaxed)
     }
 
     /// Removes all these, after this call.
@@ -126,7 +135,8 @@ fn serve(shared: &Shared) {
         };
         match removal {
             Some(Removal::Log(disk)) => disk.remove(),
-            Some(Removal::Directory(directory)) => remove_directory(&directory),
+            Some(Removal::Expired(disk, segments)) => disk.remove_expired(segments),
+            Some(Removal::Left(files)) => files.remove_all(),
             None => {}
         }
         if let Some(batch) = batch {
@@ -146,29 +156,30 @@ impl Shared {
         // A panic is our bug, and must not be the end of every agent's log.
         let written = catch_unwind(AssertUnwindSafe(|| disk.write(first_seq, &records, buffer)));
         let result = written.unwrap_or_else(|_| Err(io::Error::other("a writer panicked")));
-        self.note(&result);
         if buffer.capacity() > KEPT_BUFFER {
             *buffer = Vec::new();
         }
         disk.finish(&result);
+        self.note(&disk, &result);
         drop(records);
         // Whoever waited may have gone on without it.
         let _ = done.send(());
     }
 
-    /// Tells the operator, once each time.
-    fn note(&self, result: &io::Result<()>) {
-        let failing = result.is_err();
-        if self.failing.swap(failing, Ordering::Relaxed) == failing {
-            return;
-        }
+    /// Tells the operator, once each time: a disk may take what some print, and not
+    /// what others do.
+    fn note(&self, disk: &Disk, result: &io::Result<()>) {
         match result {
-            Ok(()) => tracing::info!("logs are written to disk again"),
-            Err(error) => tracing::error!(
+            Err(error) if !self.failing.swap(true, Ordering::Relaxed) => tracing::error!(
                 %error,
                 "logs cannot be written to disk: the newest records are kept in memory, \
                  and agents go on"
             ),
+            Ok(()) if self.failing.load(Ordering::Relaxed) && disk.is_none_ahead() => {
+                self.failing.store(false, Ordering::Relaxed);
+                tracing::info!("logs are written to disk again");
+            }
+            _ => {}
         }
     }
 }

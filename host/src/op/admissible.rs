@@ -19,7 +19,6 @@ use crate::components::Component;
 use crate::core::Core;
 use crate::inputs::Input;
 use crate::runner::native::Wanted;
-use crate::runner::wasm::Kind;
 use crate::runner::{Program, Runner};
 
 /// What may run here, as far as can be told before it does.
@@ -131,9 +130,9 @@ fn need(Admissible { spec, runner, .. }: &Admissible) -> Need {
     }
 }
 
-fn find(core: &Core, held: &[Arc<Component>], digest: &Digest) -> Option<Arc<Component>> {
-    let of_agent = || held.iter().find(|held| held.digest == *digest).cloned();
-    core.components.get(digest).or_else(of_agent)
+/// What an agent has, though it was deleted.
+fn of_agent(held: &[Arc<Component>], digest: &Digest) -> Option<Arc<Component>> {
+    held.iter().find(|held| held.digest == *digest).cloned()
 }
 
 async fn component_of(
@@ -143,14 +142,15 @@ async fn component_of(
 ) -> Result<Arc<Component>, Error> {
     let component = match spec.component.take() {
         Some(ComponentRef::Digest(digest)) => {
-            let found = find(core, held, &digest).ok_or(Error::NoComponent(digest))?;
-            match found.facts.kind {
-                Kind::Command | Kind::CoreModule => found,
-                // It was put as any bytes are, and nobody was told why not.
-                Kind::Blob => {
-                    let bytes = bytes_of(core, &found).await?;
+            match core.components.get(&digest) {
+                Some(known) if known.is_known() => known,
+                // It was put as any bytes are, and nobody was told why not; or by a
+                // host that knew it otherwise.
+                Some(unknown) => {
+                    let bytes = bytes_of(core, &unknown).await?;
                     admit(core, move || bytes, None, Some(digest), Lifeless::Refuse).await?
                 }
+                None => of_agent(held, &digest).ok_or(Error::NoComponent(digest))?,
             }
         }
         Some(ComponentRef::Data(data)) => {
@@ -175,7 +175,8 @@ async fn inputs_of(
 ) -> Result<Vec<Input>, Error> {
     let mut inputs = Vec::with_capacity(spec.inputs.len());
     for (path, digest) in std::mem::take(&mut spec.inputs) {
-        match find(core, held, &digest) {
+        let found = core.components.get(&digest);
+        match found.or_else(|| of_agent(held, &digest)) {
             Some(content) => {
                 let bytes = bytes_of(core, &content).await?;
                 inputs.push(Input {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use skep_protocol::info::RestartInfo;
 use skep_protocol::spec::Stdin;
 use skep_protocol::{AgentId, AgentState, RunnerKind, Usage};
@@ -115,6 +116,7 @@ pub(super) fn assemble(
         begun: false,
         exited_ms: None,
         outcome: None,
+        asked_to_end: false,
         restart,
         failed_ms: failed_ms.collect(),
         receipt: None,
@@ -176,7 +178,7 @@ pub(super) fn assemble(
 
 /// Lets the agent read its inputs, and tells it where they are.
 fn grant_inputs(core: &Core, id: AgentId, spec: &mut Spec) {
-    let host = core.inputs_root.join(id.to_string());
+    let host = core.inputs_root.path().join(id.to_string());
     let guest = match spec.runner {
         RunnerKind::Wasm => GUEST_DIR.to_owned(),
         // Where the host has it, as with all that a native agent is granted.
@@ -195,8 +197,10 @@ fn grant_scratch(core: &Core, id: AgentId, spec: &mut Spec) -> Result<Option<Scr
     if !spec.scratch {
         return Ok(None);
     }
-    let scratch = Scratch::make(&core.scratch_root, id).map_err(|error| {
-        tracing::error!(%error, root = %core.scratch_root.display(), "no scratch directory");
+    let root = &core.scratch_root;
+    let made = root.ready().and_then(|root| Scratch::make(root, id));
+    let scratch = made.map_err(|error| {
+        tracing::error!(%error, root = %root.path().display(), "no scratch directory");
         Error::Storage(error)
     })?;
     spec.dirs.push(GrantedDir {
@@ -211,14 +215,14 @@ fn grant_scratch(core: &Core, id: AgentId, spec: &mut Spec) -> Result<Option<Scr
 /// given.
 fn stdin_of(stdin: Stdin, bound_bytes: u64) -> (StdinSource, Option<StdinWriter>, u64) {
     match stdin {
-        Stdin::Closed => (StdinSource::Given(Vec::new()), None, 0),
+        Stdin::Closed => (StdinSource::Given(Bytes::new()), None, 0),
         Stdin::Data(data) => {
             let bytes = data.len() as u64;
-            (StdinSource::Given(data.into_vec()), None, bytes)
+            (StdinSource::Given(data.into_vec().into()), None, bytes)
         }
         Stdin::Open => {
             let bound = usize::try_from(bound_bytes).unwrap_or(usize::MAX);
-            let (writer, reader) = stdio::stdin(bound, &[]);
+            let (writer, reader) = stdio::stdin(bound, Bytes::new());
             (StdinSource::Open(reader), Some(writer), 0)
         }
     }

@@ -3,12 +3,14 @@
 
 use skep_protocol::op::{CheckReply, ComponentCheck, ComponentNeeds, ImportInfo, ImportStatus};
 use skep_protocol::spec::ComponentRef;
-use skep_protocol::{AgentName, AgentSpec, WireError};
+use skep_protocol::{AgentName, AgentSpec, ErrorCode, WireError};
 
 use super::Error;
 use super::admissible::consider;
+use crate::components::Component;
 use crate::core::Core;
-use crate::runner::wasm::Facts;
+use crate::runner::Program;
+use crate::runner::wasm::{Facts, Failure};
 
 /// Imports in a reply, and bytes of the name of each: a component may have a
 /// hundred thousand of 100 KB, and a payload is 10 MiB at most.
@@ -22,21 +24,23 @@ pub async fn check(
     told: fn(&Error) -> WireError,
 ) -> Result<CheckReply, Error> {
     let digest = body.digest;
-    let component = core
-        .components
-        .get(&digest)
-        .ok_or(Error::NoComponent(digest))?;
+    let known = core.components.get(&digest);
+    let mut component = known.ok_or(Error::NoComponent(digest))?;
     let spec = AgentSpec {
         component: Some(ComponentRef::Digest(digest)),
         grants: body.grants.unwrap_or_default(),
         limits: body.limits.unwrap_or_default(),
         ..AgentSpec::named(AgentName::from_lossy("checked"))
     };
-    let facts = &component.facts;
     let refusal = match consider(core, spec, &[]).await {
-        Ok(_) => facts.never_compiled.clone().map(Error::from),
+        Ok(admissible) => {
+            // It may just have been found out what it is.
+            component = admissible.component.unwrap_or(component);
+            never_starts(core, &component, &admissible.program).await?
+        }
         Err(error) => Some(error),
     };
+    let facts = &component.facts;
     Ok(CheckReply {
         kind: facts.kind.as_str().to_owned(),
         imports: imports(facts),
@@ -48,6 +52,33 @@ pub async fn check(
         },
         refusal: refusal.as_ref().map(told),
     })
+}
+
+/// Why no start of what is admissible succeeds.
+async fn never_starts(
+    core: &Core,
+    component: &Component,
+    program: &Program,
+) -> Result<Option<Error>, Error> {
+    let refusal = match (&component.facts.never_compiled, program) {
+        (Some(refusal), _) => Some(refusal.clone()),
+        (None, Program::Component { digest, bytes, .. }) if component.facts.untold => {
+            let compiled = tokio::select! {
+                compiled = core.wasm.compile(*digest, bytes) => compiled,
+                () = core.shutdown.cancelled() => return Err(Error::ShuttingDown),
+            };
+            match compiled {
+                Ok(()) => None,
+                // Whether there is room is no part of the verdict.
+                Err(Failure::Refused(refusal)) if refusal.code != ErrorCode::Capacity => {
+                    Some(refusal)
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        (None, _) => None,
+    };
+    Ok(refusal.map(Error::from))
 }
 
 /// What it lacks, and then what it gets.

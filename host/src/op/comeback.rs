@@ -341,7 +341,7 @@ fn after_loss(left: &mut Left) -> Option<(Before, Again)> {
     let began_ms = known.started_ms.unwrap_or(now);
     let ended = restart::Ended {
         outcome: &Outcome::HostLost,
-        asked: false,
+        asked: known.asked_to_end,
         lasted: Duration::from_millis(now.saturating_sub(began_ms)),
     };
     let next = restarts.after(ended, Instant::now(), fastrand::f64());

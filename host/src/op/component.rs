@@ -13,7 +13,7 @@ use super::agents::page_size;
 use crate::clock;
 use crate::components::{Component, Gone, Put, Room, StoreError};
 use crate::core::Core;
-use crate::runner::wasm::{Facts, Failure, Kind};
+use crate::runner::wasm::{Facts, Failure};
 use crate::store::{Change, KeptComponent};
 
 /// Of so many that are gone the store is told at once, while nobody else changes
@@ -51,25 +51,23 @@ pub(super) async fn admit(
         return Err(Error::Store(StoreError::DigestMismatch(expected)));
     }
     if let Some(known) = core.components.get(&digest)
-        && (known.facts.kind != Kind::Blob || lifeless == Lifeless::Take)
+        && (known.is_known() || lifeless == Lifeless::Take)
     {
         see_to_bytes(core, &known, bytes).await;
         return Ok(known);
     }
-    let facts = match core.wasm.check(digest, bytes.clone()).await {
+    let checked = tokio::select! {
+        checked = core.wasm.check(digest, bytes.clone()) => checked,
+        () = core.shutdown.cancelled() => return Err(Error::ShuttingDown),
+    };
+    let facts = match checked {
         Ok(facts) => facts,
         Err(Failure::Refused(refusal))
             if lifeless == Lifeless::Take && could_never_run(refusal.code) =>
         {
             Facts::of_blob()
         }
-        Err(Failure::Refused(refusal)) => return Err(refusal.into()),
-        Err(Failure::Fault { .. }) => {
-            return Err(Error::Internal(
-                "a component could not be checked; the host's log says why",
-            ));
-        }
-        Err(Failure::Unwanted) => return Err(Error::ShuttingDown),
+        Err(failure) => return Err(failure.into()),
     };
     let kept = KeptComponent {
         digest,

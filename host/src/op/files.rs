@@ -65,7 +65,7 @@ async fn root(core: &Core, agent: AgentId) -> Result<PathBuf, Error> {
     if !handle.spec.grants.scratch {
         return Err(Error::NoFiles("it was given no scratch directory"));
     }
-    Ok(core.scratch_root.join(agent.to_string()))
+    Ok(core.scratch_root.path().join(agent.to_string()))
 }
 
 /// Looks on a thread that may wait for the disk. Those that do are few.

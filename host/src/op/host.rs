@@ -56,6 +56,13 @@ pub fn health(core: &Core) -> Health {
             "as many agents wait for their turn as may",
         );
     }
+    if core.slots.specs_are_full() {
+        because(
+            HealthCode::QueueFull,
+            "agents that run or wait hold as much as may be held of texts, environment and \
+             stdin: large specs are refused until some have ended",
+        );
+    }
     if let Some(trouble) = core.store.trouble() {
         let message = format!("the store cannot be written to: {trouble}");
         because(HealthCode::Storage, &message);

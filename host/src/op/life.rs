@@ -145,12 +145,12 @@ impl Course {
                 commands: self.commands,
                 shutdown: core.shutdown.clone(),
                 shutdown_grace: core.grace,
+                store: core.store.clone(),
             },
             restarts: Restarts::new(self.rule, &self.before, Instant::now()),
             no_more_runs: core.draining.clone(),
             stdin: self.stdin,
             recorder: self.recorder,
-            store: core.store.clone(),
         };
         Ok(Rest {
             over: runs.run(self.runner, self.launch, self.again).await,

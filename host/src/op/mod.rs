@@ -23,7 +23,7 @@ use crate::agent::handle::Declined;
 use crate::agent::spec::Denied;
 use crate::components::StoreError;
 use crate::runner::native::Refused as ProgramRefused;
-use crate::runner::wasm::Refusal;
+use crate::runner::wasm::{Failure, Refusal};
 use crate::store::Unavailable;
 
 /// Why an operation was refused or failed. Each says who can mend it, by the
@@ -100,6 +100,18 @@ impl From<Declined> for Error {
                 asked,
                 ceiling,
             }),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(refusal) => refusal.into(),
+            Failure::Fault { .. } => {
+                Self::Internal("a component could not be checked; the host's log says why")
+            }
+            Failure::Unwanted => Self::ShuttingDown,
         }
     }
 }

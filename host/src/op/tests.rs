@@ -5,15 +5,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::poll;
 use serde_bytes::ByteBuf;
-use skep_protocol::op::{AgentSpawn, ComponentPut, HostDrain, PutReply};
+use skep_protocol::op::{AgentSpawn, ComponentCheck, ComponentPut, HostDrain, PutReply};
 use skep_protocol::spec::ComponentRef;
 use skep_protocol::{AgentSpec, ErrorCode, Outcome, RequestId};
 use skep_transport::{Connection, local};
 
 use super::*;
-use crate::components::Gone;
+use crate::components::{Component, Gone};
 use crate::config::Config;
 use crate::dispatch::wire_error;
+use crate::runner::wasm::Facts;
 use crate::store::Reply;
 use crate::{Endpoints, Host, Purpose, clock};
 
@@ -203,5 +204,40 @@ async fn an_upload_leaves_no_part_however_it_ends() {
         Err(Error::Store(StoreError::Full { held: 0, .. }))
     ));
     assert_eq!(scene.files(), [""; 0]);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn what_a_host_before_knew_otherwise_is_looked_at_again() {
+    let scene = Scene::set().await;
+    let core = &scene.host.core;
+    let bytes: Bytes = wat::parse_str(
+        r#"(component
+            (import "nobody:has/this@1.0.0" (instance (export "f" (func))))
+            (core module $m (func (export "run") (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#,
+    )
+    .unwrap()
+    .into();
+    let digest = Digest::of(&bytes);
+    // Of a time when this was no cause to refuse it, and facts had no edition.
+    let mut facts = serde_json::to_value(Facts::default()).unwrap();
+    facts.as_object_mut().unwrap().remove("edition").unwrap();
+    let facts = serde_json::from_value(facts).unwrap();
+    let known = Component::new(digest, bytes, facts);
+    assert!(!known.is_known());
+    core.components.insert(known, None).unwrap();
+    let asked = ComponentCheck {
+        digest,
+        grants: None,
+        limits: None,
+    };
+    let reply = check::check(core, asked, wire_error).await.unwrap();
+    assert_eq!(reply.refusal.unwrap().code, ErrorCode::MissingImport);
+    let known = core.components.get(&digest).unwrap();
+    assert!(known.is_known() && !known.facts.missing.is_empty());
     scene.end().await;
 }

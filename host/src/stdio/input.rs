@@ -11,6 +11,9 @@ use super::lock;
 
 #[derive(Debug)]
 struct State {
+    /// What was there from the start, and is read first. It is not copied, since it
+    /// may be large and each run of an agent has the same.
+    given: Bytes,
     queue: VecDeque<u8>,
     closed: bool,
     readers: usize,
@@ -24,16 +27,17 @@ struct Shared {
     readable: Notify,
 }
 
-/// A pipe that holds `bound` bytes. `initial` is there from the start and may
-/// be longer.
+/// A pipe that holds `bound` bytes. What is `given` is there from the start, and
+/// besides.
 #[must_use]
-pub fn stdin(bound: usize, initial: &[u8]) -> (StdinWriter, StdinReader) {
+pub fn stdin(bound: usize, given: Bytes) -> (StdinWriter, StdinReader) {
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
-            queue: initial.iter().copied().collect(),
+            queue: VecDeque::new(),
             closed: false,
             readers: 1,
-            taken: initial.len() as u64,
+            taken: given.len() as u64,
+            given,
         }),
         bound,
         readable: Notify::new(),
@@ -118,6 +122,10 @@ impl StdinReader {
     /// Takes up to `most` bytes that are there.
     pub fn read(&self, most: usize) -> Read {
         let mut state = lock(&self.shared.state);
+        if !state.given.is_empty() {
+            let count = most.min(state.given.len());
+            return Read::Data(state.given.split_to(count));
+        }
         if state.queue.is_empty() {
             return if state.closed { Read::End } else { Read::Empty };
         }
@@ -132,7 +140,7 @@ impl StdinReader {
             notified.as_mut().enable();
             {
                 let state = lock(&self.shared.state);
-                if state.closed || !state.queue.is_empty() {
+                if state.closed || !state.given.is_empty() || !state.queue.is_empty() {
                     return;
                 }
             }
@@ -155,6 +163,7 @@ impl Drop for StdinReader {
         let mut state = lock(&self.shared.state);
         state.readers -= 1;
         if state.readers == 0 {
+            state.given = Bytes::new();
             state.queue = VecDeque::new();
         }
     }
@@ -166,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn takes_what_fits_and_ends_once_closed() {
-        let (writer, reader) = stdin(4, b"");
+        let (writer, reader) = stdin(4, Bytes::new());
         assert_eq!(reader.read(10), Read::Empty);
         assert_eq!(writer.offer(b"abcdef"), 4);
         assert_eq!(writer.offer(b"ef"), 0);
@@ -181,9 +190,26 @@ mod tests {
         assert_eq!(writer.taken(), 6);
     }
 
+    #[tokio::test]
+    async fn what_is_given_is_read_first_and_is_not_copied() {
+        let given = Bytes::from_static(b"given");
+        let (writer, reader) = stdin(4, given.clone());
+        assert_eq!(writer.offer(b"offered"), 4);
+        writer.close();
+        reader.ready().await;
+        let Read::Data(first) = reader.read(3) else {
+            panic!("nothing is read");
+        };
+        assert_eq!((&*first, first.as_ptr()), (&b"giv"[..], given.as_ptr()));
+        assert_eq!(reader.read(9), Read::Data(Bytes::from_static(b"en")));
+        assert_eq!(reader.read(9), Read::Data(Bytes::from_static(b"offe")));
+        assert_eq!(reader.read(9), Read::End);
+        assert_eq!(writer.taken(), 9);
+    }
+
     #[test]
     fn what_one_reader_leaves_the_next_finds() {
-        let (writer, reader) = stdin(4, b"");
+        let (writer, reader) = stdin(4, Bytes::new());
         let kept = reader.clone();
         writer.offer(b"abc");
         assert_eq!(reader.read(1), Read::Data(Bytes::from_static(b"a")));
@@ -196,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_reader_is_woken() {
-        let (writer, reader) = stdin(4, b"");
+        let (writer, reader) = stdin(4, Bytes::new());
         let waiting = tokio::spawn(async move {
             reader.ready().await;
             reader.read(10)

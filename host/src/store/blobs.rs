@@ -66,7 +66,11 @@ impl Blobs {
     /// Reads a whole component; none if it is not what it should be.
     pub(super) fn load(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
         let bytes = match std::fs::read(self.whole(digest)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Where all of them are away, none is gone.
+                self.dir.metadata()?;
+                return Ok(None);
+            }
             read => read?,
         };
         // A power failure may have left less of it than was written.

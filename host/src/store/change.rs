@@ -58,6 +58,9 @@ pub struct Known {
     pub receipt: Option<Box<Receipt>>,
     pub usage: Usage,
     pub next_seq: u64,
+    /// Whether a client asked it to end: it is not run again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked_to_end: bool,
     #[serde(default)]
     pub restart: Option<RestartInfo>,
     /// When its runs failed of late: as many as make a crash loop, at most.
@@ -94,6 +97,7 @@ pub struct Reply {
     /// The digest of what was asked.
     pub request: Digest,
     pub answer: Bytes,
+    /// By the [clock](crate::replies::ReplyMemory::now_ms) of replies.
     pub given_ms: u64,
 }
 

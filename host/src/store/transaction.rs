@@ -68,7 +68,8 @@ pub(super) fn commit<'a>(
 /// How many of the oldest replies are to be forgotten, by the same bounds as
 /// those in memory.
 fn outlived(known: &VecDeque<WrittenReply>, known_bytes: usize, new: &[WrittenReply]) -> usize {
-    let now = clock::now_ms();
+    // No earlier than that.
+    let now = new.last().or(known.back()).map_or(0, |last| last.given_ms);
     let mut count = known.len() + new.len();
     let mut bytes = known_bytes + new.iter().map(|reply| reply.bytes).sum::<usize>();
     let too_large = bytes > MAX_BYTES;

@@ -65,7 +65,7 @@ fn nobody_overtakes_not_even_where_it_would_fit() {
 }
 
 #[test]
-fn the_queue_is_bounded_in_agents_and_in_bytes() {
+fn the_queue_is_bounded() {
     let mut ledger = Ledger::new(BOUNDS);
     ledger.take(of_memory(100)).unwrap();
     ledger.join(of_memory(1), ()).unwrap();
@@ -79,15 +79,38 @@ fn the_queue_is_bounded_in_agents_and_in_bytes() {
     };
     assert_eq!(full, expected);
     ledger.leave(last);
-    let holds = |held_bytes| Need {
-        memory_bytes: 1,
+    ledger.join(of_memory(1), ()).unwrap();
+}
+
+#[test]
+fn what_all_that_live_hold_is_bounded() {
+    let holds = |memory_bytes, held_bytes| Need {
+        memory_bytes,
         held_bytes,
     };
-    assert_eq!(
-        shortage(ledger.join(holds(QUEUED_BYTES), ())),
-        Some(Short::QueueBytes)
-    );
-    ledger.join(holds(QUEUED_BYTES - 1), ()).unwrap();
+    let half = holds(50, HELD_BYTES / 2);
+    let mut ledger = Ledger::new(BOUNDS);
+    ledger.take(half).unwrap();
+    let more = holds(1, HELD_BYTES / 2 + 1);
+    assert_eq!(shortage(ledger.take(more)), Some(Short::HeldBytes));
+    // Nor may it wait, since it would hold that then.
+    assert_eq!(shortage(ledger.join(more, ())), Some(Short::HeldBytes));
+    assert!(!ledger.specs_are_full());
+    let waits = holds(51, HELD_BYTES / 2);
+    ledger.join(waits, ()).unwrap();
+    assert!(ledger.specs_are_full() && !ledger.queue_is_full());
+    let least = holds(1, SMALL_BYTES + 1);
+    assert_eq!(shortage(ledger.join(least, ())), Some(Short::HeldBytes));
+    // Its turn changes nothing, an end does.
+    ledger.give_back(half);
+    assert_eq!(ledger.admit(), Some(()));
+    assert_eq!(shortage(ledger.take(more)), Some(Short::HeldBytes));
+    ledger.take(holds(1, HELD_BYTES / 2)).unwrap();
+    assert_eq!(shortage(ledger.take(least)), Some(Short::HeldBytes));
+    // Who asks for little is turned away by nobody's large ones.
+    ledger.take(holds(1, SMALL_BYTES)).unwrap();
+    ledger.give_back(waits);
+    ledger.take(least).unwrap();
 }
 
 #[test]

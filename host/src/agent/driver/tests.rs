@@ -16,6 +16,7 @@ use crate::log::{Budget, Logs, RecordCount, Recorder};
 use crate::registry::StateCounts;
 use crate::runner::{DiskUse, GUEST_EVENTS, GuestControl, GuestUsage, Program, Task};
 use crate::stdio::{output, stdin};
+use crate::store::Store;
 
 /// Writes a line, and neither ends nor lets go of its output, whatever is asked.
 #[derive(Debug, Default)]
@@ -114,6 +115,7 @@ async fn a_guest_that_survives_its_kill_is_a_fault_though_it_keeps_its_output() 
         begun: false,
         exited_ms: None,
         outcome: None,
+        asked_to_end: false,
         restart: None,
         failed_ms: Vec::new(),
         receipt: None,
@@ -131,6 +133,7 @@ async fn a_guest_that_survives_its_kill_is_a_fault_though_it_keeps_its_output() 
         commands,
         shutdown: CancellationToken::new(),
         shutdown_grace: Duration::ZERO,
+        store: Store::absent(),
     };
     let handle = Handle::new(agent, reader, orders.clone());
 
@@ -152,7 +155,7 @@ async fn a_guest_that_survives_its_kill_is_a_fault_though_it_keeps_its_output() 
         unthrottle,
     };
     let pipes = Pipes {
-        stdin: stdin(0, b"").1,
+        stdin: stdin(0, bytes::Bytes::new()).1,
         stdout,
         stderr,
     };

@@ -42,7 +42,7 @@ fn a_number_that_was_torn_is_the_larger_of_two() {
 #[tokio::test]
 async fn it_doubles_while_a_log_is_ahead_and_is_0_again() {
     let dir = tempfile::tempdir().unwrap();
-    let allowance = Allowance::open(dir.path()).unwrap();
+    let allowance = Allowance::open(&Root::open(dir.path()).unwrap()).unwrap();
     assert_eq!(allowance.left(), 0);
     allowance.took_up();
     until("a file", || file(&dir) == Some(0)).await;
@@ -77,11 +77,11 @@ async fn it_doubles_while_a_log_is_ahead_and_is_0_again() {
 #[tokio::test]
 async fn what_a_host_has_left_stays_until_all_was_taken_up() {
     let dir = tempfile::tempdir().unwrap();
-    let allowance = Allowance::open(dir.path()).unwrap();
+    let allowance = Allowance::open(&Root::open(dir.path()).unwrap()).unwrap();
     allowance.enter(AgentId::random());
     allowance.granted(5000).await;
     drop(allowance);
-    let again = Allowance::open(dir.path()).unwrap();
+    let again = Allowance::open(&Root::open(dir.path()).unwrap()).unwrap();
     assert_eq!(again.left(), 8192);
     let agent = AgentId::random();
     again.enter(agent);
@@ -94,20 +94,25 @@ async fn what_a_host_has_left_stays_until_all_was_taken_up() {
     drop(again);
 
     std::fs::write(dir.path().join(FILE), "neither").unwrap();
-    assert_eq!(Allowance::open(dir.path()).unwrap().left(), UNKNOWN);
+    assert_eq!(
+        Allowance::open(&Root::open(dir.path()).unwrap())
+            .unwrap()
+            .left(),
+        UNKNOWN
+    );
 }
 
 #[tokio::test]
 async fn hosts_that_are_killed_on_a_full_disk_do_not_double_what_each_was_granted() {
     let dir = tempfile::tempdir().unwrap();
     for host in 0..100 {
-        let allowance = Allowance::open(dir.path()).unwrap();
+        let allowance = Allowance::open(&Root::open(dir.path()).unwrap()).unwrap();
         assert_eq!(allowance.left(), host * LEAST);
         allowance.enter(AgentId::random());
         allowance.granted(allowance.left() + 10).await;
     }
     // Once all was taken up, each begins small again.
-    let allowance = Allowance::open(dir.path()).unwrap();
+    let allowance = Allowance::open(&Root::open(dir.path()).unwrap()).unwrap();
     allowance.took_up();
     until("nothing that is ahead", || file(&dir) == Some(0)).await;
     allowance.enter(AgentId::random());
@@ -120,7 +125,7 @@ async fn nothing_is_granted_that_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let in_the_way = dir.path().join(FILE).with_extension("new");
     std::fs::create_dir(&in_the_way).unwrap();
-    let allowance = Allowance::open(dir.path()).unwrap();
+    let allowance = Allowance::open(&Root::open(dir.path()).unwrap()).unwrap();
     allowance.took_up();
     allowance.enter(AgentId::random());
     {

@@ -84,8 +84,7 @@ impl Disk {
             state.next_seq = segment.end_seq();
             self.enter(&mut state, segment);
         }
-        let expired = self.expire(&mut self.state());
-        expired.into_iter().for_each(|seq| self.files.remove(seq));
+        self.remove_expired(self.expire(&mut self.state()));
         Ok(())
     }
 

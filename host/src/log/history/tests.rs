@@ -7,6 +7,7 @@ mod recovery;
 mod sequence;
 mod unsaved;
 
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

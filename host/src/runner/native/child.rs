@@ -196,7 +196,9 @@ fn limit(jail: &Jail) -> nix::Result<()> {
         let value = value.min(hard);
         setrlimit(resource, value, value)
     };
-    lower(Resource::RLIMIT_CORE, 0)?;
+    // Too little for a file. With none at all, a kernel that hands cores to a program
+    // (core(5)) would start that, as root, for each crash.
+    lower(Resource::RLIMIT_CORE, 1)?;
     lower(Resource::RLIMIT_NOFILE, jail.open_files)?;
     if let Some(bytes) = jail.data_bytes {
         // Not the address space, of which many runtimes reserve far more than

@@ -28,12 +28,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use skep_protocol::Digest;
 
-use super::inspect::Facts;
+use super::inspect::{Edition, Facts};
 
 const MAGIC: &[u8; 8] = b"skepaot1";
 
-/// What wrote the entry. The number is raised when facts change their meaning.
-const WRITER: &str = concat!(env!("CARGO_PKG_VERSION"), "/5");
+/// What wrote the entry.
+const WRITER: &str = env!("CARGO_PKG_VERSION");
 
 /// The largest entry that is read. What is compiled is bounded by less.
 const MAX_ENTRY: u64 = 1024 * 1024 * 1024;
@@ -117,6 +117,7 @@ impl Cache {
     fn name(&self, component: &Digest) -> String {
         let mut hash = Sha256::new();
         hash.update(WRITER);
+        hash.update(Edition::CURRENT.number().to_le_bytes());
         hash.update(self.engine.to_le_bytes());
         hash.update(component.to_string());
         let name: String = (hash.finalize().iter().take(16))
@@ -158,7 +159,11 @@ impl Cache {
         let Some((label, code)) = super::outside::decode::<Label>(rest) else {
             return Err(damaged);
         };
-        if label.writer != WRITER || label.engine != self.engine || label.component != *component {
+        if label.writer != WRITER
+            || !label.facts.is_current()
+            || label.engine != self.engine
+            || label.component != *component
+        {
             return Err(Unread::Unfit("it is another component's or engine's"));
         }
         Ok((label.facts, entry.slice_ref(code)))

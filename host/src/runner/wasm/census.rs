@@ -32,8 +32,8 @@ const MAX_ITEMS: u64 = 250_000;
 const LEAST_TYPE: usize = 4;
 
 /// What all instances of an agent may take: they are made in one go, these within
-/// some 80 ms, and nobody goes between.
-const MAX_INSTANCE_BYTES: u64 = 64 * 1024 * 1024;
+/// some 10 ms, and nobody goes between. The largest programs take some 2 MiB.
+const MAX_INSTANCE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What is not counted of all instances of an agent: the rest of it, such as its
 /// stack, isn't either. Few programs take more.
@@ -57,6 +57,10 @@ pub struct Needs {
     /// globals is 5 MB, and each instance of it is 16 MB of the host's memory.
     #[serde(default)]
     pub(super) instance_bytes: u64,
+    /// Functions of one of its components that another is given: wasmtime makes an
+    /// instance between them, for one or for many. No limit counts these.
+    #[serde(default)]
+    pub(super) between: u64,
     /// Elements that a table may grow to.
     pub(super) largest_table: u64,
     pub(super) memories_per_module: u64,

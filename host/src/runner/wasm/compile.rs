@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use skep_protocol::{Digest, ErrorCode};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::WasmConfig;
 use super::adapt::recognise;
@@ -26,11 +26,15 @@ use super::load::{Compiled, load};
 use super::outside::{Error, Outside, Patience};
 use super::refusal::Refusal;
 use super::shelf::{Compilation, Flight, Found, Shelf};
+use super::weight::weight;
 use super::workers::{Priority, Workers};
 
 /// Components that may wait to be checked, each with its bytes. Whoever comes
 /// later is told to try again.
 const MAX_CHECKS: usize = 64;
+
+/// Requests that may wait for a [`trial`](Compiler::trial), the one at hand included.
+const MAX_TRIALS: usize = 64;
 
 /// Why there is no compiled form.
 #[derive(Debug, Clone)]
@@ -58,10 +62,15 @@ impl From<Error> for Failure {
 #[derive(Debug)]
 pub(super) struct Compiler {
     shared: Arc<Shared>,
-    compiling: Workers,
+    /// For what was compiled before, and lies on disk.
+    loading: Workers,
+    compiling: Arc<Workers>,
     /// For what takes long; where there is none, nothing is begun anew.
     long: Option<Arc<Workers>>,
     checking: Workers,
+    /// The one trial, and all that wait for it.
+    trial: Semaphore,
+    trials: Semaphore,
 }
 
 #[derive(Debug)]
@@ -102,9 +111,12 @@ impl Compiler {
         };
         Ok(Self {
             shared,
-            compiling: workers("compile", threads, bound)?,
+            loading: workers("load", threads, bound)?,
+            compiling: Arc::new(workers("compile", threads, bound)?),
             long: long.map(Arc::new),
             checking: workers("check", threads, MAX_CHECKS)?,
+            trial: Semaphore::new(1),
+            trials: Semaphore::new(MAX_TRIALS),
         })
     }
 
@@ -120,8 +132,8 @@ impl Compiler {
         let job = move || {
             let unwanted = || told.is_closed() || shared.ending.load(Relaxed);
             let facts = match shared.read_from_disk(digest) {
-                Some(compiled) => Ok(compiled.facts.clone()),
-                None => shared
+                Ok(Some(compiled)) => Ok(compiled.facts.clone()),
+                Ok(None) | Err(_) => shared
                     .outside
                     .check(&bytes, &unwanted)
                     .map_err(Failure::from),
@@ -145,14 +157,29 @@ impl Compiler {
         })
     }
 
-    /// The compiled form, or the wait for it.
-    pub(super) fn get(&self, digest: Digest, bytes: &Bytes) -> Found {
-        self.shared.shelf.find(digest, bytes, |flight| {
+    /// The compiled form, which may have to be waited for.
+    pub(super) async fn compiled(&self, digest: Digest, bytes: &Bytes) -> Compilation {
+        let found = self.shared.shelf.find(digest, bytes, |flight| {
             let shared = Arc::clone(&self.shared);
+            let compiling = Arc::downgrade(&self.compiling);
             let long = self.long.as_ref().map(Arc::downgrade);
-            let job = move || shared.compile(digest, flight, long);
-            self.compiling.push(job).is_ok()
-        })
+            let job = move || shared.load_or_compile(digest, flight, &compiling, long);
+            self.loading.push(job).is_ok()
+        });
+        match found {
+            Found::Ready(compiled) => Ok(compiled),
+            Found::Awaited(awaited) => awaited.compiled().await,
+            Found::Full => Err(too_many()),
+        }
+    }
+
+    /// Whether a component can be compiled, for who does not start it. One at a time is
+    /// tried, so that those who start theirs wait for no more of these than for each
+    /// other.
+    pub(super) async fn trial(&self, digest: Digest, bytes: &Bytes) -> Result<(), Failure> {
+        let _waits = self.trials.try_acquire().map_err(|_| too_many())?;
+        let _turn = self.trial.acquire().await.map_err(|_| Failure::Unwanted)?;
+        self.compiled(digest, bytes).await.map(drop)
     }
 
     pub(super) fn is_compiled(&self, digest: &Digest) -> bool {
@@ -174,7 +201,51 @@ impl Drop for Compiler {
     }
 }
 
+fn too_many() -> Failure {
+    Failure::Refused(Refusal::of(
+        ErrorCode::Capacity,
+        "too many components wait to be compiled: try again",
+    ))
+}
+
 impl Shared {
+    /// Runs on a thread that loads: what lies on disk waits for nobody's compilation.
+    fn load_or_compile(
+        self: Arc<Self>,
+        digest: Digest,
+        flight: Weak<Flight>,
+        compiling: &Weak<Workers>,
+        long: Option<Weak<Workers>>,
+    ) {
+        if flight.strong_count() == 0 {
+            return self.shelf.forget(digest, &flight);
+        }
+        let read = catch_unwind(AssertUnwindSafe(|| self.read_from_disk(digest)));
+        let landed = match read {
+            Ok(Ok(Some(compiled))) => Ok(compiled),
+            Ok(Ok(None)) | Err(_) => {
+                let (shared, of_job) = (Arc::clone(&self), flight.clone());
+                let job = move || shared.compile(digest, of_job, long);
+                match compiling.upgrade().map(|compiling| compiling.push(job)) {
+                    Some(Ok(())) => return,
+                    Some(Err(_)) => Err(too_many()),
+                    None => Err(Failure::Unwanted),
+                }
+            }
+            Ok(Err(error)) => Err(error.into()),
+        };
+        self.land(digest, &flight, landed);
+    }
+
+    fn land(&self, digest: Digest, flight: &Weak<Flight>, compilation: Compilation) {
+        if compilation.is_err() {
+            self.shelf.forget(digest, flight);
+        }
+        if let Some(flight) = flight.upgrade() {
+            flight.land(compilation);
+        }
+    }
+
     /// Runs on a thread of the compiler. What takes too long for a quick start
     /// goes on to those for `long`, if there are any.
     fn compile(self: Arc<Self>, digest: Digest, flight: Weak<Flight>, long: Option<Weak<Workers>>) {
@@ -221,12 +292,7 @@ impl Shared {
                 })
             }
         };
-        if compilation.is_err() {
-            self.shelf.forget(digest, &flight);
-        }
-        if let Some(flight) = flight.upgrade() {
-            flight.land(compilation);
-        }
+        self.land(digest, &flight, compilation);
     }
 
     fn make(
@@ -236,77 +302,55 @@ impl Shared {
         patience: Patience,
         unwanted: &dyn Fn() -> bool,
     ) -> Result<Arc<Compiled>, Error> {
-        if let Some(compiled) = self.read_from_disk(digest) {
-            return Ok(compiled);
-        }
         let (facts, code) = self.outside.compile(bytes, patience, unwanted)?;
-        let compiled = Arc::new(load(&self.engines, facts, &code)?);
+        let compiled = Arc::new(self.load(&facts, &code)?);
         // Before it is told: a host for one agent may be gone soon after.
         self.cache.put(&digest, &compiled.facts, &code);
         self.shelf.keep(digest, Arc::clone(&compiled));
         Ok(compiled)
     }
 
-    /// A component that was compiled before, by this host or another.
-    fn read_from_disk(&self, digest: Digest) -> Option<Arc<Compiled>> {
-        let (facts, code) = self.cache.get(&digest)?;
-        match load(&self.engines, facts, &code) {
+    /// A component that was compiled before, by this host or another. What cannot be
+    /// loaded is compiled again.
+    ///
+    /// # Errors
+    ///
+    /// `capacity`, where compiling it would not help.
+    fn read_from_disk(&self, digest: Digest) -> Result<Option<Arc<Compiled>>, Error> {
+        let Some((facts, code)) = self.cache.get(&digest) else {
+            return Ok(None);
+        };
+        match self.load(&facts, &code) {
             Ok(compiled) => {
                 let compiled = Arc::new(compiled);
                 self.shelf.keep(digest, Arc::clone(&compiled));
-                Some(compiled)
+                Ok(Some(compiled))
             }
-            Err(_) => None,
+            Err(error) if is_capacity(&error) => Err(error),
+            Err(_) => Ok(None),
         }
     }
+
+    /// Loads code. Where all that is loaded leaves no room for it, what nobody uses goes.
+    fn load(&self, facts: &Facts, code: &[u8]) -> Result<Compiled, Error> {
+        loop {
+            match load(&self.engines, facts.clone(), code) {
+                Err(error) if is_capacity(&error) => {
+                    let lacking = self.engines.loaded.lacking(weight(code) as u64);
+                    // None where somebody gave back as much meanwhile.
+                    if lacking > 0 && !self.shelf.drop_idle(lacking) {
+                        return Err(error);
+                    }
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+}
+
+fn is_capacity(error: &Error) -> bool {
+    matches!(error, Error::Refused(refusal) if refusal.code == ErrorCode::Capacity)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use futures_util::FutureExt;
-
-    use super::super::tests::{DEADLINE, command};
-    use super::*;
-
-    #[tokio::test]
-    async fn only_so_many_components_wait_to_be_checked() {
-        let config = WasmConfig {
-            max_agents: 1,
-            pooling: false,
-            compile_workers: 1,
-            ..WasmConfig::default()
-        };
-        let engines = Arc::new(Engines::new(&config).unwrap());
-        let compiler = Compiler::new(&config, engines).unwrap();
-        // The one thread that checks has something to do.
-        let (begun, has_begun) = mpsc::channel();
-        let (go, gate) = mpsc::channel::<()>();
-        let blocked = compiler.checking.push(move || {
-            begun.send(()).unwrap();
-            gate.recv().unwrap();
-        });
-        assert!(blocked.is_ok());
-        has_begun.recv_timeout(DEADLINE).unwrap();
-        let check = |number: usize| {
-            let bytes = command(&format!("i32.const {number} drop i32.const 0"), "");
-            Box::pin(compiler.check(Digest::of(&bytes), bytes))
-        };
-        let mut waiting: Vec<_> = (0..64).map(check).collect();
-        for check in &mut waiting {
-            assert!(check.now_or_never().is_none());
-        }
-        match check(64).now_or_never() {
-            Some(Err(Failure::Refused(refusal))) => assert_eq!(refusal.code, ErrorCode::Capacity),
-            other => panic!("{other:?}"),
-        }
-        // For the others a process would be begun each.
-        waiting.truncate(1);
-        go.send(()).unwrap();
-        for check in waiting.into_iter().chain([check(64)]) {
-            let facts = tokio::time::timeout(DEADLINE, check).await.unwrap();
-            assert!(facts.is_ok(), "{facts:?}");
-        }
-    }
-}
+mod tests;

@@ -8,7 +8,8 @@
 //! by waiting as long. Who sleeps saves nothing up.
 //!
 //! Beside these threads there is one for the guests' clocks and timers, which
-//! never waits behind a guest, and some for their files.
+//! never waits behind a guest, and some for their files; what is computed there for
+//! a guest is on its clock too.
 //!
 //! Costs: one lock, a few steps in a heap and two looks at the thread's clock
 //! for each turn.
@@ -24,10 +25,15 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::guest::Slot;
+use super::usage::nanos;
 
 /// How far ahead of those that computed meanwhile a sleeper comes back: a few
 /// turns, so that it goes first.
 const AHEAD: Duration = Duration::from_millis(10);
+
+/// What is put on account of all newcomers for each of them: what its start takes. Until
+/// it has computed as much, an agent is new.
+const START: Duration = Duration::from_micros(200);
 
 /// Threads for files that guests read and write.
 const FILE_THREADS: usize = 32;
@@ -40,10 +46,9 @@ struct Seat {
     phase: AtomicU8,
     /// Nanoseconds on its clock. Written by whoever moved it to [`WAITING`].
     clock: AtomicU64,
+    /// Nanoseconds that it has computed.
+    computed: AtomicU64,
 }
-
-/// The clock of a guest that has not had a turn yet.
-const NEW: u64 = 0;
 
 /// Nothing can go on with it until it is woken.
 const IDLE: u8 = 0;
@@ -64,6 +69,8 @@ struct Standing {
     seats: HashMap<u64, Arc<Seat>>,
     /// The clock of whoever had its turn last: nobody who waits is far behind.
     now: u64,
+    /// The clock that newcomers have together.
+    newcomers: u64,
     seated: u64,
     queued: u64,
     stop: bool,
@@ -82,14 +89,20 @@ impl Line {
 }
 
 impl Standing {
-    /// A sleeper comes back ahead of those that computed meanwhile. Who is new
-    /// does not, or one newcomer after the other would go before all others.
+    /// A sleeper comes back ahead of those that computed meanwhile. Who is new comes
+    /// behind the newcomers before it, as far as a sleeper comes ahead: or hundreds of
+    /// them, each with a long turn to come, would go before whoever computes a little.
     fn join(&mut self, seat: &Seat) {
-        let ahead = match seat.clock.load(Ordering::Relaxed) {
-            NEW => 0,
-            _ => u64::try_from(AHEAD.as_nanos()).unwrap_or(u64::MAX),
+        let ahead = nanos(AHEAD);
+        let start = nanos(START).saturating_sub(seat.computed.load(Ordering::Relaxed));
+        let earliest = if start > 0 {
+            let latest = self.now.saturating_add(ahead);
+            let clock = self.newcomers.clamp(self.now, latest);
+            self.newcomers = clock.saturating_add(start);
+            clock
+        } else {
+            self.now.saturating_sub(ahead)
         };
-        let earliest = self.now.saturating_sub(ahead);
         let clock = seat.clock.fetch_max(earliest, Ordering::Relaxed);
         let clock = clock.max(earliest);
         self.queued += 1;
@@ -173,7 +186,8 @@ impl Crew {
             slot,
             line: Arc::clone(&self.line),
             phase: AtomicU8::new(WAITING),
-            clock: AtomicU64::new(NEW),
+            clock: AtomicU64::new(0),
+            computed: AtomicU64::new(0),
         });
         standing.seats.insert(seat.number, Arc::clone(&seat));
         standing.join(&seat);
@@ -251,9 +265,10 @@ fn turn(seat: &Arc<Seat>) -> GoesOn {
     // Swapped, so that what came before each wake is seen in this turn.
     seat.phase.swap(TURNING, Ordering::AcqRel);
     let waker = Waker::from(Arc::clone(seat));
-    let (polled, took) = seat.slot.turn(&mut Context::from_waker(&waker));
-    let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-    seat.clock.fetch_add(took, Ordering::Relaxed);
+    let is_woken = || seat.phase.swap(TURNING, Ordering::AcqRel) == AGAIN;
+    let (polled, took) = (seat.slot).turn(&mut Context::from_waker(&waker), is_woken);
+    seat.clock.fetch_add(nanos(took), Ordering::Relaxed);
+    seat.computed.fetch_add(nanos(took), Ordering::Relaxed);
     if polled == Poll::Ready(()) {
         return GoesOn::Never;
     }

@@ -4,7 +4,7 @@
 //! while all of those threads are busy with others, so whoever kills it doesn't
 //! wait for its turn: the future is taken out of its slot and dropped on a
 //! thread kept for that. If it is being polled at that moment, the next tick of
-//! the clock ends it.
+//! the clock brings it there.
 //!
 //! A guest is held by not polling it. It gives its thread back at every tick,
 //! so it then stands between two instructions, or in the call to the host that
@@ -19,6 +19,7 @@ use std::time::Duration;
 use skep_protocol::info::PausedReason;
 use tokio::sync::{mpsc, watch};
 
+use super::fuel::INTERVALS_PER_TURN;
 use super::store::Orders;
 use super::usage::{Meters, thread_time};
 use super::workers::Workers;
@@ -32,8 +33,8 @@ enum Stage {
     Still(Life),
     /// A guest thread polls it.
     Turning,
-    /// The same, and it is to be dropped when that is over.
-    Doomed,
+    /// The same, and it is to be dropped when that is over: by these, or here.
+    Doomed(Option<Arc<Workers>>),
     /// It is dropped, or about to be.
     Gone,
 }
@@ -97,11 +98,12 @@ impl Slot {
     }
 
     /// Takes the future if nobody polls it, and otherwise dooms it.
-    fn condemn(&self) -> Option<Life> {
+    fn condemn(&self, reapers: Option<&Arc<Workers>>) -> Option<Life> {
         let stage = &mut lock(&self.place).stage;
         match std::mem::replace(stage, Stage::Gone) {
             Stage::Still(life) => return Some(life),
-            Stage::Turning | Stage::Doomed => *stage = Stage::Doomed,
+            Stage::Turning => *stage = Stage::Doomed(reapers.cloned()),
+            Stage::Doomed(before) => *stage = Stage::Doomed(before),
             Stage::Gone => {}
         }
         None
@@ -121,7 +123,7 @@ impl Slot {
         let stand = match (&place.stage, self.held_for(place)) {
             (_, None) => Stand::Goes,
             (Stage::Still(_), Some(reason)) => Stand::Held(reason),
-            (Stage::Turning | Stage::Doomed | Stage::Gone, Some(_)) => return,
+            (Stage::Turning | Stage::Doomed(_) | Stage::Gone, Some(_)) => return,
         };
         self.stand.send_if_modified(|told| {
             let news = *told != stand;
@@ -147,8 +149,13 @@ impl Slot {
     }
 
     /// Lets the guest go on until it waits, has used up its turn, or has ended;
-    /// with the processor time that it took.
-    pub(super) fn turn(&self, cx: &mut Context<'_>) -> (Poll<()>, Duration) {
+    /// with the processor time that it took, here and elsewhere. `is_woken` says whether
+    /// it was woken since it was last asked.
+    pub(super) fn turn(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        is_woken: impl Fn() -> bool,
+    ) -> (Poll<()>, Duration) {
         let mut life = {
             let mut place = lock(&self.place);
             if matches!(place.stage, Stage::Still(_)) && self.held_for(&place).is_some() {
@@ -164,16 +171,26 @@ impl Slot {
             }
         };
         let begun = thread_time();
-        let polled = catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            // It also comes back to have its fuel read, and goes on at once.
+            for _ in 1..INTERVALS_PER_TURN {
+                let polled = life.as_mut().poll(cx);
+                if polled.is_ready() || self.meters.has_ticked() || !is_woken() {
+                    return polled;
+                }
+            }
+            life.as_mut().poll(cx)
+        }));
         let took = thread_time().saturating_sub(begun);
         self.meters.ran(took);
+        let took = took.saturating_add(self.meters.take_elsewhere());
         let end = match polled {
             Ok(Poll::Ready(end)) => end,
             Ok(Poll::Pending) => match self.put_back(life, cx.waker()) {
                 Ok(()) => return (Poll::Pending, took),
                 Err(doomed) => {
-                    life = doomed;
-                    End::Killed
+                    self.reap(doomed);
+                    return (Poll::Ready(()), took);
                 }
             },
             Err(panic) => fault(&*panic),
@@ -183,9 +200,19 @@ impl Slot {
         (Poll::Ready(()), took)
     }
 
+    /// Sees to a guest that was doomed in its turn. Giving back what it has takes its
+    /// time, in which this thread has others to go on with.
+    fn reap(self: &Arc<Self>, life: Life) {
+        let stage = std::mem::replace(&mut lock(&self.place).stage, Stage::Gone);
+        let grave = Grave::of(self, life);
+        if let Stage::Doomed(Some(reapers)) = stage {
+            grave.left_to(&reapers);
+        }
+    }
+
     /// Ends the guest here and now, or with its turn if it has one.
     pub(super) fn abandon(&self) {
-        if let Some(life) = self.condemn() {
+        if let Some(life) = self.condemn(None) {
             self.bury(life, End::Killed);
         }
     }
@@ -265,18 +292,11 @@ impl GuestControl for Control {
 
     fn kill(&self) {
         self.orders.kill();
-        let Some(life) = self.slot.condemn() else {
+        let Some(life) = self.slot.condemn(Some(&self.reapers)) else {
             return;
         };
-        let slot = Arc::clone(&self.slot);
         // Giving memory back takes its time, and the caller has none.
-        let mut grave = Grave {
-            slot,
-            life: Some(life),
-        };
-        if let Err(here) = self.reapers.push(move || grave.close()) {
-            here();
-        }
+        Grave::of(&self.slot, life).left_to(&self.reapers);
         // Nobody else would find out that it is empty.
         self.seat.wake_by_ref();
     }
@@ -293,6 +313,19 @@ struct Grave {
 }
 
 impl Grave {
+    fn of(slot: &Arc<Slot>, life: Life) -> Self {
+        Self {
+            slot: Arc::clone(slot),
+            life: Some(life),
+        }
+    }
+
+    fn left_to(mut self, reapers: &Workers) {
+        if let Err(here) = reapers.push(move || self.close()) {
+            here();
+        }
+    }
+
     fn close(&mut self) {
         if let Some(life) = self.life.take() {
             self.slot.bury(life, End::Killed);

@@ -40,9 +40,36 @@ impl Kind {
     }
 }
 
+/// What [`Facts`] mean. Those of another edition are found out anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Edition(u32);
+
+impl Edition {
+    /// To be raised when facts change their meaning, or what is refused changes.
+    pub(super) const CURRENT: Self = Self(6);
+
+    /// Of facts that name none.
+    const fn unnamed() -> Self {
+        Self(0)
+    }
+
+    pub(super) const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for Edition {
+    fn default() -> Self {
+        Self::CURRENT
+    }
+}
+
 /// What a component is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
+    #[serde(default = "Edition::unnamed")]
+    pub edition: Edition,
     pub kind: Kind,
     /// The names that it imports.
     pub imports: Vec<String>,
@@ -53,6 +80,13 @@ pub struct Facts {
     pub asks_control: bool,
     /// What it takes to start it.
     pub needs: Needs,
+    /// Why it does not link, though nothing is missing. Found out by whoever can
+    /// compile, so that [`describe`] leaves it open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlinkable: Option<Refusal>,
+    /// Whether only compiling it tells if it links.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untold: bool,
     /// Why it is never compiled here, where that can be counted beforehand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub never_compiled: Option<Refusal>,
@@ -75,16 +109,26 @@ impl Facts {
         }
     }
 
+    /// Whether this host would find out the same.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.edition == Edition::CURRENT
+    }
+
     /// Refuses what could not even start: for want of an import, or with these
     /// limits.
     ///
     /// # Errors
     ///
-    /// `missing_import`; `limit_too_small`, with the limit and what is needed;
+    /// `missing_import`; `invalid_component`, where it does not link; `limit_too_small`,
+    /// with the limit and what is needed;
     /// `limit_exceeds_ceiling`, with the most that such a component may have.
     pub fn admits(&self, limits: &Limits) -> Result<(), Refusal> {
         if !self.missing.is_empty() {
             return Err(Refusal::missing(self.missing.clone()));
+        }
+        if let Some(refusal) = &self.unlinkable {
+            return Err(refusal.clone());
         }
         let needs = &self.needs;
         let instances = needs.least_instances();
@@ -200,11 +244,14 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, Refusal> {
     let imports = core_imports.unwrap_or(census.imports);
     Ok(Read {
         facts: Facts {
+            edition: Edition::CURRENT,
             kind,
             imports,
             missing,
             asks_control,
             needs,
+            unlinkable: None,
+            untold: false,
             never_compiled,
         },
         component,

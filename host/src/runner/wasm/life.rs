@@ -15,7 +15,6 @@ use super::files::Descriptors;
 use super::load::Compiled;
 use super::memory::HostMemory;
 use super::refusal::Refusal;
-use super::shelf::Found;
 use super::stdio::{Input, Output};
 use super::store::{self, Held, Orders, Parts};
 use super::usage::Meters;
@@ -73,16 +72,7 @@ async fn begin(house: &House, given: Given) -> Result<End, Failure> {
             "the component is larger than its limit component_bytes",
         );
     }
-    let compiled = match house.compiler.get(given.digest, &given.bytes) {
-        Found::Ready(compiled) => compiled,
-        Found::Awaited(awaited) => awaited.compiled().await?,
-        Found::Full => {
-            return refuse(
-                ErrorCode::Capacity,
-                "too many components wait to be compiled",
-            );
-        }
-    };
+    let compiled = house.compiler.compiled(given.digest, &given.bytes).await?;
     compiled
         .facts
         .admits(&given.limits)
@@ -111,6 +101,21 @@ impl Drop for Metered {
     }
 }
 
+/// Of a guest for which the allocator held more than this, nothing stays with it: making
+/// as much takes longer than giving it back.
+const PURGED_BYTES: u64 = 256 * 1024;
+
+/// Dropped after the guest's store.
+struct Leavings(Arc<Meters>);
+
+impl Drop for Leavings {
+    fn drop(&mut self) {
+        if self.0.heap_bytes() > PURGED_BYTES {
+            crate::allocator::purge();
+        }
+    }
+}
+
 async fn run(house: &House, compiled: &Compiled, given: Given) -> Result<End, Failure> {
     let (stdout, stderr) = (given.stdout.clone(), given.stderr.clone());
     let parts = Parts {
@@ -129,9 +134,10 @@ async fn run(house: &House, compiled: &Compiled, given: Given) -> Result<End, Fa
         orders: given.orders,
         meters: Arc::clone(&given.meters),
         memory: Arc::clone(&house.memory),
-        instance_bytes: compiled.facts.needs.instance_bytes,
+        needs: &compiled.facts.needs,
     };
     let store = store::open(compiled.command.engine(), parts).map_err(Failure::Refused)?;
+    let leavings = Leavings(Arc::clone(&given.meters));
     let mut metered = Metered {
         store,
         meters: given.meters,
@@ -155,6 +161,7 @@ async fn run(house: &House, compiled: &Compiled, given: Given) -> Result<End, Fa
     };
     // Its memory goes before the last of its output has been read.
     drop(metered);
+    drop(leavings);
     stdout.drain().await;
     stderr.drain().await;
     Ok(end)

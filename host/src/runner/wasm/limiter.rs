@@ -1,6 +1,6 @@
 //! How much memory a guest has: the sum over all of its linear memories and
-//! tables, and what its instances are if that is much, since wasmtime's own limiter counts each by itself and lets a guest
-//! have thousands. An element of a table counts as the 8 bytes of the pointer
+//! tables, and what its instances are if that is much, since wasmtime's own limiter
+//! counts each by itself and lets a guest have thousands. An element of a table counts as the 8 bytes of the pointer
 //! that it is. What is allowed is taken from what all guests have together, and
 //! given back when the guest is gone. Costs a few additions a growth.
 
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use skep_protocol::Limits;
 use wasmtime::ResourceLimiter;
 
+use super::census::Needs;
 use super::memory::HostMemory;
 use super::usage::Meters;
 
@@ -54,7 +55,11 @@ pub(super) struct Limiter {
     /// Instances, and by the same number memories and tables: each of these
     /// costs the host a reservation of address space even when it is empty.
     instances: usize,
+    /// Instances that wasmtime makes beside those of the guest.
+    between: usize,
     used: u64,
+    /// What of it was there at the start: its instances.
+    begun_with: u64,
     /// Elements of its tables.
     elements: u64,
     /// The growth that was allowed last, in case the system cannot give it: then
@@ -70,7 +75,9 @@ impl Limiter {
         Self {
             limit: limits.memory_bytes,
             instances: usize::try_from(limits.instances).unwrap_or(usize::MAX),
+            between: 0,
             used: 0,
+            begun_with: 0,
             elements: 0,
             pending: None,
             refused: None,
@@ -81,12 +88,15 @@ impl Limiter {
 
     /// Takes what is the guest's before it has any memory or table, if all guests
     /// together have that much.
-    pub(super) fn begin_with(&mut self, bytes: u64) -> bool {
-        let taken = self.host.take(bytes);
+    pub(super) fn begin_with(&mut self, needs: &Needs) -> bool {
+        let taken = self.host.take(needs.instance_bytes);
         if taken {
-            self.used = self.used.saturating_add(bytes);
+            self.used = self.used.saturating_add(needs.instance_bytes);
+            self.begun_with = needs.instance_bytes;
             self.meters.memory(self.used);
+            self.meters.heap(self.begun_with);
         }
+        self.between = usize::try_from(needs.between).unwrap_or(usize::MAX);
         taken
     }
 
@@ -194,6 +204,8 @@ impl ResourceLimiter for Limiter {
         let grows = self.grow(bytes(current), bytes(desired), maximum.map(bytes));
         if grows {
             self.elements = elements;
+            let bytes = elements.saturating_mul(ELEMENT_BYTES);
+            self.meters.heap(self.begun_with.saturating_add(bytes));
         }
         Ok(grows)
     }
@@ -204,7 +216,7 @@ impl ResourceLimiter for Limiter {
     }
 
     fn instances(&self) -> usize {
-        self.instances
+        self.instances.saturating_add(self.between)
     }
 
     fn memories(&self) -> usize {

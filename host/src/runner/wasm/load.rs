@@ -8,6 +8,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::engine::{Backend, Engines, Place};
 use super::inspect::Facts;
+use super::linking::linked;
 use super::memory::HostMemory;
 use super::outside::Error;
 use super::refusal::Refusal;
@@ -73,15 +74,8 @@ pub(super) fn load(engines: &Engines, facts: Facts, code: &[u8]) -> Result<Compi
         }
         Err(error) => return Err(fault(error)),
     };
-    let command = (engines.at(place).map_err(fault)?)
-        .linker
-        .instantiate_pre(&component)
-        .and_then(CommandPre::new)
-        // The offer said that all is there, and the linker finds otherwise.
-        .map_err(|error| {
-            let message = format!("{error:#}");
-            Error::Refused(Refusal::of(ErrorCode::InvalidComponent, message))
-        })?;
+    let linker = &engines.at(place).map_err(fault)?.linker;
+    let command = linked(linker, &component).map_err(Error::Refused)?;
     Ok(Compiled {
         facts,
         place,

@@ -29,6 +29,12 @@ impl HostMemory {
         taken.is_ok()
     }
 
+    /// How many are lacking to take so many.
+    pub(super) fn lacking(&self, bytes: u64) -> u64 {
+        let all = self.used().saturating_add(bytes);
+        all.saturating_sub(self.bound)
+    }
+
     pub(super) fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Relaxed);
     }

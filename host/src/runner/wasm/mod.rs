@@ -6,11 +6,13 @@
 //! nothing of a guest runs on a thread of the caller's. A warm start costs a
 //! lookup, a hop to a guest thread and an instantiation: about 0.1 ms in all.
 //!
-//! - `engine` and `linker`: what a guest may be made of and link against
+//! - `engine` and `linker`: what a guest may be made of and link against; `linking`, with
+//!   `shell`: whether it does
 //! - `inspect`, with `adapt`, `offer`, `census`, `footprint`, `steps` and `play`: what a
 //!   component is and needs, before anything is compiled
 //! - `compile`, `load`, `weight` and `shelf`: the compiled components, with `outside`,
-//!   where they are checked and compiled, and `cache`, where they are kept
+//!   where they are checked and compiled, and `cache`, where they are kept; `bulk` is what
+//!   is done to their `modules` before
 //! - `guest`, `life` and `crew`: a guest from its start to its `End`, and its turns
 //! - `store`, `limiter`, `fuel`, `epoch` and `usage`: its limits and counters;
 //!   `memory`: what all guests have together
@@ -28,19 +30,23 @@ mod engine;
 mod epoch;
 mod files;
 mod footprint;
+mod forms;
 mod fuel;
 mod guest;
 mod inspect;
 mod life;
 mod limiter;
 mod linker;
+mod linking;
 mod load;
 mod memory;
+mod modules;
 mod offer;
 mod outside;
 mod play;
 mod refusal;
 mod shelf;
+mod shell;
 mod stdio;
 mod steps;
 mod store;
@@ -61,7 +67,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::census::Needs;
 pub(crate) use self::compile::Failure;
-pub use self::inspect::{Facts, Kind, describe};
+pub use self::forms::broken_form;
+pub use self::inspect::{Edition, Facts, Kind, describe};
 pub(crate) use self::outside::compile_main;
 pub use self::refusal::Refusal;
 
@@ -199,6 +206,15 @@ impl WasmRunner {
     /// Why it is not taken.
     pub(crate) async fn check(&self, digest: Digest, bytes: Bytes) -> Result<Facts, Failure> {
         self.house.compiler.check(digest, bytes).await
+    }
+
+    /// Compiles a component as a start of it does, to find out whether it can be. One
+    /// at a time, and so many wait.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    pub(crate) async fn compile(&self, digest: Digest, bytes: &Bytes) -> Result<(), Failure> {
+        self.house.compiler.trial(digest, bytes).await
     }
 
     /// Whether a component can be started without compiling it.

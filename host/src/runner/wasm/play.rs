@@ -176,8 +176,14 @@ impl<'c, 'a> Play<'c, 'a> {
                 } => {
                     // What another of its components lifted, and not the host.
                     let lifted = self.get(frame, Sort::Function, *function);
-                    let both = *in_memory && matches!(lifted, Value::Function { in_memory: true });
-                    self.needs.hands_over |= both;
+                    if let Value::Function {
+                        in_memory: of_other,
+                    } = lifted
+                    {
+                        self.needs.hands_over |= *in_memory && of_other;
+                        self.needs.between += 1;
+                        self.takes(footprint::INSTANCE);
+                    }
                     continue;
                 }
                 Step::Export(sort, name, index) => {

@@ -149,6 +149,33 @@ impl Shelf {
         drop(gone);
     }
 
+    /// Lets go of so many bytes of what no agent uses, what was used longest ago first;
+    /// of nothing, and says so, if there are not as many.
+    pub(super) fn drop_idle(&self, bytes: u64) -> bool {
+        let mut state = self.state();
+        let mut idle: Vec<_> = state
+            .ready()
+            .filter(|(_, compiled, _)| Arc::strong_count(compiled) == 1)
+            .map(|(used, compiled, digest)| (used, compiled.size as u64, digest))
+            .collect();
+        if idle.iter().map(|(_, size, _)| size).sum::<u64>() < bytes {
+            return false;
+        }
+        idle.sort_unstable();
+        let (mut gone, mut freed) = (Vec::new(), 0);
+        for (_, size, digest) in idle {
+            if freed >= bytes {
+                break;
+            }
+            gone.extend(state.entries.remove(&digest));
+            freed += size;
+        }
+        drop(state);
+        // Code is unmapped outside of the lock.
+        drop(gone);
+        true
+    }
+
     /// Forgets this flight, and not one that began after it.
     pub(super) fn forget(&self, digest: Digest, flight: &Weak<Flight>) {
         let mut state = self.state();
@@ -169,16 +196,21 @@ impl Shelf {
 }
 
 impl State {
+    /// What is ready: when it was used last, and its digest.
+    fn ready(&self) -> impl Iterator<Item = (u64, &Arc<Compiled>, Digest)> {
+        self.entries
+            .iter()
+            .filter_map(|(digest, entry)| match entry {
+                Entry::Ready { compiled, used } => Some((*used, compiled, *digest)),
+                Entry::UnderWay(_) => None,
+            })
+    }
+
     /// Takes out what was used longest ago until the bounds hold. What was used
     /// last stays, however large it is.
     fn make_room(&mut self, bound: usize) -> Vec<Entry> {
-        let mut ready: Vec<(u64, usize, Digest)> = self
-            .entries
-            .iter()
-            .filter_map(|(digest, entry)| match entry {
-                Entry::Ready { compiled, used } => Some((*used, compiled.size, *digest)),
-                Entry::UnderWay(_) => None,
-            })
+        let mut ready: Vec<_> = (self.ready())
+            .map(|(used, compiled, digest)| (used, compiled.size, digest))
             .collect();
         let mut bytes: usize = ready.iter().map(|(_, size, _)| size).sum();
         let mut count = ready.len();

@@ -232,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn input_ends() {
-        let (writer, reader) = stdin(10, b"abc");
+        let (writer, reader) = stdin(10, Bytes::from_static(b"abc"));
         let mut input = Input(Arc::new(reader));
         input.ready().await;
         assert_eq!(input.read(2).unwrap(), "ab");

@@ -9,6 +9,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::census::Needs;
 use super::files::{Descriptors, Files, FilesView};
 use super::fuel;
 use super::limiter::Limiter;
@@ -107,8 +108,7 @@ pub(super) struct Parts<'a> {
     pub(super) orders: Arc<Orders>,
     pub(super) meters: Arc<Meters>,
     pub(super) memory: Arc<HostMemory>,
-    /// What its instances take of that.
-    pub(super) instance_bytes: u64,
+    pub(super) needs: &'a Needs,
 }
 
 /// A store with all of its limits. Opens the directories that were granted.
@@ -124,7 +124,7 @@ pub(super) fn open(engine: &Engine, parts: Parts<'_>) -> Result<Store<Held>, Ref
     let limits = parts.limits;
     wasi.max_random_size(limits.hostcall_bytes.min(RANDOM_BYTES));
     let mut limiter = Limiter::new(limits, parts.memory, Arc::clone(&parts.meters));
-    if !limiter.begin_with(parts.instance_bytes) {
+    if !limiter.begin_with(parts.needs) {
         return Err(Refusal::of(
             ErrorCode::Capacity,
             "the agents of this host use all the memory that they may: try again when some \
@@ -173,6 +173,7 @@ fn apply(store: &mut Store<Held>, limits: &Limits) -> wasmtime::Result<()> {
         if held.orders.killed() {
             return Err(wasmtime::Error::new(Killed));
         }
+        held.meters.tick();
         let fuel = &held.meters.fuel;
         fuel.left(left);
         if fuel.is_spent() {

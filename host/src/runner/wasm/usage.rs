@@ -3,13 +3,13 @@
 //!
 //! The fuel is exact at the end of a guest that returned, exited, panicked or
 //! ran out of it. After other traps, and after a kill between two instructions,
-//! it is the least that ran: what ran since the last call is missing, a million
-//! instructions at most. Compiled code keeps the count in a register there, and
-//! the trap does not save it; saving it before each instruction that may trap
-//! would cost every guest a store for each access to memory, and a smaller
-//! interval a microsecond each time, 2 % of its time for a tenth of the error.
+//! it is the least that ran: what ran since the last call is missing, an
+//! [interval](super::fuel::INTERVAL) at most. Compiled code keeps the count in a
+//! register there, and the trap does not save it; saving it before each
+//! instruction that may trap would cost every guest a store for each access to
+//! memory.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -25,6 +25,10 @@ pub(super) fn thread_time() -> Duration {
         .unwrap_or_default()
 }
 
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The counters of one guest.
 #[derive(Debug)]
 pub(super) struct Meters {
@@ -32,7 +36,13 @@ pub(super) struct Meters {
     memory_bytes: AtomicU64,
     memory_peak_bytes: AtomicU64,
     cpu_ns: AtomicU64,
+    /// Of that, what others computed for it and its clock has not got yet.
+    elsewhere_ns: AtomicU64,
     disk_bytes: AtomicU64,
+    /// The most bytes that the allocator held for it: its tables, and what its instances
+    /// are.
+    heap_bytes: AtomicU64,
+    ticked: AtomicBool,
 }
 
 impl Meters {
@@ -42,13 +52,34 @@ impl Meters {
             memory_bytes: AtomicU64::new(0),
             memory_peak_bytes: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
+            elsewhere_ns: AtomicU64::new(0),
             disk_bytes: AtomicU64::new(0),
+            heap_bytes: AtomicU64::new(0),
+            ticked: AtomicBool::new(false),
         }
+    }
+
+    /// The guest met a tick of the clock, and is to let others go first.
+    pub(super) fn tick(&self) {
+        self.ticked.store(true, Relaxed);
+    }
+
+    /// Whether it met one since this was last asked.
+    pub(super) fn has_ticked(&self) -> bool {
+        self.ticked.swap(false, Relaxed)
     }
 
     pub(super) fn memory(&self, bytes: u64) {
         self.memory_bytes.store(bytes, Relaxed);
         self.memory_peak_bytes.fetch_max(bytes, Relaxed);
+    }
+
+    pub(super) fn heap(&self, bytes: u64) {
+        self.heap_bytes.fetch_max(bytes, Relaxed);
+    }
+
+    pub(super) fn heap_bytes(&self) -> u64 {
+        self.heap_bytes.load(Relaxed)
     }
 
     /// Nothing of the guest is left.
@@ -58,8 +89,18 @@ impl Meters {
 
     /// The guest computed for this long.
     pub(super) fn ran(&self, time: Duration) {
-        self.cpu_ns
-            .fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.cpu_ns.fetch_add(nanos(time), Relaxed);
+    }
+
+    /// Another thread computed for this long on its behalf.
+    pub(super) fn ran_elsewhere(&self, time: Duration) {
+        self.ran(time);
+        self.elsewhere_ns.fetch_add(nanos(time), Relaxed);
+    }
+
+    /// How long others computed for it since this was last asked.
+    pub(super) fn take_elsewhere(&self) -> Duration {
+        Duration::from_nanos(self.elsewhere_ns.swap(0, Relaxed))
     }
 
     /// What it holds on disk.

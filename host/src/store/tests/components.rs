@@ -57,9 +57,14 @@ async fn components_and_uploads_outlive_a_host() {
         ..upload.clone()
     };
     assert_eq!(store.read_parts(&longer), None, "it is not all there");
+    // While all are away, it is not gone.
+    let files = dir.0.path().join("components");
+    let away = files.with_extension("away");
+    std::fs::rename(&files, &away).unwrap();
+    store.load_component(component.digest).await.unwrap_err();
+    std::fs::rename(&away, &files).unwrap();
     // Damaged, it is as good as gone.
-    let file = dir.0.path().join("components");
-    let file = file.join(component.digest.to_string().trim_start_matches("sha256:"));
+    let file = files.join(component.digest.to_string().trim_start_matches("sha256:"));
     std::fs::write(&file, "a companion").unwrap();
     assert_eq!(store.load_component(component.digest).await.unwrap(), None);
     store.forget_uploads(vec![upload.digest]).await;

@@ -85,6 +85,33 @@ async fn a_writer_lets_go_of_its_own_where_all_share_too_little() {
 }
 
 #[tokio::test]
+async fn who_is_silent_lets_go_of_its_oldest_as_well() {
+    let kept = on_disk(8 * MIB);
+    while kept.budget.used() < 4 * MIB {
+        let next = kept.history.next_seq();
+        kept.history.add(&lines(next..next + 1000)).await;
+    }
+    let end = kept.history.next_seq();
+    kept.history.let_go_beyond(2 * MIB);
+    let left = kept.budget.used();
+    assert!(left > MIB / 2 && left <= 2 * MIB, "{left}");
+    assert_eq!(kept.history.bytes(), left);
+    let (records, gaps) = all(&kept.history, 0).await;
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!(records, numbers(gaps[0].to_seq + 1..end));
+    until("what it let go of is removed", || {
+        segments(&kept.directory()).len() as u64 <= 2
+    })
+    .await;
+    // It goes on where it was, and what it wrote last it keeps.
+    kept.history.add(&lines(end..end + 10)).await;
+    kept.history.let_go_beyond(0);
+    assert!(kept.budget.used() > 0);
+    let (records, _) = all(&kept.history, end).await;
+    assert_eq!(records, numbers(end..end + 10));
+}
+
+#[tokio::test]
 async fn only_so_many_read_the_disk_at_once() {
     let kept = on_disk(8 * MIB);
     while kept.first_in_memory() == 0 {

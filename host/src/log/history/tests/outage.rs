@@ -20,6 +20,17 @@ pub(super) fn clear(kept: &Kept, aside: &Path) {
     }
 }
 
+/// Waits for the time to heal, and does.
+async fn heal(history: &History) {
+    let is_due = || {
+        let due = history.heal_at();
+        due.is_some_and(|at| at <= tokio::time::Instant::now())
+    };
+    until("a time to heal", is_due).await;
+    history.heal(&Patience::default()).await;
+    assert_eq!(history.heal_at(), None);
+}
+
 #[tokio::test]
 async fn an_agent_goes_on_without_its_disk_and_nothing_short_is_lost() {
     let kept = on_disk(16 * MIB);
@@ -36,19 +47,32 @@ async fn an_agent_goes_on_without_its_disk_and_nothing_short_is_lost() {
     assert!(history.heal_at().is_some());
     clear(&kept, &aside);
     // It heals without another record.
-    until("a time to heal", || {
-        history
-            .heal_at()
-            .is_some_and(|at| at <= tokio::time::Instant::now())
-    })
-    .await;
-    history.heal(&Patience::default()).await;
-    assert_eq!(history.heal_at(), None);
+    heal(history).await;
     history.add(&lines(1000..1010)).await;
     until("none is ahead", || allowance(&kept.root()) == Some(0)).await;
     let (dir, agent) = kept.left_behind();
     let again = recover(dir.path(), agent, 16 * MIB);
     assert_eq!(all(&again, 0).await, (numbers(0..1010), Vec::new()));
+}
+
+#[tokio::test]
+async fn an_outage_is_told_once_although_the_disk_takes_what_others_print() {
+    let kept = on_disk(16 * MIB);
+    let history = &kept.history;
+    let writers = &history.disk.as_ref().unwrap().shelf.writers;
+    let others = kept.logs.create(AgentId::random(), MIB);
+    history.add(&lines(0..100)).await;
+    let aside = obstruct(&kept);
+    history.add(&lines(100..200)).await;
+    for number in 0..10 {
+        // In the journal of all.
+        others.add(&lines(number..number + 1)).await;
+        assert!(writers.are_failing());
+    }
+    clear(&kept, &aside);
+    history.close(&Patience::default()).await;
+    assert_eq!(history.heal_at(), None);
+    until("it is told that it is over", || !writers.are_failing()).await;
 }
 
 #[tokio::test]
@@ -84,6 +108,67 @@ async fn what_leaves_memory_unwritten_is_a_range_that_is_gone() {
     let (dir, agent) = kept.left_behind();
     let again = recover(dir.path(), agent, 64 * MIB);
     assert_eq!(all(&again, 0).await, (expected, gap));
+}
+
+#[tokio::test]
+async fn logs_go_on_in_the_directory_that_they_are_in() {
+    let kept = on_disk(16 * MIB);
+    let other = AgentId::random();
+    kept.history.add(&lines(0..1000)).await;
+    let (root, away) = (kept.root(), kept.dir.path().join("away"));
+    std::fs::rename(&root, &away).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    // To this segment and to new ones, and of one that had none.
+    for batch in 1..50 {
+        kept.history
+            .add(&lines(batch * 1000..(batch + 1) * 1000))
+            .await;
+    }
+    let second = Arc::new(kept.logs.create(other, MIB));
+    second.add(&lines(0..1000)).await;
+    assert_eq!(
+        all(&kept.history, 0).await,
+        (numbers(0..50_000), Vec::new())
+    );
+    assert_eq!(segments(&root), Vec::<PathBuf>::new());
+    std::fs::remove_dir(&root).unwrap();
+    std::fs::rename(&away, &root).unwrap();
+    kept.history.add(&lines(50_000..51_000)).await;
+    let (dir, agent) = kept.left_behind();
+    for (agent, end) in [(agent, 51_000), (other, 1000)] {
+        let again = recover(dir.path(), agent, 16 * MIB);
+        assert_eq!(all(&again, 0).await, (numbers(0..end), Vec::new()));
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_removed_is_gone_and_no_other_record_has_its_number() {
+    for left_bytes in [None, Some(1000)] {
+        let kept = on_disk(16 * MIB);
+        let history = &kept.history;
+        history.add(&lines(0..1000)).await;
+        let segment = segments(&kept.directory()).remove(0);
+        match left_bytes {
+            None => std::fs::remove_dir_all(kept.directory()).unwrap(),
+            Some(bytes) => (File::options().write(true).open(&segment))
+                .and_then(|file| file.set_len(bytes))
+                .unwrap(),
+        }
+        history.add(&lines(1000..2000)).await;
+        assert!(history.heal_at().is_some());
+        assert_eq!(all(history, 1000).await, (numbers(1000..2000), Vec::new()));
+        heal(history).await;
+        history.add(&lines(2000..3000)).await;
+        until("none is ahead", || allowance(&kept.root()) == Some(0)).await;
+        let (dir, agent) = kept.left_behind();
+        let again = recover(dir.path(), agent, 16 * MIB);
+        let (records, gaps) = all(&again, 0).await;
+        assert_eq!(gaps.len(), 1, "{gaps:?}");
+        let from = gaps[0].from_seq;
+        assert_eq!((gaps[0].to_seq, from > 0), (999, left_bytes.is_some()));
+        let before = numbers(0..from);
+        assert_eq!(records, [before, numbers(1000..3000)].concat());
+    }
 }
 
 /// A small file system for logs, while this lives.

@@ -80,7 +80,7 @@ struct Agent {
 
 /// A launch, and what a driver keeps of it.
 fn launch(command: &[&str]) -> (Launch, Pipes, StdinWriter, OutputReader) {
-    let (writer, reader) = stdin(1024 * 1024, b"");
+    let (writer, reader) = stdin(1024 * 1024, bytes::Bytes::new());
     let (stdout, stderr, output) = output();
     let launch = Launch {
         id: AgentId::random(),

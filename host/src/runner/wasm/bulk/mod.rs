@@ -23,87 +23,20 @@ mod function;
 mod module;
 
 use std::borrow::Cow;
-use std::ops::Range;
-
-use wasm_encoder::{ComponentSection, RawSection};
-use wasmparser::{Chunk, Parser, Payload};
 
 use self::module::Module;
+use super::modules::changed;
 use super::refusal::Refusal;
 
 /// To be raised with each change of what comes out: code that was compiled
 /// before is not used with another version.
 pub(super) const VERSION: u32 = 6;
 
-/// How deep components may lie within each other. Each level copies what it
-/// contains, and takes a stack frame.
-const MAX_NESTING: usize = 64;
-
-/// The sections of a component that hold a module or another component.
-const MODULE: u8 = 1;
-const COMPONENT: u8 = 4;
-
 /// The component with its bulk instructions in portions and looks before calls,
 /// or as it is if it has none of either.
 pub(super) fn in_portions(component: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
-    Ok(rewrite(component, 0)?.map_or(Cow::Borrowed(component), Cow::Owned))
-}
-
-/// The component, where anything in it changed.
-fn rewrite(component: &[u8], nesting: usize) -> Result<Option<Vec<u8>>, Refusal> {
-    if nesting > MAX_NESTING {
-        let message = format!("its components are nested deeper than {MAX_NESTING}");
-        return Err(Refusal::compiling("nesting", message));
-    }
-    let mut out = Vec::new();
-    let mut changed = false;
-    let mut parser = Parser::new(0);
-    let mut rest = component;
-    let malformed = |error| Refusal::malformed(&error);
-    // More data is never needed: all of it is here.
-    while let Chunk::Parsed { consumed, payload } = parser.parse(rest, true).map_err(malformed)? {
-        rest = rest.get(consumed..).unwrap_or_default();
-        let (id, range, inner) = match payload {
-            Payload::Version { range, .. } => {
-                out.extend_from_slice(within(component, range));
-                continue;
-            }
-            Payload::End(_) => break,
-            Payload::ModuleSection {
-                unchecked_range: range,
-                ..
-            } => {
-                let module = Module::read(within(component, range.clone()));
-                let inner = module.and_then(|module| module.rewrite());
-                (MODULE, range, inner.map_err(malformed)?)
-            }
-            Payload::ComponentSection {
-                unchecked_range: range,
-                ..
-            } => {
-                let inner = rewrite(within(component, range.clone()), nesting + 1)?;
-                (COMPONENT, range, inner)
-            }
-            section => match section.as_section() {
-                Some((id, range)) => (id, range, None),
-                None => continue,
-            },
-        };
-        let bytes = within(component, range);
-        if matches!(id, MODULE | COMPONENT) {
-            // The parser only told where it is.
-            rest = rest.get(bytes.len()..).unwrap_or_default();
-        }
-        changed |= inner.is_some();
-        let data = inner.as_deref().unwrap_or(bytes);
-        RawSection { id, data }.append_to_component(&mut out);
-    }
-    Ok(changed.then_some(out))
-}
-
-/// What lies there. The parser tells only of what is within.
-fn within(bytes: &[u8], range: Range<usize>) -> &[u8] {
-    bytes.get(range).unwrap_or_default()
+    let rewrite = |module: &[u8]| Module::read(module)?.rewrite();
+    Ok(changed(component, &rewrite)?.map_or(Cow::Borrowed(component), Cow::Owned))
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use wasmparser::{
     BinaryReader, DataKind, FunctionBody, Operator, Parser, Payload, Result, TypeRef,
 };
 
+use super::super::modules::within;
 use super::function::Bulk;
-use super::within;
 
 /// Sections by their number in the binary format.
 const CUSTOM: u8 = 0;

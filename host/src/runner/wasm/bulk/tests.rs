@@ -7,6 +7,7 @@ use wasmtime::{Config, Engine, Instance, Store, Trap, Val};
 
 use super::function::{BYTES, ELEMENTS};
 use super::*;
+use crate::runner::wasm::modules::MAX_NESTING;
 
 /// Memory of four portions and one page, which holds a different number in each
 /// word; tables of some portions of functions and of nothing.

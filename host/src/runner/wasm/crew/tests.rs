@@ -126,6 +126,102 @@ async fn a_sleeper_goes_before_those_that_compute() {
 }
 
 #[tokio::test]
+async fn a_crowd_of_newcomers_does_not_go_before_who_computes_little() {
+    const CROWD: usize = 60;
+    let crew = Crew::new(1, || ()).unwrap();
+    let begun = Arc::new(AtomicU64::new(0));
+    let (wake, mut woken) = mpsc::channel::<()>(1);
+    let of_light = Arc::clone(&begun);
+    let light = seat(&crew, async move {
+        // As much as an honest agent computes in a second.
+        let begun = thread_time();
+        while thread_time() < begun + Duration::from_millis(1) {}
+        while woken.recv().await.is_some() {}
+        let before = of_light.load(Ordering::Relaxed);
+        assert!(before < CROWD as u64 / 2, "{before} went first");
+        End::Exited(0)
+    });
+    let of_crowd = Arc::clone(&begun);
+    // In one turn, so that all of them wait when it is over.
+    let newcomer = move || {
+        let begun = Arc::clone(&of_crowd);
+        async move {
+            begun.fetch_add(1, Ordering::Relaxed);
+            let begun = thread_time();
+            while thread_time() < begun + Duration::from_millis(5) {}
+            End::Exited(0)
+        }
+    };
+    let crowd = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (line, seats) = (Arc::clone(&crew.line), Arc::clone(&crowd));
+    let herald = seat(&crew, async move {
+        // The light one has had its turn by then.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let within = Crew { line };
+        for _ in 0..CROWD {
+            seats.lock().unwrap().push(seat(&within, newcomer()));
+        }
+        drop(wake);
+        std::mem::forget(within);
+        End::Exited(0)
+    });
+    ended(herald).await;
+    ended(light).await;
+    let crowd = std::mem::take(&mut *crowd.lock().unwrap());
+    for guest in crowd {
+        ended(guest).await;
+    }
+}
+
+#[tokio::test]
+async fn newcomers_that_slept_right_after_their_start_do_not_either() {
+    const CROWD: usize = 200;
+    let crew = Crew::new(1, || ()).unwrap();
+    let (wake, mut woken) = mpsc::channel::<()>(1);
+    let (started, begun) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let go = Arc::new(tokio::sync::Notify::new());
+    let of_light = Arc::clone(&begun);
+    let light = seat(&crew, async move {
+        let begun = thread_time();
+        while thread_time() < begun + Duration::from_millis(1) {}
+        while woken.recv().await.is_some() {}
+        let before = of_light.load(Ordering::Relaxed);
+        assert!(before < CROWD as u64 / 2, "{before} went first");
+        End::Exited(0)
+    });
+    let crowd: Vec<_> = (0..CROWD)
+        .map(|_| {
+            let (started, begun, go) = (Arc::clone(&started), Arc::clone(&begun), Arc::clone(&go));
+            seat(&crew, async move {
+                let all_go = go.notified();
+                tokio::pin!(all_go);
+                all_go.as_mut().enable();
+                started.fetch_add(1, Ordering::Relaxed);
+                all_go.await;
+                begun.fetch_add(1, Ordering::Relaxed);
+                let begun = thread_time();
+                while thread_time() < begun + Duration::from_millis(2) {}
+                End::Exited(0)
+            })
+        })
+        .collect();
+    // It wakes all of them in one turn, and who computes a little behind them.
+    let herald = seat(&crew, async move {
+        while started.load(Ordering::Relaxed) < CROWD as u64 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        go.notify_waiters();
+        drop(wake);
+        End::Exited(0)
+    });
+    ended(herald).await;
+    ended(light).await;
+    for guest in crowd {
+        ended(guest).await;
+    }
+}
+
+#[tokio::test]
 async fn a_wake_is_never_lost() {
     let crew = Crew::new(2, || ()).unwrap();
     let pairs: Vec<_> = (0..20)

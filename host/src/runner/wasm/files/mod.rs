@@ -88,11 +88,12 @@ impl Files {
                 Err(Refusal::of(ErrorCode::StorageUnavailable, message))
             }
         };
+        let turns = Turns::new(Arc::clone(&meters));
         Ok(Self {
             granted: dirs.iter().map(open).collect::<Result<_, _>>()?,
             _descriptors: taken,
             account: Arc::new(Account::new(limits, held, descriptors.clone(), meters)),
-            turns: Turns::default(),
+            turns,
         })
     }
 }

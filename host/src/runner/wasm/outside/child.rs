@@ -4,16 +4,26 @@
 
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use skep_protocol::ErrorCode;
 
 use super::STACK;
 use super::confine::confine;
 use super::job::{Job, MAGIC, Reply, Task, encode, read_job};
 use crate::runner::wasm::bulk::in_portions;
 use crate::runner::wasm::engine;
-use crate::runner::wasm::inspect::{describe, examine};
+use crate::runner::wasm::inspect::{Facts, Kind, describe, examine};
+use crate::runner::wasm::linking::{Told, told};
 use crate::runner::wasm::panic_text;
 use crate::runner::wasm::refusal::Refusal;
 use crate::runner::wasm::weight;
+
+/// For how long it is looked at whether a component links: several times what an ordinary
+/// one takes. One that takes longer would hold up the others that are to be checked,
+/// and is told by compiling it.
+const LINKING: Duration = Duration::from_millis(100);
 
 /// What a binary does when it is called with
 /// [`COMPILE_ARG`](crate::helper::COMPILE_ARG).
@@ -41,7 +51,7 @@ fn serve() -> std::io::Result<()> {
     let worker = std::thread::Builder::new()
         .stack_size(STACK)
         .spawn(move || {
-            catch_unwind(AssertUnwindSafe(|| carry_out(&job, &component))).unwrap_or_else(|panic| {
+            catch_unwind(AssertUnwindSafe(|| carry_out(&job, component))).unwrap_or_else(|panic| {
                 let panic = panic_text(&*panic);
                 (Reply::Failed(format!("a panic: {panic}")), Vec::new())
             })
@@ -68,12 +78,44 @@ fn answer(reply: &Reply, code: &[u8]) -> std::io::Result<()> {
     stdout.flush()
 }
 
-fn carry_out(job: &Job, component: &[u8]) -> (Reply, Vec<u8>) {
+fn carry_out(job: &Job, component: Vec<u8>) -> (Reply, Vec<u8>) {
     let replied = match job.task {
-        Task::Check => describe(component).map(|facts| (Reply::Checked(facts), Vec::new())),
-        Task::Compile => compile(job, component),
+        Task::Check => check(Arc::new(component), job.memory_bytes)
+            .map(|facts| (Reply::Checked(facts), Vec::new())),
+        Task::Compile => compile(job, &component),
     };
     replied.unwrap_or_else(|refusal| (Reply::Refused(refusal), Vec::new()))
+}
+
+fn check(component: Arc<Vec<u8>>, memory_bytes: u64) -> Result<Facts, Refusal> {
+    let mut facts = describe(&component)?;
+    // What a core module imports was looked at when it was adapted.
+    let may_link = facts.kind == Kind::Command && facts.missing.is_empty();
+    if may_link && facts.never_compiled.is_none() {
+        let refused = move |error: &str| refused(error, memory_bytes);
+        match within(LINKING, move || told(&component, refused)) {
+            Some(Told::Links) => {}
+            Some(Told::Refused(refusal)) if refusal.code == ErrorCode::InvalidComponent => {
+                facts.unlinkable = Some(refusal);
+            }
+            Some(Told::Refused(refusal)) => facts.never_compiled = Some(refusal),
+            Some(Told::Nothing) | None => facts.untold = true,
+        }
+    }
+    Ok(facts)
+}
+
+/// What comes out within that time. What takes longer ends with this process.
+fn within<T: Send + 'static>(
+    time: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (told, answer) = mpsc::sync_channel(1);
+    std::thread::Builder::new()
+        .stack_size(STACK)
+        .spawn(move || told.send(work()))
+        .ok()?;
+    answer.recv_timeout(time).ok()
 }
 
 fn compile(job: &Job, component: &[u8]) -> Result<(Reply, Vec<u8>), Refusal> {

@@ -121,6 +121,67 @@ fn the_refusal_names_the_limit_and_both_numbers() {
     );
 }
 
+/// A component that takes `f` and has another, so many of them one after the other,
+/// and one that calls the last.
+fn chain(last: usize, link: &str) -> Bytes {
+    let made = |n| {
+        let before = n - 1;
+        format!(r#"(instance $i{n} (instantiate $link (with "f" (func $i{before} "f"))))"#)
+    };
+    let links: String = (1..=last).map(made).collect();
+    wat(&format!(
+        r#"(component
+            (component $first
+                (core module $m (func (export "f")))
+                (core instance $i (instantiate $m))
+                (func (export "f") (canon lift (core func $i "f"))))
+            (component $link (import "f" (func $f)) (core func $l (canon lower (func $f)))
+                {link})
+            (instance $i0 (instantiate $first))
+            {links}
+            (component $caller (import "f" (func $f)) (core func $l (canon lower (func $f)))
+                (core module $m (import "" "f" (func $f))
+                    (func (export "run") (result i32) (call $f) i32.const 0))
+                (core instance $i (instantiate $m (with "" (instance (export "f" (func $l))))))
+                (func (export "run") (result (result)) (canon lift (core func $i "run"))))
+            (instance $a (instantiate $caller (with "f" (func $i{last} "f"))))
+            (alias export $a "run" (func $run))
+            (instance $e (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $e)))"#
+    ))
+}
+
+/// What wasmtime makes between components is no instance of the guest's.
+#[tokio::test]
+async fn as_many_instances_as_it_has_are_enough() {
+    let of_its_own = r#"(core module $m (import "" "f" (func $f))
+            (func (export "f") (call $f)))
+        (core instance $i (instantiate $m (with "" (instance (export "f" (func $l))))))
+        (func (export "f") (canon lift (core func $i "f")))"#;
+    let nothing_but_links = r#"(func (export "f") (canon lift (core func $l)))"#;
+    for (guest, instances) in [
+        (chain(1, of_its_own), 3),
+        (chain(62, of_its_own), 64),
+        (chain(40, nothing_but_links), 2),
+    ] {
+        let needs = describe(&guest).unwrap().needs;
+        assert_eq!(needs.least_instances(), instances);
+        let with = |instances| {
+            let mut ask = ask(guest.clone());
+            ask.limits.instances = instances;
+            ask
+        };
+        assert_eq!(with(instances).end().await, End::Exited(0), "{instances}");
+        assert!(matches!(
+            with(instances - 1).end().await,
+            End::StartFailed {
+                code: ErrorCode::LimitTooSmall,
+                ..
+            }
+        ));
+    }
+}
+
 /// What a host before this one wrote down can be read.
 #[test]
 fn facts_that_do_not_say_it_are_facts() {

@@ -206,7 +206,7 @@ impl Ask {
         let (stdout, stderr, output) = output();
         let (stdin_writer, stdin) = stdin(
             usize::try_from(self.limits.stdin_bytes).unwrap(),
-            &self.stdin,
+            self.stdin.clone().into(),
         );
         let launch = Launch {
             id: AgentId::random(),

@@ -170,6 +170,33 @@ async fn a_loop_runs_out_of_fuel_exactly() {
     still_runs().await;
 }
 
+/// What the guest ran since its count was read last is missing, and no more.
+#[tokio::test]
+async fn of_a_trap_the_fuel_is_told_to_an_interval() {
+    let interval = super::fuel::INTERVAL;
+    let traps = |trap: &str| {
+        let counts = "(local $n i32) i32.const 1000000 local.set $n \
+             (loop $l local.get $n i32.const 1 i32.sub local.tee $n br_if $l)";
+        ask(command(&format!("{counts} {trap}"), "(memory 1)"))
+    };
+    let exact = traps("unreachable").run().await;
+    assert_eq!(trap_of(&exact.end), Trap::Unreachable);
+    let exact = exact.usage.fuel_used;
+    assert!(exact > 10 * interval, "{exact}");
+    let divides = "i32.const 1 local.get $n i32.div_s";
+    let reads = "local.get $n i32.const -8 i32.add i32.load";
+    for (trap, expected) in [
+        (divides, Trap::IntegerDivideByZero),
+        (reads, Trap::MemoryOutOfBounds),
+    ] {
+        let seen = traps(trap).run().await;
+        assert_eq!(trap_of(&seen.end), expected);
+        let used = seen.usage.fuel_used;
+        let most = exact + 10;
+        assert!((exact - interval..=most).contains(&used), "{used} {exact}");
+    }
+}
+
 #[tokio::test]
 async fn fuel_is_the_same_from_run_to_run() {
     let counting = command(
