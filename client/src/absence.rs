@@ -20,16 +20,20 @@ const DISK_AWAY: Duration = Duration::from_secs(60);
 /// How long a host that has said so is left alone before it is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Tells a host that will be back from one that will not.
+/// Tells a host that will be back from one that will not: for who reads much, in
+/// many requests, and goes on where it was.
 #[derive(Debug)]
-pub(crate) struct Absence {
+pub struct Absence {
     host_since: Option<Instant>,
     disk_since: Option<Instant>,
     most: Duration,
 }
 
 impl Absence {
-    pub(crate) fn new(most: Duration) -> Self {
+    /// Of a host that may give no answer for `most`; that it cannot read what it is
+    /// asked for is forgiven for a minute at most.
+    #[must_use]
+    pub fn new(most: Duration) -> Self {
         Self {
             host_since: None,
             disk_since: None,
@@ -38,8 +42,11 @@ impl Absence {
     }
 
     /// `None` where the host did not answer, or could not read, and has time left
-    /// to come back. Cancel-safe: it is asked sooner then.
-    pub(crate) async fn forgive<T>(&mut self, answer: Result<T>) -> Result<Option<T>> {
+    /// to come back: it is to be asked again. Cancel-safe: it is asked sooner then.
+    ///
+    /// # Errors
+    /// The answer's own, where it is not forgiven.
+    pub async fn forgive<T>(&mut self, answer: Result<T>) -> Result<Option<T>> {
         let (since, most, pause) = match &answer {
             Err(ClientError::Timeout { .. }) => (&mut self.host_since, self.most, None),
             Err(error) if error.code() == Some(ErrorCode::StorageUnavailable) => {

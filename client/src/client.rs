@@ -115,6 +115,10 @@ impl Client {
         let payload = encode_request(id, operation)
             .map_err(|error| ClientError::Protocol(error.to_string()))?;
         let payload = Bytes::from(payload);
+        if O::OP.holds_the_host() {
+            let reply = self.connection.request_once(id, payload, patience).await?;
+            return Ok(decode_reply(&reply)??);
+        }
         for _ in 0..ATTEMPTS {
             match self.connection.request(id, payload.clone(), patience).await {
                 Ok(reply) => return Ok(decode_reply(&reply)??),
@@ -158,7 +162,8 @@ impl Client {
     /// that time, and tells how many have not.
     ///
     /// # Errors
-    /// Refused with `invalid_argument` for more than an hour.
+    /// Refused with `invalid_argument` for more than an hour. If the host goes away
+    /// meanwhile, [`RequestError::Lost`]: the next one is not drained.
     pub async fn drain(&self, within: Duration) -> Result<u64> {
         let timeout_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let asked = HostDrain {

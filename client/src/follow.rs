@@ -7,20 +7,21 @@
 
 use std::time::Duration;
 
-use skep_protocol::AgentId;
-use skep_protocol::AgentState;
 use skep_protocol::codec::decode;
-use skep_protocol::event::{LogRecord, StatusEvent, Stream, Topic};
+use skep_protocol::event::{LogRecord, StatusEvent, Stream};
 use skep_protocol::op::{OutputReply, SeqRange};
-use skep_transport::{Event, Subscription};
+use skep_protocol::{AgentId, AgentState, ErrorCode};
+use skep_transport::Event;
 
 use crate::absence::{Absence, HOST_AWAY};
 use crate::asking::Asking;
 use crate::poll::Poll;
 use crate::{Client, Result};
 
+mod live;
 mod sequence;
 
+use live::Live;
 use sequence::Sequence;
 
 /// How much of the history is read at a time; the most that a host gives.
@@ -32,6 +33,9 @@ const FIRST_POLL: Duration = Duration::from_millis(10);
 const POLL: Duration = Duration::from_secs(1);
 /// The same, where there are no events.
 const POLL_WITHOUT_EVENTS: Duration = Duration::from_millis(100);
+
+/// How long the status of an end may be on its way when the history is gone already.
+const LAST_STATUS: Duration = Duration::from_secs(2);
 
 /// What to follow.
 #[derive(Debug, Clone)]
@@ -82,45 +86,12 @@ pub struct Follow {
     /// read again at once.
     barren: bool,
     absence: Absence,
+    /// The final status, once it was heard.
+    ended: Option<StatusEvent>,
 }
 
 /// A piece of the history, and from which record on it was asked for.
 type Read = (u64, Result<OutputReply>);
-
-/// The subscriptions. Both streams always: only then is a hole a loss.
-#[derive(Debug)]
-struct Live {
-    log: Subscription,
-    status: Subscription,
-    /// Whether the host publishes events.
-    on: bool,
-    closed: bool,
-    interruptions: u64,
-}
-
-impl Live {
-    /// Subscribes before the history is read for the first time, so that nothing
-    /// falls between.
-    async fn subscribe(client: Client, agent: AgentId) -> Result<Self> {
-        let connection = client.connection();
-        let log = connection.subscribe(&format!("log.{agent}.")).await;
-        let status = connection
-            .subscribe(&Topic::Status(agent).to_string())
-            .await;
-        let on = client.connect_events(agent).await?;
-        Ok(Self {
-            log,
-            status,
-            on,
-            closed: false,
-            interruptions: 0,
-        })
-    }
-
-    fn interruptions(&self) -> u64 {
-        self.log.interruptions() + self.status.interruptions()
-    }
-}
 
 impl Follow {
     pub(crate) fn new(client: Client, agent: AgentId, options: FollowOptions) -> Self {
@@ -140,6 +111,7 @@ impl Follow {
             reading: Asking::nothing(),
             barren: false,
             absence: Absence::new(host_away),
+            ended: None,
         }
     }
 
@@ -168,7 +140,17 @@ impl Follow {
             let lacks = self.sequence.lacks() && !self.barren;
             if self.reading.is_under_way() || lacks || self.poll.is_due() {
                 let read = self.read_history().await;
-                self.absence.forgive(read).await?;
+                match self.absence.forgive(read).await {
+                    // One that has ended may be forgotten at once: what was published
+                    // may be all of it.
+                    Err(error) if error.code() == Some(ErrorCode::NotFound) => {
+                        let known = self.ended.is_some();
+                        if known || self.final_status(LAST_STATUS).await.is_none() {
+                            return Err(error);
+                        }
+                    }
+                    read => drop(read?),
+                }
                 continue;
             }
             self.listen().await;
@@ -185,6 +167,22 @@ impl Follow {
             let event = log.try_recv()?;
             self.heard_log(&event);
         }
+    }
+
+    /// The agent's final status as it was published: what is left of one that its host
+    /// has forgotten. `None` if it does not come within that time, or the host publishes
+    /// no events. Cancel-safe.
+    pub async fn final_status(&mut self, within: Duration) -> Option<StatusEvent> {
+        let publishes = self.live.as_ref().is_some_and(|live| live.on);
+        let within = if publishes { within } else { Duration::ZERO };
+        let heard = async {
+            while self.ended.is_none() {
+                let event = self.live.as_mut()?.status.recv().await?;
+                self.heard_status(&event);
+            }
+            self.ended.clone()
+        };
+        tokio::time::timeout(within, heard).await.ok().flatten()
     }
 
     /// The number of the record that comes next: to go on from later.
@@ -266,6 +264,7 @@ impl Follow {
             && status.state == AgentState::Exited
         {
             self.sequence.ends_with(status.last_seq);
+            self.ended = Some(status);
         }
     }
 }

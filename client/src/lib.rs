@@ -41,8 +41,9 @@ mod upload;
 mod watch;
 
 pub use skep_protocol as protocol;
-pub use skep_transport::{Connection, ConnectionConfig, ConnectionState, Endpoint};
+pub use skep_transport::{Connection, ConnectionConfig, ConnectionState, Endpoint, RequestError};
 
+pub use absence::Absence;
 pub use agents::AgentFilter;
 pub use client::Client;
 pub use error::ClientError;

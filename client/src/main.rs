@@ -1,8 +1,4 @@
 //! The command `skep`.
-#![expect(
-    clippy::print_stderr,
-    reason = "a command tells what went wrong on stderr"
-)]
 
 use std::process::ExitCode;
 

@@ -1,10 +1,19 @@
-//! Uploads of whole components, and of bytes that are to be inputs: in chunks, from where the last one broke off.
+//! Uploads of whole components, and of bytes that are to be inputs: in chunks, from where
+//! the last one broke off.
+
+use std::time::Duration;
 
 use serde_bytes::ByteBuf;
-use skep_protocol::op::ComponentPut;
+use skep_protocol::op::{ComponentPut, PutReply};
 use skep_protocol::{Digest, ErrorCode, MAX_CHUNK};
 
+use tokio::time::Instant;
+
 use crate::{Client, ClientError, Result};
+
+/// For how long a chunk is put again, and how often.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Client {
     /// Makes sure that the host has a component or an input, and returns its
@@ -28,7 +37,7 @@ impl Client {
             data: ByteBuf::from(data),
         };
         // Asks how much is there.
-        let mut reply = self.put_component(&put(0, &[])).await?;
+        let mut reply = self.put_patiently(&put(0, &[])).await?;
         let mut sent_to = None;
         while !reply.complete {
             let offset = usize::try_from(reply.received)
@@ -44,10 +53,31 @@ impl Client {
                 )));
             };
             let chunk = rest.get(..MAX_CHUNK).unwrap_or(rest);
-            reply = self.put_component(&put(offset, chunk)).await?;
+            reply = self.put_patiently(&put(offset, chunk)).await?;
             // A host that does not take it would be sent it for ever.
             sent_to = Some(offset);
         }
         Ok(digest)
     }
+
+    /// Puts a chunk, and again where the host asks for that: too many wait for the
+    /// check of the same bytes, or of others.
+    async fn put_patiently(&self, chunk: &ComponentPut) -> Result<PutReply> {
+        let begun = Instant::now();
+        loop {
+            match self.put_component(chunk).await {
+                Err(error) if comes_again(&error) && begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                put => return put,
+            }
+        }
+    }
+}
+
+fn comes_again(error: &ClientError) -> bool {
+    matches!(
+        error.code(),
+        Some(ErrorCode::RateLimited | ErrorCode::Capacity)
+    )
 }

@@ -1,10 +1,13 @@
 //! `skep attach`: on a terminal and without one.
 
-use skep_client::protocol::spec::Stdin;
+use nix::sys::signal::Signal;
+use skep_client::protocol::spec::{RestartPolicy, Stdin};
 use skep_client::protocol::{AgentInfo, AgentState, Outcome};
-use skep_tests::{Terminal, TestHost, probe, skep_binary, spec};
+use skep_tests::{HostProcess, Terminal, TestHost, eventually, probe, skep_binary, soon, spec};
+use tokio::process::Child;
 
-use crate::command::{skep, skep_with};
+use crate::command::{signal, skep, skep_with, start};
+use crate::supervision::{again, with};
 
 const DETACH: &str = "\x10\x11";
 
@@ -122,5 +125,81 @@ async fn without_a_terminal_bytes_are_bytes() {
     let again = skep(&["--host", &control, "attach", &agent]).await;
     assert_eq!(again.code, Some(125));
     assert!(again.stderr.contains("(wrong_state)"), "{}", again.stderr);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_is_told_of_before_its_first_line() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let ticks = with(
+        probe(&["tick", "1000000", "20"]),
+        again(RestartPolicy::Always, None),
+    );
+    let agent = client.spawn(ticks, None).await.unwrap().id.to_string();
+    let control = host.control().to_string();
+    let args = ["--host", &control, "attach", "--since", "0", &agent];
+    let terminal = Terminal::start(skep_binary().to_str().unwrap(), &args, &[]);
+    terminal.shows("tick 2").await;
+    host.kill_9();
+    // After that long, its events come some time after its answers.
+    terminal.shows("the host is gone").await;
+    host.start_again().await;
+    let begins = "run 1 of the agent begins\r\n";
+    let written = eventually("its first lines", || async {
+        let written = terminal.written();
+        let (before, after) = written.split_once(begins)?;
+        let lines = after.matches('\n').count();
+        (lines >= 2).then(|| (before.to_owned(), after.to_owned()))
+    });
+    let (before, after) = written.await;
+    assert_eq!(before.matches("tick 1\r\n").count(), 1, "{before}");
+    assert!(after.starts_with("tick 1\r\ntick 2\r\n"), "{after}");
+}
+
+/// The command, once it can write no more, since nobody reads it.
+async fn attach_unread(control: &str) -> Child {
+    const MUCH: u64 = 32 * 1024;
+    let child = start(&["--host", control, "attach", "--no-stdin", "probe"]);
+    let stdout = child.stdout.as_ref().unwrap();
+    let mut before = 0;
+    eventually("a pipe that takes no more", || {
+        let waiting = rustix::io::ioctl_fionread(stdout).unwrap();
+        let full = waiting > MUCH && waiting == std::mem::replace(&mut before, waiting);
+        async move { full.then_some(()) }
+    })
+    .await;
+    child
+}
+
+/// The code of a command that still nobody reads.
+async fn left(child: &mut Child) -> Option<i32> {
+    let status = soon("the end of the command", child.wait()).await;
+    status.unwrap().code()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_read_can_leave() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let control = host.control().to_string();
+    let endless = probe(&["tick", "1000000000", "0", &"x".repeat(200)]);
+    let agent = client.spawn(endless, None).await.unwrap().id;
+    for (sent, code) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let mut child = attach_unread(&control).await;
+        signal(&child, sent);
+        assert_eq!(left(&mut child).await, Some(code));
+    }
+    let mut child = attach_unread(&control).await;
+    for wanted in [AgentState::Stopping, AgentState::Exited] {
+        signal(&child, Signal::SIGINT);
+        eventually(wanted.as_str(), || async {
+            let info = client.get(agent).await.unwrap();
+            (info.state == wanted).then_some(())
+        })
+        .await;
+    }
+    signal(&child, Signal::SIGINT);
+    assert_eq!(left(&mut child).await, Some(130));
     host.end().await;
 }

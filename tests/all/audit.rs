@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use skep_client::protocol::op::HostGc;
 use skep_client::protocol::spec::Stdin;
 use skep_client::protocol::{AgentId, Digest, ErrorCode, Outcome};
 use skep_host::config::Audit;
@@ -82,9 +84,16 @@ async fn every_change_and_every_refusal_is_told() {
     let component = Digest::of(&skep_tests::guest("hello"));
     client.upload(&skep_tests::guest("hello")).await.unwrap();
     client.remove_component(component).await.unwrap();
+    let gc = HostGc {
+        older_than_ms: Some(3_600_000),
+        components: false,
+        dry_run: false,
+    };
+    client.gc(&gc).await.unwrap();
     let mut bare = Raw::connect(host.control()).await;
     bare.send(vec![0xc1; 100]).await;
     bare.answer().await;
+    client.drain(Duration::ZERO).await.unwrap();
 
     let spawned = line(
         &state,
@@ -116,6 +125,8 @@ async fn every_change_and_every_refusal_is_told() {
                "limit": "memory_bytes", "asked": 1_u64 << 60}),
         json!({"op": "component.put", "component": component.to_string(), "result": "ok"}),
         json!({"op": "component.remove", "component": component.to_string(), "result": "ok"}),
+        json!({"op": "host.gc", "older_than_ms": 3_600_000, "result": "ok"}),
+        json!({"op": "host.drain", "result": "ok"}),
         json!({"kind": "request", "result": "malformed"}),
     ] {
         line(&state, &like).await;
@@ -150,8 +161,46 @@ async fn a_request_that_is_sent_again_is_told_once() {
     assert!(answers.iter().all(|answer| *answer == answers[0]));
     let state = host.dir().to_owned();
     let _left = host.end_and_leave().await;
-    let told = lines(&state).into_iter().filter(|line| line["id"] == id);
+    // Whose first answer took long was told to have begun before.
+    let told = lines(&state)
+        .into_iter()
+        .filter(|line| line["id"] == id && line["result"] != "begun");
     assert_eq!(told.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_before_it_is_answered_is_told_when_it_begins() {
+    let mut host = HostProcess::start(&[]).await;
+    let (client, state) = (host.client(), host.state_dir());
+    let agent = client.spawn(probe(&["spin"]), None).await.unwrap().id;
+    running(&client, agent).await;
+    let hour = Duration::from_secs(3600);
+    let asked = [
+        tokio::spawn({
+            let client = client.clone();
+            async move { client.stop(agent, Some(hour)).await.map(drop) }
+        }),
+        tokio::spawn({
+            let client = client.clone();
+            async move { client.drain(hour).await.map(drop) }
+        }),
+    ];
+    let agent_id = agent.to_string();
+    let stop =
+        json!({"op": "agent.stop", "agent": agent_id, "grace_ms": 3_600_000, "result": "begun"});
+    let begun = [
+        line(&state, &stop).await,
+        line(&state, &json!({"op": "host.drain", "result": "begun"})).await,
+    ];
+    assert!(asked.iter().all(|asked| !asked.is_finished()));
+    client.kill(agent).await.unwrap();
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    for begun in begun {
+        line(&state, &json!({"id": begun["id"], "result": "ok"})).await;
+    }
+    host.kill_9();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

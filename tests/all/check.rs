@@ -1,6 +1,8 @@
 //! What is told of a component before anything of it runs: the same as a spawn
 //! would say.
 
+mod components;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -11,53 +13,11 @@ use skep_client::{Client, ClientError};
 use skep_protocol::{ErrorCode, WireError};
 use skep_tests::{TestHost, guest};
 
+use self::components::{
+    ANOTHER_TYPE, EXPORTED_AGAIN, FILES, HTTP, NO_SUCH_FUNCTION, NO_SUCH_RESOURCE, NOBODYS,
+    SOCKETS, WORLD_0_3, component, core_module,
+};
 use crate::command::{prebuilt, skep};
-
-/// A component with these imports, whose `run` comes from a module with more in
-/// it.
-fn component(imports: &str, module: &str) -> Vec<u8> {
-    wat::parse_str(format!(
-        r#"(component {imports}
-            (core module $m (func (export "run") (result i32) (i32.const 0)) {module})
-            (core instance $i (instantiate $m))
-            (func $run (result (result)) (canon lift (core func $i "run")))
-            (instance $e (export "run" (func $run)))
-            (export "wasi:cli/run@0.2.0" (instance $e)))"#
-    ))
-    .unwrap()
-}
-
-const NOBODYS: &str = r#"(import "nobody:knows/this@1.2.3" (instance (export "f" (func))))"#;
-const NO_SUCH_FUNCTION: &str =
-    r#"(import "wasi:cli/stdout@0.2.0" (instance (export "get-stdin" (func))))"#;
-const SOCKETS: &str = r#"(import "wasi:sockets/network@0.2.0" (instance $network
-        (export "network" (type (sub resource)))))
-    (alias export $network "network" (type $n))
-    (import "wasi:sockets/instance-network@0.2.0" (instance
-        (alias outer 1 $n (type $outer))
-        (export "network" (type $own (eq $outer)))
-        (export "instance-network" (func (result (own $own))))))"#;
-const FILES: &str = r#"(import "wasi:filesystem/types@0.2.0" (instance $types
-        (export "descriptor" (type (sub resource)))))
-    (alias export $types "descriptor" (type $d))
-    (import "wasi:filesystem/preopens@0.2.0" (instance
-        (alias outer 1 $d (type $outer))
-        (export "descriptor" (type $own (eq $outer)))
-        (export "get-directories" (func (result (list (tuple (own $own) string)))))))"#;
-const HTTP: &str =
-    r#"(import "wasi:http/types@0.2.0" (instance (export "fields" (type (sub resource)))))"#;
-const WORLD_0_3: &str = r#"(import "wasi:cli/stdout@0.3.0" (instance))"#;
-
-/// A core module of WASI 0.1.
-fn core_module(import: &str) -> Vec<u8> {
-    let module = format!(
-        r#"(module
-            (import "wasi_snapshot_preview1" "{import}" (func (param i32)))
-            (memory (export "memory") 1)
-            (func (export "_start")))"#
-    );
-    wat::parse_str(module).unwrap()
-}
 
 fn checked(digest: Digest) -> ComponentCheck {
     ComponentCheck {
@@ -96,6 +56,7 @@ async fn a_check_says_what_a_spawn_says() {
     let runs = None;
     let missing = Some(ErrorCode::MissingImport);
     let small = Some(ErrorCode::LimitTooSmall);
+    let invalid = Some(ErrorCode::InvalidComponent);
     for (what, bytes, kind, expected) in [
         ("hello", guest("hello"), "command", runs),
         ("probe", guest("probe"), "command", runs),
@@ -111,6 +72,24 @@ async fn a_check_says_what_a_spawn_says() {
             component(NO_SUCH_FUNCTION, ""),
             "command",
             missing,
+        ),
+        (
+            "another type",
+            component(ANOTHER_TYPE, ""),
+            "command",
+            invalid,
+        ),
+        (
+            "an import that is exported again",
+            component(EXPORTED_AGAIN, ""),
+            "command",
+            invalid,
+        ),
+        (
+            "no such resource",
+            component(NO_SUCH_RESOURCE, ""),
+            "command",
+            invalid,
         ),
         ("64 MiB", component("", "(memory 1024)"), "command", runs),
         (
@@ -181,12 +160,18 @@ async fn what_is_never_compiled_does_not_run() {
     let client = host.client().await;
     let functions = |count| component("", &"(func)".repeat(count));
     let table = |elements: u32| component("", &format!("(table {elements} funcref)"));
+    let deep = |levels| {
+        let (open, close) = ("(component ".repeat(levels), ")".repeat(levels));
+        component(&format!("{open} (core module) {close}"), "")
+    };
     for (bytes, limit) in [
         (too_large(), Some("function_bytes")),
         (functions(250_001), Some("functions")),
         (functions(1000), None),
         (table((1 << 20) + 1), Some("table_elements")),
         (table(1 << 20), None),
+        (deep(65), Some("nesting")),
+        (deep(60), None),
     ] {
         let digest = client.upload(&bytes).await.unwrap();
         let reply = client.check_component(&checked(digest)).await.unwrap();
@@ -204,6 +189,46 @@ async fn what_is_never_compiled_does_not_run() {
             }
             (_, other) => panic!("{other:?}"),
         }
+    }
+    host.end().await;
+}
+
+/// More exported functions, each of a type of its own, than are looked at without a
+/// compiler.
+fn many_types() -> String {
+    let export = |n: usize| {
+        let bits = (0..10).map(|bit| ["i32 ", "i64 "][n >> bit & 1]);
+        let params = bits.collect::<String>();
+        format!("(func (export \"f{n}\") (param {params}))")
+    };
+    (0..600).map(export).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_compiler_can_tell_is_told_by_one() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    for (what, imports, code) in [
+        ("nothing imported", "", None),
+        (
+            "another type",
+            ANOTHER_TYPE,
+            Some(ErrorCode::InvalidComponent),
+        ),
+    ] {
+        let bytes = component(imports, &many_types());
+        let digest = client.upload(&bytes).await.unwrap();
+        let reply = client.check_component(&checked(digest)).await.unwrap();
+        let refusal = reply.refusal.map(|refusal| (refusal.code, refusal.message));
+        assert_eq!(refusal.as_ref().map(|(code, _)| *code), code, "{what}");
+        assert_eq!(reply.runnable, refusal.is_none(), "{what}");
+        // The spawn is taken all the same, and ends with the same words.
+        let ended = skep_tests::run(&client, spec_of(&checked(digest))).await;
+        let expected = match refusal {
+            None => Outcome::Exited { code: 0 },
+            Some((code, message)) => Outcome::StartFailed { code, message },
+        };
+        assert_eq!(ended.outcome, expected, "{what}");
     }
     host.end().await;
 }

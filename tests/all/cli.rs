@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use skep_tests::{TestHost, eventually, soon};
+use skep_client::AgentFilter;
+use skep_client::protocol::{AgentState, Digest, Outcome};
+use skep_tests::{HostProcess, TestHost, eventually, soon};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
-use crate::command::{ended, prebuilt, run, skep, skep_with, start};
+use crate::command::{ended, prebuilt, run, signal, skep, skep_with, start};
 
 #[tokio::test]
 async fn hello_is_printed() {
@@ -132,12 +133,8 @@ async fn stdin_is_passed_on() {
 
 #[tokio::test]
 async fn ctrl_c_stops_the_agent_and_a_second_one_kills_it() {
-    let signal = |child: &Child, signal| {
-        let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
-        kill(pid, signal).unwrap();
-    };
     let probe = prebuilt("probe");
-    for first in [Signal::SIGINT, Signal::SIGTERM] {
+    for first in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let mut child = start(&["run", &probe, "until-stop"]);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(
@@ -163,10 +160,7 @@ async fn ctrl_c_stops_the_agent_and_a_second_one_kills_it() {
         eventually(wanted, move || {
             let client = client.clone();
             async move {
-                let agents = client
-                    .list_all(&skep_client::AgentFilter::default())
-                    .await
-                    .unwrap();
+                let agents = client.list_all(&AgentFilter::default()).await.unwrap();
                 agents
                     .iter()
                     .any(|agent| agent.state.as_str() == wanted)
@@ -179,6 +173,44 @@ async fn ctrl_c_stops_the_agent_and_a_second_one_kills_it() {
     state("stopping").await;
     signal(&child, Signal::SIGINT);
     assert_eq!(ended(child).await.code, Some(137));
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_terminal_stops_the_agent_on_a_host() {
+    let host = TestHost::with(|config| config.capacity.max_agents = 1).await;
+    let client = host.client().await;
+    let control = host.control().to_string();
+    let probe = prebuilt("probe");
+    let is = async |name: &str, state: AgentState| {
+        eventually(state.as_str(), || async {
+            let agents = client.list_all(&AgentFilter::default()).await.unwrap();
+            let mut agents = agents.into_iter();
+            agents.find(|agent| agent.name.as_str() == name && agent.state == state)
+        })
+        .await
+    };
+    let run = |name| {
+        start(&[
+            "--host",
+            &control,
+            "run",
+            "--name",
+            name,
+            &probe,
+            "until-stop",
+        ])
+    };
+    let first = run("first");
+    is("first", AgentState::Running).await;
+    let second = run("second");
+    is("second", AgentState::Queued).await;
+    for (command, name) in [(second, "second"), (first, "first")] {
+        signal(&command, Signal::SIGHUP);
+        let ended = is(name, AgentState::Exited).await;
+        assert_eq!(ended.outcome, Some(Outcome::Stopped { forced: false }));
+        assert_eq!(crate::command::ended(command).await.code, Some(143));
+    }
     host.end().await;
 }
 
@@ -276,6 +308,46 @@ async fn what_the_embedded_host_logs_holds_nobody_up() {
     assert_eq!(ran.status.code(), Some(0));
     assert_eq!(ran.stdout, b"Hello, world!\n");
     assert!(!ran.stderr.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_missing_is_told_with_one_advice() {
+    let host = HostProcess::start(&["--max-agents", "1"]).await;
+    let control = host.control().to_string();
+    let refused = async |args: &[&str], told: String| {
+        let ran = skep(args).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(125), ""), "{args:?}");
+        assert_eq!(ran.stderr, told, "{args:?}");
+    };
+    let told = "skep: there is no directory /nope: check the path\n";
+    refused(&["build", "/nope"], told.to_owned()).await;
+    let none = Digest::of(b"none").to_string();
+    let told = format!(
+        "skep: there is no component {none} here: name its file, or with --host a host that has it \
+         (not_found)\n"
+    );
+    refused(&["run", &none], told.clone()).await;
+    for command in ["run", "spawn", "check"] {
+        refused(&["--host", &control, command, &none], told.clone()).await;
+    }
+    let probe = prebuilt("probe");
+    let spawn = [
+        "--host",
+        &control,
+        "spawn",
+        "--no-queue",
+        &probe,
+        "until-stop",
+    ];
+    assert_eq!(skep(&spawn).await.code, Some(0));
+    let told =
+        "skep: all 1 slots of the host are taken: try again when agents have ended (capacity)\n";
+    refused(&spawn, told.to_owned()).await;
+    let ran = skep(&["--host", &control, "drain", "--timeout", "0s"]).await;
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let told = "skep: the host takes no more agents, since it is to end: spawn on another, or later \
+                (shutting_down)\n";
+    refused(&spawn, told.to_owned()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use skep_tests::{skep_binary, soon};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
@@ -30,7 +32,12 @@ pub(crate) fn start(args: &[&str]) -> Child {
 }
 
 pub(crate) fn start_with_cache(args: &[&str], cache: &Path) -> Child {
-    Command::new(skep_binary())
+    command(args, cache).spawn().unwrap()
+}
+
+fn command(args: &[&str], cache: &Path) -> Command {
+    let mut command = Command::new(skep_binary());
+    command
         .args(args)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -39,9 +46,13 @@ pub(crate) fn start_with_cache(args: &[&str], cache: &Path) -> Child {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+        .kill_on_drop(true);
+    command
+}
+
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+    kill(pid, signal).unwrap();
 }
 
 pub(crate) async fn ended(child: Child) -> Ran {
@@ -62,6 +73,15 @@ pub(crate) async fn skep_with(args: &[&str], input: &[u8]) -> Ran {
     let _ = stdin.write_all(input).await;
     drop(stdin);
     ended(child).await
+}
+
+/// Runs it with a stderr that takes nothing.
+pub(crate) async fn skep_unheard(args: &[&str]) -> Ran {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let child = command(args, Path::new("none"))
+        .stderr(full.unwrap())
+        .spawn();
+    ended(child.unwrap()).await
 }
 
 pub(crate) async fn skep(args: &[&str]) -> Ran {

@@ -4,13 +4,14 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use skep_client::Client;
 use skep_client::protocol::{AgentSpec, Digest, ErrorCode, Outcome};
 use skep_tests::hostile::{core_module, preview1};
-use skep_tests::{TestHost, probe, run, sh};
+use skep_tests::{TestHost, eventually, probe, run, sh};
 
-use crate::command::{prebuilt, skep};
+use crate::command::{ended, prebuilt, signal, skep, start};
 use crate::{native, refusal, refused, running};
 
 pub(crate) fn with_scratch(mut spec: AgentSpec) -> AgentSpec {
@@ -247,6 +248,12 @@ async fn run_takes_files_in_and_brings_files_out() {
         assert_eq!(ran.code, Some(code), "{}", ran.stderr);
         assert!(ran.stderr.contains("`none`"), "{}", ran.stderr);
     }
+    let pipe = format!("pipe:{}", path("pipe"));
+    let native = ["--native", "--", "/bin/sh", "-c", "mkfifo pipe"];
+    let ran = skep(&[&["run", "--output", &pipe], &native[..]].concat()).await;
+    assert_eq!(ran.code, Some(125), "{}", ran.stderr);
+    let told = "skep: the output `pipe` is not copied\nskep: `pipe`: it is no regular file";
+    assert!(ran.stderr.contains(told), "{}", ran.stderr);
     let mut names: Vec<_> = std::fs::read_dir(dir.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -258,10 +265,14 @@ async fn run_takes_files_in_and_brings_files_out() {
         ("--output", format!("out:{}", path("no/dir")), 125),
         ("--input", format!("{}:a", path("none")), 127),
         ("--input", format!("{}:../a", path("in.txt")), 125),
+        ("--input", format!("{}:a", dir.path().display()), 125),
+        ("--output", format!("out:{}", path("no/")), 125),
     ] {
         let ran = skep(&["run", flag, &value, &probe, "lines", "1"]).await;
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(code), ""), "{value}");
+        assert!(!ran.stderr.contains("skep build"), "{}", ran.stderr);
     }
+    assert!(!dir.path().join("no").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -290,13 +301,64 @@ async fn files_are_copied_from_a_host() {
         (&files[0]["path"], &files[0]["size"]),
         (&json!("note"), &json!(4))
     );
-    for wrong in [
-        &["cp", &agent, to][..],
-        &["cp", &format!("{agent}:none"), to],
+    // As JSON, what was copied, and where to.
+    let copied = json!([{"path": "note", "to": format!("{to}/note"), "bytes": 4}]);
+    let all = format!("{agent}:");
+    let tree = format!("{to}/tree");
+    let tree_copied = json!([{"path": "note", "to": format!("{tree}/note"), "bytes": 4}]);
+    for (args, copied) in [
+        (&["cp", &from, to][..], copied),
+        (&["cp", "-r", &all, &tree], tree_copied),
     ] {
-        let ran = skep(&[&["--host", &at], wrong].concat()).await;
-        assert_eq!(ran.code, Some(125), "{}", ran.stderr);
+        let ran = skep(&[&["--host", &at, "--json"], args].concat()).await;
+        let told: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((told, ran.code), (copied, Some(0)), "{}", ran.stderr);
     }
+    let refused = async |args: &[&str]| {
+        let ran = skep(&[&["--host", &at], args].concat()).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(125), ""), "{args:?}");
+        ran.stderr
+    };
+    refused(&["cp", &agent, to]).await;
+    // Stdout holds one file and nothing else.
+    let told = refused(&["--json", "cp", &from, "-"]).await;
+    assert!(told.contains("leave --json out"), "{told}");
+    let told = refused(&["cp", "-r", &all, "-"]).await;
+    assert!(told.contains("cannot be copied to stdout"), "{told}");
+    assert!(!Path::new("-").exists());
+    symlink("nowhere", dir.path().join("astray")).unwrap();
+    let told = refused(&["cp", &from, &format!("{to}/astray")]).await;
+    assert!(
+        told.starts_with(&format!("skep: {to}/astray cannot be written")),
+        "{told}"
+    );
+    // What is missing is named, and where to look for it.
+    let none = format!("{agent}:a/none");
+    for wrong in [
+        &["cp", &none, to][..],
+        &["cp", &none, "-"],
+        &["cp", "-r", &none, &format!("{to}/missing")],
+        &["files", &none],
+    ] {
+        let told = refused(wrong).await;
+        assert!(
+            told.starts_with("skep: `a/none`: there is no such"),
+            "{told}"
+        );
+        let advice = format!("`skep files {agent}` lists what there is (not_found)\n");
+        assert!(told.ends_with(&advice), "{told}");
+    }
+    let none = Digest::of(b"none").to_string();
+    let told = refused(&["rm", &none]).await;
+    let expected =
+        format!("skep: there is no component {none}: `skep components` lists them (not_found)\n");
+    assert_eq!(told, expected);
+    // A directory that is missing is not made a file.
+    for missing in ["missing/", "missing/."] {
+        let told = refused(&["cp", &from, &format!("{to}/{missing}")]).await;
+        assert!(told.contains("is no directory: make it first"), "{told}");
+    }
+    assert!(!dir.path().join("missing").exists());
     // Named once more by the person, it is replaced.
     let other = format!("{to}/other");
     std::fs::write(&other, "old").unwrap();
@@ -309,7 +371,6 @@ async fn files_are_copied_from_a_host() {
     let into = dir.path().join("into");
     std::fs::create_dir(&into).unwrap();
     symlink(&canary, into.join("note")).unwrap();
-    let all = format!("{agent}:");
     let copy = async |into: &Path| {
         let ran = skep(&["--host", &at, "cp", "-r", &all, into.to_str().unwrap()]).await;
         assert_eq!(ran.code, Some(125), "{}", ran.stderr);
@@ -322,5 +383,52 @@ async fn files_are_copied_from_a_host() {
     std::fs::write(into.join("note"), "mine").unwrap();
     copy(&into).await;
     assert_eq!(std::fs::read(into.join("note")).unwrap(), b"mine");
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_interrupted_leaves_nothing() {
+    let host = native::host().await;
+    let client = host.client().await;
+    let at = host.control().to_string();
+    let spec = with_scratch(sh(
+        "mkdir d; truncate -s 400000000 d/f; echo; exec sleep 600",
+    ));
+    let agent = client.spawn(spec, None).await.unwrap().id;
+    crate::written(&client, agent, 1).await;
+    let names = |dir: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    for (args, from) in [
+        (&["cp"][..], format!("{agent}:d/f")),
+        (&["cp", "-r"], format!("{agent}:d")),
+    ] {
+        // It may be whole before the signal comes.
+        let mut interrupted = false;
+        for _ in 0..50 {
+            let dir = tempfile::tempdir().unwrap();
+            let to = dir.path().to_str().unwrap();
+            let child = start(&[&["--host", &at], args, &[&from, to]].concat());
+            eventually("a file that is begun", || {
+                let begun = !names(dir.path()).is_empty();
+                async move { begun.then_some(()) }
+            })
+            .await;
+            signal(&child, Signal::SIGINT);
+            let ran = ended(child).await;
+            let left = names(dir.path());
+            if left == ["f"] {
+                continue;
+            }
+            assert_eq!((ran.code, left), (Some(130), vec![]), "{}", ran.stderr);
+            interrupted = true;
+            break;
+        }
+        assert!(interrupted, "always whole before the signal came");
+    }
+    client.kill(agent).await.unwrap();
     host.end().await;
 }

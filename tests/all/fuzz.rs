@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use skep_client::protocol::event::{HostEvent, LogRecord, ProgressEvent, StatusEvent};
 use skep_client::protocol::spec::ComponentRef;
-use skep_host::runner::wasm::describe;
+use skep_host::runner::wasm::{broken_form, describe};
 
 use skep_protocol::codec::{Envelope, decode, decode_reply, peek_id};
 use skep_protocol::op::{AgentPage, HostInfo, OutputReply};
@@ -90,7 +90,11 @@ fn components_that_were_right_once_are_checked_or_refused() {
             start.elapsed()
         );
         match described {
-            Ok(facts) if facts.missing.is_empty() => right += 1,
+            Ok(facts) if facts.missing.is_empty() => {
+                let broken = broken_form(&bytes).unwrap_or_default();
+                assert!(broken.is_none(), "case {number}: {broken:?}");
+                right += 1;
+            }
             Ok(facts) => {
                 let refusal = facts.admits(&Limits::default()).unwrap_err();
                 assert_eq!(refusal.code, ErrorCode::MissingImport, "case {number}");

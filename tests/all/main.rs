@@ -50,6 +50,7 @@ mod store;
 mod streams;
 mod subscribers;
 mod supervision;
+mod unheard;
 mod unsaved;
 mod watching;
 

@@ -1,6 +1,7 @@
 //! `skep logs`: where it begins and ends, and several agents at once.
 
 use serde_json::Value;
+use skep_client::protocol::event::Stream;
 use skep_client::protocol::spec::ComponentRef;
 use skep_client::protocol::{AgentId, Digest};
 use skep_tests::{HostProcess, Terminal, TestHost, end_of, guest, probe, sh, skep_binary, soon};
@@ -149,6 +150,46 @@ async fn several_agents_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_line_has_the_time_of_its_first_piece() {
+    let host = native::host().await;
+    let client = host.client().await;
+    // The second line comes in two pieces, with one of stderr between them.
+    let script = "echo first; printf 'second begins '; sleep 0.3; echo wrong >&2; sleep 0.3; \
+                  echo 'and ends'";
+    let mut spec = sh(script);
+    spec.name = "timed".parse().unwrap();
+    let agent = client.spawn(spec, None).await.unwrap().id;
+    end_of(&client, agent).await;
+    let times = async |stream| -> Vec<u64> {
+        let output = client.output(agent, Some(&[stream]), 0, None).await;
+        let records = output.unwrap().records;
+        records.iter().map(|record| record.time_ns).collect()
+    };
+    let (out, err) = (times(Stream::Stdout).await, times(Stream::Stderr).await);
+    assert_eq!((out.len(), err.len()), (3, 1), "it came in other pieces");
+    let [first, begins, wrong] =
+        [out[0], out[1], err[0]].map(|time_ns| skep_host::clock::rfc3339(time_ns / 1_000_000));
+    for follow in [&[][..], &["-f"]] {
+        let logs = [&["logs", "--timestamps", "timed"], follow].concat();
+        let ran = ask(&host, &logs).await;
+        let expected = format!("{first} first\n{begins} second begins and ends\n");
+        assert_eq!(ran.stdout, expected);
+        assert_eq!(ran.stderr, format!("{wrong} wrong\n"));
+    }
+    printed(&host, "other", &["lines", "1"]).await;
+    let ran = ask(&host, &["logs", "--timestamps", "timed", "other"]).await;
+    let start =
+        format!("timed | {first} first\ntimed | {begins} second begins and ends\nother | 2");
+    assert!(ran.stdout.starts_with(&start), "{}", ran.stdout);
+    // JSON has its own.
+    let json = ask(&host, &["logs", "--json", "timed"]).await.stdout;
+    assert!(json.contains(&out[0].to_string()), "{json}");
+    let ran = ask(&host, &["logs", "--json", "--timestamps", "timed"]).await;
+    assert_eq!(ran.stdout, json);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lines_of_agents_that_write_in_pieces_are_never_mixed() {
     let host = native::host().await;
     let client = host.client().await;
@@ -205,6 +246,49 @@ async fn who_cannot_be_followed_to_the_end_is_told_of_and_counts() {
         let told = format!("skep: {agent}: ");
         assert!(ran.stderr.contains(&told), "{}", ran.stderr);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_forgotten_meanwhile_holds_nobody_else_up() {
+    const LINES: usize = 20_000;
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let control = host.control().to_string();
+    for follow in [&["-f"][..], &[]] {
+        let (mut agents, mut ids) = (Vec::new(), Vec::new());
+        for name in ["before", "lost", "after"] {
+            let agent = printed(&host, name, &["lines", &LINES.to_string()]).await;
+            agents.push(agent);
+            ids.push(agent.to_string());
+        }
+        let named: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let mut child = start(&[&["--host", &control, "logs"], follow, &named].concat());
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // It reads little more than what is taken from it.
+        for _ in 0..LINES {
+            let line = soon("a line", lines.next_line()).await.unwrap().unwrap();
+            assert!(line.starts_with("before"), "{line}");
+        }
+        // The first was read to its end, the second was begun.
+        for forgotten in &agents[..2] {
+            client.forget(*forgotten).await.unwrap();
+        }
+        let (mut lost, mut after) = (0, 0);
+        while let Some(line) = soon("a line", lines.next_line()).await.unwrap() {
+            lost += usize::from(line.starts_with("lost"));
+            after += usize::from(line.starts_with("after"));
+        }
+        let ran = ended(child).await;
+        assert!((1..LINES).contains(&lost), "{lost}");
+        assert_eq!(after, LINES, "{}", ran.stderr);
+        // A page that was asked for just then tells what is gone as a gap.
+        let gap = ran.stderr.contains("lost: records ");
+        let told = format!("skep: {}: ", ids[1]);
+        assert!(gap || ran.stderr.starts_with(&told), "{}", ran.stderr);
+        assert!(gap || ran.code == Some(125), "{}", ran.stderr);
+        client.forget(agents[2]).await.unwrap();
+    }
+    host.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -133,7 +133,7 @@ async fn what_was_tampered_with_is_not_verified() {
     ];
     let (code, told, error) = verify(&all).await;
     assert_eq!(code, Some(0), "{told} {error}");
-    assert_eq!(told["checks"].as_array().unwrap().len(), 4);
+    assert_eq!(told["checks"].as_array().unwrap().len(), 5);
     let (code, told, _) = verify(&[&receipt]).await;
     assert_eq!(
         (code, &told["checks"][0]["part"]),
@@ -179,10 +179,50 @@ async fn what_was_tampered_with_is_not_verified() {
         let mut forged = genuine.clone();
         forged[member] = value;
         let forged = write("forged.json", forged.to_string().as_bytes());
+        for streams in [&[][..], &["--stdout", &stdout, "--stderr", &stderr]] {
+            let (code, told, _) = verify(&[&[forged.as_str()], streams].concat()).await;
+            assert_eq!(code, Some(1), "{member}: {told}");
+        }
+    }
+    // What is left out, or there in addition, was changed too.
+    for (member, change) in [
+        (
+            "limits",
+            (|of| drop(of["limits"].as_object_mut().unwrap().remove("fuel"))) as fn(&mut Value),
+        ),
+        ("limits", |of| of["limits"]["evil"] = json!(1)),
+        ("outcome", |of| of["outcome"]["evil"] = json!("yes")),
+        ("evil", |of| of["evil"] = json!("yes")),
+    ] {
+        let mut forged = genuine.clone();
+        change(&mut forged);
+        let forged = write("forged.json", forged.to_string().as_bytes());
         let (code, told, _) = verify(&[&forged]).await;
         assert_eq!(code, Some(1), "{member}: {told}");
+        let detail = told["checks"][0]["detail"].as_str().unwrap();
+        assert!(detail.ends_with(&format!("another {member}")), "{detail}");
     }
     host.end().await;
+
+    // Without a host nobody knows what the record was, and that is said.
+    let nowhere = format!("ipc://{}", dir.path().join("nowhere").display());
+    let alone = ["--host", &nowhere, "verify", &receipt];
+    let streams = ["--stdout", &stdout, "--stderr", &stderr];
+    let ran = skep(&[&alone[..], &streams].concat()).await;
+    assert_eq!(ran.code, Some(2), "{}{}", ran.stdout, ran.stderr);
+    let row = |part: &str| ran.stdout.lines().find(|line| line.starts_with(part));
+    assert!(
+        row("record").unwrap().contains("not compared"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        row("stdout").unwrap().contains("verified"),
+        "{}",
+        ran.stdout
+    );
+    let ran = skep(&alone).await;
+    assert_eq!(ran.code, Some(125), "{}", ran.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

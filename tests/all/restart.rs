@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use skep_client::protocol::op::HealthCode;
+use skep_client::protocol::spec::RestartPolicy;
 use skep_client::protocol::{ErrorCode, Outcome};
 use skep_client::{Client, ClientError, ConnectionState};
 use skep_tests::{
@@ -11,7 +13,7 @@ use skep_tests::{
 };
 use tokio::task::JoinHandle;
 
-use crate::{running, shuts_down, written};
+use crate::{command, refused, running, shuts_down, supervision, written};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_go_on_with_a_host_that_was_killed() {
@@ -215,4 +217,78 @@ async fn two_hosts_do_not_share_a_port() {
         end_of(&client, agent.id).await.output.stdout(),
         "Hello, world!\n"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_that_waits_is_not_asked_of_the_next_host() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let supervised = supervision::with(
+        probe(&["until-stop"]),
+        supervision::again(RestartPolicy::Always, None),
+    );
+    let supervised = client.spawn(supervised, None).await.unwrap().id;
+    running(&client, supervised).await;
+    let drains = command::start(&["drain", "--host", &host.control().to_string()]);
+    eventually("a drain", || async {
+        let reasons = client.health().await.unwrap().reasons;
+        (reasons
+            .iter()
+            .any(|reason| reason.code == HealthCode::Draining))
+        .then_some(())
+    })
+    .await;
+
+    host.kill_9();
+    let drained = command::ended(drains).await;
+    assert_eq!(drained.code, Some(125), "{}", drained.stderr);
+    assert!(
+        drained.stderr.contains("the host went away"),
+        "{}",
+        drained.stderr
+    );
+    host.start_again().await;
+    running(&client, supervised).await;
+    assert!(client.health().await.unwrap().healthy);
+    run(&client, probe(&["exit", "0"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_may_not_grow_is_like_a_full_disk() {
+    let mut host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let ticks = client.spawn(probe(&["tick", "1000000", "10"]), None).await;
+    let ticks = ticks.unwrap().id;
+    written(&client, ticks, 1).await;
+    let files_up_to = |bytes| {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(host.pid()).unwrap());
+        let limit = rustix::process::Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        rustix::process::prlimit(pid, rustix::process::Resource::Fsize, limit).unwrap();
+    };
+    files_up_to(Some(1));
+    refused(
+        client.spawn(spec("hello", &[]), None).await,
+        ErrorCode::StorageUnavailable,
+    );
+    let health = eventually("a host that says so", || async {
+        let health = client.health().await.unwrap();
+        (!health.healthy).then_some(health)
+    })
+    .await;
+    let reasons = health.reasons;
+    assert!(
+        (reasons.iter()).all(|reason| reason.code == HealthCode::Storage),
+        "{reasons:?}"
+    );
+    files_up_to(None);
+    eventually("a host that has healed", || async {
+        client.health().await.unwrap().healthy.then_some(())
+    })
+    .await;
+    run(&client, spec("hello", &[])).await;
+    client.kill(ticks).await.unwrap();
+    assert!(host.lives());
 }

@@ -8,6 +8,7 @@ use skep_client::protocol::{AgentState, Digest, Outcome, RunnerKind};
 use skep_protocol::ErrorCode;
 use skep_protocol::op::ComponentPut;
 use skep_tests::{TestHost, guest, probe, run, spec};
+use tokio::task::JoinSet;
 
 use crate::refused;
 
@@ -128,6 +129,34 @@ async fn an_upload_is_what_its_digest_says() {
     let mut spec = spec("hello", &[]);
     spec.component = Some(ComponentRef::Digest(text));
     refused(client.spawn(spec, None).await, ErrorCode::InvalidComponent);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_bring_the_same_component_at_once_have_it_taken() {
+    let host = TestHost::start().await;
+    // More than may wait for the check of it, which takes some time.
+    let (bytes, mut uploads) = (guest("log-errors"), JoinSet::new());
+    for _ in 0..30 {
+        let (client, bytes) = (host.client().await, bytes.clone());
+        uploads.spawn(async move { client.upload(&bytes).await });
+    }
+    while let Some(uploaded) = uploads.join_next().await {
+        assert_eq!(uploaded.unwrap().unwrap(), Digest::of(&bytes));
+    }
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_asked_to_stop_while_it_is_compiled_has_begun_all_the_same() {
+    let host = TestHost::start().await;
+    let client = host.client().await;
+    let agent = client.spawn(probe(&["until-stop"]), None).await.unwrap().id;
+    let ended = client.stop(agent, None).await.unwrap();
+    assert_eq!(ended.outcome, Some(Outcome::Stopped { forced: false }));
+    assert_eq!(ended.usage.stdout_bytes, "ready\nstopping\n".len() as u64);
+    assert!(ended.created_ms <= ended.started_ms.unwrap(), "{ended:?}");
+    assert!(ended.started_ms <= ended.exited_ms, "{ended:?}");
     host.end().await;
 }
 

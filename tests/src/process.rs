@@ -62,6 +62,7 @@ pub struct HostProcess {
     binary: PathBuf,
     ports: (u16, u16),
     args: Vec<String>,
+    stderr: PathBuf,
     dir: TempDir,
 }
 
@@ -80,14 +81,34 @@ impl HostProcess {
     /// If it does not answer.
     pub async fn start_from(binary: PathBuf, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let log = dir.path().join(LOG);
+        Self::start_logging_to(log, dir, binary, args).await
+    }
+
+    /// The same, with a stderr that takes nothing.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub async fn start_unheard(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::start_logging_to("/dev/full".into(), dir, skep_binary(), args).await
+    }
+
+    async fn start_logging_to(
+        stderr: PathBuf,
+        dir: TempDir,
+        binary: PathBuf,
+        args: &[&str],
+    ) -> Self {
         let ports = (free_port(), free_port());
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let child = serve(&binary, ports, dir.path(), &args);
+        let child = serve(&binary, ports, dir.path(), &stderr, &args);
         let mut host = Self {
             child,
             binary,
             ports,
             args,
+            stderr,
             dir,
         };
         host.answers().await;
@@ -141,7 +162,13 @@ impl HostProcess {
     /// # Panics
     /// If it does not answer.
     pub async fn start_again(&mut self) {
-        self.child = serve(&self.binary, self.ports, self.dir.path(), &self.args);
+        self.child = serve(
+            &self.binary,
+            self.ports,
+            self.dir.path(),
+            &self.stderr,
+            &self.args,
+        );
         self.answers().await;
     }
 
@@ -260,8 +287,14 @@ impl Drop for HostProcess {
 const LOG: &str = "log";
 const STATE: &str = "state";
 
-fn serve(binary: &Path, (control, events): (u16, u16), dir: &Path, args: &[String]) -> Child {
-    let log = std::fs::File::create(dir.join(LOG)).expect("a file for the host's log");
+fn serve(
+    binary: &Path,
+    (control, events): (u16, u16),
+    dir: &Path,
+    stderr: &Path,
+    args: &[String],
+) -> Child {
+    let stderr = std::fs::File::create(stderr).expect("a file for the host's log");
     Command::new(binary)
         // Whatever this test runs under must not configure the host.
         .env_clear()
@@ -275,7 +308,7 @@ fn serve(binary: &Path, (control, events): (u16, u16), dir: &Path, args: &[Strin
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
+        .stderr(stderr)
         .spawn()
         .expect("the host's process")
 }

@@ -32,7 +32,8 @@ pub(super) struct Cli {
         value_name = "ENDPOINT"
     )]
     pub(super) host: Option<String>,
-    /// Print JSON: one document, or one a line for what goes on
+    /// Print JSON: one document, or one a line for what goes on and for each agent that
+    /// something is done to
     #[arg(long, global = true)]
     pub(super) json: bool,
     #[command(subcommand)]
@@ -42,6 +43,9 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run one agent to its end, here or on a host
+    ///
+    /// Ctrl-C, SIGTERM or a closed terminal stops the agent, wherever it runs; a second Ctrl-C or
+    /// SIGTERM kills it.
     #[command(override_usage = "skep run [OPTIONS] AGENT.wasm [ARGS…]")]
     Run(Box<RunArgs>),
     /// Be a host
@@ -53,7 +57,7 @@ pub(super) enum Command {
     Ps(PsArgs),
     /// Tell everything about one agent
     Inspect(InspectArgs),
-    /// Check the receipt of an agent's run; exits with 1 if something differs, 2 if it is gone
+    /// Check the receipt of an agent's run; exits with 1 if something differs, 2 if it cannot tell
     Verify(VerifyArgs),
     /// List what an agent has in its scratch directory
     Files(FilesArgs),
@@ -119,13 +123,13 @@ pub(super) struct EmbeddedArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
-    /// Its id, the beginning of one, or a name that only one agent bears
+    /// Its id, the first 4 characters or more of one, or a name that only one agent bears
     pub(super) agent: String,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct AgentsArgs {
-    /// Their ids, the beginnings of them, or names that only one agent bears
+    /// Their ids, the first 4 characters or more of them, or names that only one agent bears
     #[arg(required = true, value_name = "AGENT")]
     pub(super) agents: Vec<String>,
 }

@@ -1,23 +1,30 @@
 //! `skep attach`: an agent's output, and its stdin, until it ends or is left.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use skep_client::protocol::{AgentId, AgentInfo, AgentState, ErrorCode};
-use skep_client::{Client, FollowOptions};
-use tokio::sync::mpsc;
+use skep_client::{Client, Follow, FollowOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinError;
 
 use super::args::AttachArgs;
+use super::conclusion::conclude;
 use super::failure::Failure;
 use super::keys::Detector;
 use super::previews::Previews;
-use super::show::{Beside, STOPPING, View, conclude};
+use super::show::{Beside, STOPPING, View};
 use super::signals::Signals;
 use super::sink::{Form, Sink};
 use super::terminal::Attached;
-use super::{Context, Outcome, agent, exit, restarts, stdin, typed};
+use super::{Context, Outcome, agent, exit, print, restarts, stdin, typed};
 
 /// Ctrl-C.
 const INTERRUPT: i32 = 2;
+
+/// How long one who leaves waits for what is written last. Where nobody reads it,
+/// that takes for ever.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why this command ends before the agent does.
 enum Left {
@@ -26,6 +33,15 @@ enum Left {
         all_taken: bool,
     },
     Signal(i32),
+}
+
+impl Left {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Detached { .. } => 0,
+            Self::Signal(signal) => exit::of_signal(*signal),
+        }
+    }
 }
 
 pub(super) async fn attach(context: &Context, args: &AttachArgs) -> Outcome {
@@ -46,7 +62,7 @@ pub(super) async fn attach(context: &Context, args: &AttachArgs) -> Outcome {
     };
     let form = if context.json { Form::Json } else { Form::Raw };
     let (answers, answered) = mpsc::channel(1);
-    let mut beside = beside(&client, args, &info, form, answered).await?;
+    let beside = beside(&client, args, &info, form, answered).await?;
     let options = FollowOptions {
         from_seq,
         ..FollowOptions::default()
@@ -55,40 +71,77 @@ pub(super) async fn attach(context: &Context, args: &AttachArgs) -> Outcome {
     let keyboard = Keyboard::open(args)?;
     // Restored when it is dropped, on each way out of here.
     let attached = keyboard.attached;
-    let mut sink = Sink::new(form);
+    let mut sink = Sink::in_place_of_the_agent(form);
     if attached.is_some() {
         let (name, keys) = (&info.name, &args.detach_keys);
         sink.note(&format!("attached to {name}; {keys} leaves it running"))?;
     }
+    let (leaving, leave) = oneshot::channel();
+    let on_keyboard = attached.is_some();
+    let shown = show(client.clone(), info, beside, log, sink, on_keyboard, leave);
+    // On a thread of its own: one that does not read holds up whoever writes to
+    // it, and the keys and signals must be heard all the same.
+    let mut showing = tokio::spawn(shown);
     let left = tokio::select! {
-        shown = beside.show(&client, log, &mut sink) => {
+        shown = &mut showing => return shown.unwrap_or_else(gone_wrong),
+        all_taken = typed::send(&client, agent, keyboard.typed, keyboard.detector) => {
+            Left::Detached { all_taken }
+        }
+        signal = obey(&client, agent, &mut signals, &answers, args.no_stop) => {
+            Left::Signal(signal)
+        }
+    };
+    let code = left.code();
+    // It ends meanwhile where nobody takes this.
+    let _ = leaving.send(left);
+    match tokio::time::timeout(LAST_WORDS, showing).await {
+        Ok(shown) => shown.unwrap_or_else(gone_wrong),
+        Err(_) => Err(Failure::quiet(code)),
+    }
+}
+
+/// Shows the agent until it ends or is left.
+async fn show(
+    client: Client,
+    info: AgentInfo,
+    mut beside: Beside,
+    mut log: Follow,
+    mut sink: Sink,
+    on_keyboard: bool,
+    leave: oneshot::Receiver<Left>,
+) -> Outcome {
+    let left = tokio::select! {
+        shown = beside.show(&client, &mut log, &mut sink) => {
             shown?;
             None
         }
-        all_taken = typed::send(&client, agent, keyboard.typed, keyboard.detector) => {
-            Some(Left::Detached { all_taken })
-        }
-        signal = obey(&client, agent, &mut signals, &answers, args.no_stop) => {
-            Some(Left::Signal(signal))
-        }
+        Ok(left) = leave => Some(left),
     };
     beside.hide();
-    if left.is_some() && attached.is_some() {
+    if left.is_some() && on_keyboard {
         // Behind the echo of what was typed.
-        eprintln!();
+        print::end_line();
     }
-    drop(attached);
     match left {
-        None => Ok(conclude(&client, agent, &mut sink).await?.1),
+        None => Ok(conclude(&client, &info, &mut log, &mut sink).await?.1),
         Some(Left::Detached { all_taken }) => {
             if !all_taken {
                 sink.note("the agent has not taken all that was typed")?;
             }
-            sink.note(&format!("left running: `skep attach {agent}` comes back"))?;
+            sink.note(&format!(
+                "left running: `skep attach {}` comes back",
+                info.id
+            ))?;
             Ok(0)
         }
         Some(Left::Signal(signal)) => Err(Failure::quiet(exit::of_signal(signal))),
     }
+}
+
+fn gone_wrong(error: JoinError) -> Outcome {
+    Err(Failure::of_skep(format!(
+        "showing the agent's output failed: {error}: report this bug"
+    )))
 }
 
 /// What is shown beside the output.

@@ -10,6 +10,10 @@ use super::{Context, Outcome, exit, print, text};
 use crate::build;
 
 pub(super) fn build(context: &Context, args: &BuildArgs) -> Outcome {
+    // Else it would be the tools that are said to be missing.
+    if !args.dir.is_dir() {
+        return Err(Failure::of_dir(&args.dir));
+    }
     match (&args.out, args.check) {
         (Some(out), true) => check(context, &args.dir, out),
         (out, _) => {
@@ -40,13 +44,13 @@ fn check(context: &Context, dir: &Path, out: &Path) -> Outcome {
         return Ok(0);
     }
     for stale in &stale {
-        eprintln!("skep: {stale}");
+        print::tell(&stale.to_string());
     }
-    eprintln!(
-        "skep: components in {} are stale: run {}",
+    print::tell(&format!(
+        "components in {} are stale: run {}",
         out.display(),
         build::command(dir, out)
-    );
+    ));
     Ok(exit::NO)
 }
 

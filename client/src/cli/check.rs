@@ -10,7 +10,7 @@ use skep_client::{Client, ClientError};
 use super::args::CheckArgs;
 use super::embedded::Embedded;
 use super::failure::{Failure, advice};
-use super::{Context, Outcome, connect, exit, logging, print, spec, text};
+use super::{Context, Outcome, components, connect, exit, logging, print, spec, text};
 
 /// What is known of a component that the host does not even take.
 #[derive(Debug, serde::Serialize)]
@@ -54,7 +54,8 @@ async fn check_on(client: &Client, context: &Context, args: CheckArgs) -> Outcom
             ..limits
         }),
     };
-    let reply = client.check_component(&asked).await?;
+    let reply = client.check_component(&asked).await;
+    let reply = reply.map_err(|error| components::of_digest(digest, error))?;
     match reply.refusal {
         // It was taken as any bytes are, and is no component of any kind.
         Some(refusal) if reply.kind == "blob" => tell_refused(context, refusal),
@@ -70,7 +71,7 @@ async fn digest_of(client: &Client, file: &str) -> Result<Result<Digest, WireErr
         Err(error) => {
             return match file.parse() {
                 Ok(digest) => Ok(Ok(digest)),
-                Err(_) => Err(Failure::of_file(path, &error)),
+                Err(_) => Err(Failure::of_program(path, &error)),
             };
         }
     };
@@ -162,7 +163,7 @@ fn tell_verdict(refusal: Option<&WireError>) -> Outcome {
         return print::line("it runs here");
     };
     let mut line = format!("it does not run here: {}", text::clean(&refusal.message));
-    if let Some(advice) = advice(refusal.code) {
+    if let Some(advice) = advice(refusal) {
         line.push_str(": ");
         line.push_str(advice);
     }

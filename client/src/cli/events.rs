@@ -35,7 +35,7 @@ pub(super) async fn tell(context: &Context, agents: &[String]) -> Outcome {
         let event = tokio::select! {
             event = watch.next() => event?,
             told = away.next() => {
-                eprintln!("skep: {told}");
+                print::tell(told);
                 continue;
             }
         };

@@ -6,7 +6,7 @@ use skep_client::protocol::{ErrorCode, Outcome, WireError};
 /// A command did not find what it was to ascertain: an unhealthy host, a stale
 /// component.
 pub(super) const NO: u8 = 1;
-/// A command can no longer tell: what it would compare is gone.
+/// A command cannot tell: what it would compare is gone, or out of reach.
 pub(super) const UNSURE: u8 = 2;
 /// The agent ran for longer than its limit.
 pub(super) const DEADLINE: u8 = 124;

@@ -5,13 +5,15 @@ use std::io;
 use std::path::Path;
 
 use skep_client::ClientError;
-use skep_client::protocol::ErrorCode;
+use skep_client::protocol::{ErrorCode, WireError};
 
-use super::{exit, text};
+use super::{Outcome, exit, print, text};
 
 #[derive(Debug)]
 pub(super) struct Failure {
     exit: u8,
+    /// Whether it is the host that does not answer, whatever it is asked.
+    of_host: bool,
     /// Absent where there is nothing to say.
     message: Option<String>,
     code: Option<&'static str>,
@@ -22,6 +24,7 @@ impl Failure {
     pub(super) fn of_skep(message: impl Into<String>) -> Self {
         Self {
             exit: exit::SKEP_FAILED,
+            of_host: false,
             message: Some(message.into()),
             code: None,
         }
@@ -48,6 +51,7 @@ impl Failure {
     pub(super) fn quiet(exit: u8) -> Self {
         Self {
             exit,
+            of_host: false,
             message: None,
             code: None,
         }
@@ -62,20 +66,44 @@ impl Failure {
                 format!("there is no file {path}: check the path"),
             ),
             io::ErrorKind::IsADirectory => (
-                exit::CANNOT_RUN,
-                format!("{path} is a directory: `skep build` makes components of packages"),
+                exit::SKEP_FAILED,
+                format!("{path} is a directory, and a file is wanted: name one"),
             ),
             io::ErrorKind::PermissionDenied => (
-                exit::CANNOT_RUN,
+                exit::SKEP_FAILED,
                 format!("{path} may not be read: check its permissions"),
             ),
-            _ => (exit::CANNOT_RUN, format!("{path} cannot be read: {error}")),
+            _ => (exit::SKEP_FAILED, format!("{path} cannot be read: {error}")),
         };
         Self {
             exit,
+            of_host: false,
             message: Some(message),
             code: None,
         }
+    }
+
+    /// The same, of a component or a program.
+    pub(super) fn of_program(path: &Path, error: &io::Error) -> Self {
+        let mut failure = Self::of_file(path, error);
+        if failure.exit != exit::NO_SUCH_FILE {
+            failure.exit = exit::CANNOT_RUN;
+        }
+        if error.kind() == io::ErrorKind::IsADirectory {
+            let path = path.display();
+            let message =
+                format!("{path} is a directory: `skep build` makes components of packages");
+            failure.message = Some(message);
+        }
+        failure
+    }
+
+    /// A directory that is not there.
+    pub(super) fn of_dir(path: &Path) -> Self {
+        Self::of_skep(format!(
+            "there is no directory {}: check the path",
+            path.display()
+        ))
     }
 
     /// Says it, and gives the exit code.
@@ -85,7 +113,7 @@ impl Failure {
                 .code
                 .map(|code| format!(" ({code})"))
                 .unwrap_or_default();
-            eprintln!("skep: {message}{code}");
+            print::tell(&format!("{message}{code}"));
         }
         self.exit
     }
@@ -97,7 +125,7 @@ impl From<ClientError> for Failure {
         let (message, code) = match &error {
             ClientError::Refused(refusal) => {
                 let told = text::clean(&refusal.message);
-                let message = match advice(refusal.code) {
+                let message = match advice(refusal) {
                     Some(advice) => format!("{told}: {advice}"),
                     None => told,
                 };
@@ -115,6 +143,10 @@ impl From<ClientError> for Failure {
         };
         Self {
             exit,
+            of_host: matches!(
+                error,
+                ClientError::Timeout { .. } | ClientError::Connection(_)
+            ),
             message: Some(message),
             code,
         }
@@ -132,16 +164,43 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// What failed of several, where the others are seen to all the same.
+#[derive(Debug, Default)]
+pub(super) struct Failed {
+    code: u8,
+}
+
+impl Failed {
+    /// Says why one failed, if it did. Where the host does not answer, the others
+    /// would fail too: that is an error.
+    pub(super) fn note(&mut self, done: Outcome) -> Result<(), Failure> {
+        let Err(failure) = done else { return Ok(()) };
+        if failure.of_host {
+            return Err(failure);
+        }
+        let code = failure.tell();
+        if self.code == 0 {
+            self.code = code;
+        }
+        Ok(())
+    }
+
+    /// The exit code of the first.
+    pub(super) fn code(&self) -> u8 {
+        self.code
+    }
+}
+
 /// What a host's messages don't say themselves, since they know of no flags.
-pub(super) fn advice(code: ErrorCode) -> Option<&'static str> {
-    match code {
+pub(super) fn advice(refusal: &WireError) -> Option<&'static str> {
+    match refusal.code {
+        // It is told which field names what is not there.
+        ErrorCode::NotFound if refusal.details.field.is_some() => None,
         ErrorCode::NotFound => Some("`skep ps -a` and `skep components` list what there is"),
         ErrorCode::InvalidComponent => {
             Some("give a component or a WASI core module; `skep build` makes them")
         }
         ErrorCode::LimitTooSmall => Some("give it more with --memory or --limit"),
-        ErrorCode::Capacity => Some("wait until an agent ends, or stop one"),
-        ErrorCode::ShuttingDown => Some("wait until the host is up again"),
         _ => None,
     }
 }

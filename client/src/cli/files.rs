@@ -1,19 +1,23 @@
 //! `skep files` and `skep cp`: what lies in an agent's scratch.
 
+use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::rc::Rc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use skep_client::Client;
+use skep_client::protocol::ErrorCode;
 use skep_client::protocol::op::{FileInfo, FileKind};
-use skep_client::protocol::{AgentId, ErrorCode};
 
 use super::args::{CopyArgs, FilesArgs};
 use super::failure::Failure;
 use super::local::{InTheWay, LocalDir};
+use super::owner::Owner;
+use super::signals::Signals;
 use super::target::{Target, unwritten};
-use super::{Context, Outcome, agent, print, text};
+use super::{Context, Outcome, exit, print, text};
 
 /// How deep a tree is copied. Each level holds a descriptor.
 const MAX_DEPTH: usize = 256;
@@ -33,8 +37,9 @@ fn parse(what: &str) -> (&str, Option<&str>) {
 pub(super) async fn list(context: &Context, args: &FilesArgs) -> Outcome {
     let client = context.client().await?;
     let (agent, path) = parse(&args.what);
-    let agent = agent::find(&client, agent).await?;
-    let files = client.all_files(agent, path).await?;
+    let owner = Owner::find(&client, agent).await?;
+    let files = client.all_files(owner.agent, path).await;
+    let files = files.map_err(|error| owner.has_not(path, error))?;
     if context.json {
         return print::json(&files);
     }
@@ -63,74 +68,135 @@ pub(super) async fn copy(context: &Context, args: &CopyArgs) -> Outcome {
             "say what to copy: AGENT:PATH, or AGENT: with -r for all of it",
         ));
     }
+    let to_stdout = args.to.as_os_str() == "-";
+    if to_stdout && args.recursive {
+        return Err(Failure::of_skep(
+            "a directory cannot be copied to stdout: name one to copy it into, which may be ./-",
+        ));
+    }
+    if to_stdout && context.json {
+        return Err(Failure::of_skep(
+            "the file goes to stdout, and JSON cannot: leave --json out, or name a file",
+        ));
+    }
     let client = context.client().await?;
-    let agent = agent::find(&client, agent).await?;
+    let owner = Owner::find(&client, agent).await?;
     if args.recursive {
-        return copy_tree(&client, agent, path, &args.to).await;
+        return unless_interrupted(async {
+            let mut copied = context.json.then(Vec::new);
+            let ended = copy_tree(&client, owner, path, &args.to, &mut copied).await;
+            if let Some(copied) = copied
+                && (ended.is_ok() || !copied.is_empty())
+            {
+                tell(copied).await?;
+            }
+            ended
+        })
+        .await;
     }
     let Some(path) = path else {
         return Err(Failure::of_skep("copying a directory takes -r"));
     };
-    if args.to.as_os_str() == "-" {
-        return to_stdout(&client, agent, path).await;
+    if to_stdout {
+        return print_file(&client, owner, path).await;
     }
     let target = Target::of(&args.to, path)?;
-    fetch(&client, agent, path, &target).await?;
-    Ok(0)
+    let fetch = async {
+        let copied = Copied {
+            path: path.to_owned(),
+            to: target.path().display().to_string(),
+            bytes: fetch(&client, owner, path, &target).await?,
+        };
+        match context.json {
+            true => tell(vec![copied]).await,
+            false => Ok(0),
+        }
+    };
+    match target {
+        Target::File { .. } => unless_interrupted(fetch).await,
+        // Whoever waits for a reader is ended by a signal as ever.
+        Target::Special(_) => fetch.await,
+    }
 }
 
-async fn to_stdout(client: &Client, agent: AgentId, path: &str) -> Outcome {
+/// A file that was copied.
+#[derive(Debug, Serialize)]
+struct Copied {
+    /// Of the agent.
+    path: String,
+    to: String,
+    bytes: u64,
+}
+
+/// Prints as JSON what was copied. A signal ends this also while nobody reads it.
+async fn tell(copied: Vec<Copied>) -> Outcome {
+    let telling = tokio::task::spawn_blocking(move || print::json(&copied));
+    telling.await.map_err(io::Error::from)?
+}
+
+/// What was begun is removed when a signal ends this.
+async fn unless_interrupted(copying: impl Future<Output = Outcome>) -> Outcome {
+    let mut signals = Signals::with_hangup()?;
+    tokio::select! {
+        copied = copying => copied,
+        signal = signals.next() => Err(Failure::quiet(exit::of_signal(signal))),
+    }
+}
+
+async fn print_file(client: &Client, owner: Owner<'_>, path: &str) -> Outcome {
     use std::io::Write;
     let mut stdout = std::io::stdout().lock();
-    let read = client.read_file(agent, path, |piece, _| stdout.write_all(piece));
-    read.await??;
+    let read = client.read_file(owner.agent, path, |piece, _| stdout.write_all(piece));
+    read.await
+        .map_err(|error| owner.has_not(Some(path), error))??;
     stdout.flush()?;
     Ok(0)
 }
 
-/// Copies one file.
+/// Copies one file; gives its size.
 pub(super) async fn fetch(
     client: &Client,
-    agent: AgentId,
+    owner: Owner<'_>,
     path: &str,
     target: &Target,
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
     let failed = |error: io::Error| unwritten(target.path(), &error);
     let mut writing = target.begin().map_err(failed)?;
-    let read = read(client, agent, path, |piece| writing.write(piece));
-    read.await?.map_err(failed)?;
-    writing.finish().map_err(failed)
+    let read = read(client, owner, path, |piece| writing.write(piece));
+    let size = read.await?.map_err(failed)?;
+    writing.finish().map_err(failed)?;
+    Ok(size)
 }
 
 /// Copies one file under a name of the agent's choice; the inner error is that of
 /// writing it.
 async fn fetch_into(
     client: &Client,
-    agent: AgentId,
+    owner: Owner<'_>,
     path: &str,
     dir: &LocalDir,
     name: &str,
-) -> Result<io::Result<()>, Failure> {
+) -> Result<io::Result<u64>, Failure> {
     let mut file = match dir.create(name, InTheWay::Stays) {
         Ok(file) => file,
         Err(error) => return Ok(Err(error)),
     };
-    let read = read(client, agent, path, |piece| file.write(piece)).await?;
-    Ok(read.and_then(|()| file.finish()))
+    let read = read(client, owner, path, |piece| file.write(piece)).await?;
+    Ok(read.and_then(|size| file.finish().map(|()| size)))
 }
 
 async fn read(
     client: &Client,
-    agent: AgentId,
+    owner: Owner<'_>,
     path: &str,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
-) -> Result<io::Result<()>, Failure> {
+) -> Result<io::Result<u64>, Failure> {
     let bar = Bar::new(path);
-    let read = client.read_file(agent, path, |piece, whole| {
+    let read = client.read_file(owner.agent, path, |piece, whole| {
         bar.add(piece.len(), whole);
         take(piece)
     });
-    Ok(read.await?.map(drop))
+    read.await.map_err(|error| owner.has_not(Some(path), error))
 }
 
 /// A directory that is to be copied.
@@ -143,12 +209,26 @@ struct Due {
 }
 
 /// Copies what lies in a directory into another, which is made unless it is
-/// there.
-async fn copy_tree(client: &Client, agent: AgentId, path: Option<&str>, to: &PathBuf) -> Outcome {
+/// there; says what was copied, to who asks, also where it fails.
+async fn copy_tree(
+    client: &Client,
+    owner: Owner<'_>,
+    path: Option<&str>,
+    to: &Path,
+    copied: &mut Option<Vec<Copied>>,
+) -> Outcome {
+    // Nothing is made for what is not there.
+    let there = client.files(owner.agent, path, None).await;
+    there.map_err(|error| owner.has_not(path, error))?;
     if !to.is_dir() {
         std::fs::create_dir(to).map_err(|error| unwritten(to, &error))?;
     }
     let into = LocalDir::open(to).map_err(|error| unwritten(to, &error))?;
+    // What lies in the directory does so without its path.
+    let place = |lies: &str| {
+        let within = path.and_then(|path| lies.strip_prefix(path));
+        to.join(within.unwrap_or(lies).trim_start_matches('/'))
+    };
     let mut due = vec![Due {
         into: Rc::new(into),
         name: None,
@@ -170,15 +250,15 @@ async fn copy_tree(client: &Client, agent: AgentId, path: Option<&str>, to: &Pat
                     taken.add(shown);
                     continue;
                 }
-                entered => Rc::new(entered.map_err(|error| unwritten(&to.join(shown), &error))?),
+                entered => Rc::new(entered.map_err(|error| unwritten(&place(shown), &error))?),
             },
         };
-        let files = match client.all_files(agent, next.path.as_deref()).await {
+        let files = match client.all_files(owner.agent, next.path.as_deref()).await {
             Err(error) if next.depth > 0 && error.code() == Some(ErrorCode::NotFound) => {
                 skipped.gone(shown);
                 continue;
             }
-            files => files?,
+            files => files.map_err(|error| owner.has_not(next.path.as_deref(), error))?,
         };
         for file in files {
             let name = name_in(next.path.as_deref(), &file)?;
@@ -189,13 +269,21 @@ async fn copy_tree(client: &Client, agent: AgentId, path: Option<&str>, to: &Pat
                     path: Some(file.path.clone()),
                     depth: next.depth + 1,
                 }),
-                FileKind::File => match fetch_into(client, agent, &file.path, &dir, name).await {
+                FileKind::File => match fetch_into(client, owner, &file.path, &dir, name).await {
                     Err(failure) if failure.is(ErrorCode::NotFound) => skipped.gone(&file.path),
                     Ok(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
                         taken.add(&file.path);
                     }
                     fetched => {
-                        fetched?.map_err(|error| unwritten(&to.join(&file.path), &error))?;
+                        let to = place(&file.path);
+                        let bytes = fetched?.map_err(|error| unwritten(&to, &error))?;
+                        if let Some(copied) = copied {
+                            copied.push(Copied {
+                                path: file.path,
+                                to: to.display().to_string(),
+                                bytes,
+                            });
+                        }
                     }
                 },
                 FileKind::Link | FileKind::Other => skipped.add(&file.path),
@@ -203,15 +291,16 @@ async fn copy_tree(client: &Client, agent: AgentId, path: Option<&str>, to: &Pat
         }
     }
     if skipped.count > 0 {
-        eprintln!(
-            "skep: {} left out that are neither files nor directories, or are gone: {}",
+        print::tell(&format!(
+            "{} left out that are neither files nor directories, or are gone: {}",
             text::count(skipped.count),
             skipped.named()
-        );
+        ));
     }
     if skipped.some_gone {
         // As much may be missing because the agent itself was forgotten.
-        client.files(agent, path, None).await?;
+        let asked = client.files(owner.agent, path, None).await;
+        asked.map_err(|error| owner.has_not(path, error))?;
     }
     if taken.count > 0 {
         return Err(Failure::of_skep(format!(

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use skep_client::protocol::op::Stats;
+use skep_client::{ClientError, RequestError};
 
 use super::args::DrainArgs;
+use super::failure::Failure;
 use super::{Context, Outcome, exit, print, text};
 
 /// `skep health`
@@ -42,7 +44,7 @@ pub(super) async fn health(context: &Context) -> Outcome {
 /// `skep drain`
 pub(super) async fn drain(context: &Context, args: &DrainArgs) -> Outcome {
     let client = context.client().await?;
-    let remaining = client.drain(args.timeout).await?;
+    let remaining = client.drain(args.timeout).await.map_err(gone)?;
     if context.json {
         print::json(&json!({"remaining": remaining}))?;
     } else if remaining == 0 {
@@ -54,6 +56,16 @@ pub(super) async fn drain(context: &Context, args: &DrainArgs) -> Outcome {
         ))?;
     }
     Ok(if remaining == 0 { 0 } else { exit::NO })
+}
+
+fn gone(error: ClientError) -> Failure {
+    match error {
+        ClientError::Connection(RequestError::Lost) => Failure::of_skep(
+            "the host went away before all agents had ended, and one that comes after it is not \
+             drained: if only the connection was lost, drain it again",
+        ),
+        error => error.into(),
+    }
 }
 
 /// `skep stats`

@@ -9,7 +9,7 @@ use skep_client::protocol::event::{LogRecord, Stream};
 use skep_client::protocol::{AgentId, AgentInfo};
 
 use super::sink::gap_text;
-use super::text;
+use super::{print, text};
 
 /// A line that is longer is broken there: so much of each stream of each agent
 /// may wait for its newline.
@@ -106,9 +106,9 @@ impl Lines {
 
     /// A line to stderr that is no agent's.
     pub(super) fn note(&mut self, text: &str) -> io::Result<()> {
-        self.stdout.to.flush()?;
-        writeln!(self.stderr.to, "skep: {text}")?;
-        self.stderr.to.flush()
+        self.flush()?;
+        print::tell(text);
+        Ok(())
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {

@@ -30,6 +30,9 @@ pub(super) fn start(log: &Log) -> Result<(), String> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would tell of a stderr that takes nothing by `eprintln!`, which
+        // panics then, in whichever of the host's threads it was.
+        .log_internal_errors(false)
         .with_ansi(use_colours());
     // One that a test has started already stays.
     let _ = match log.format {

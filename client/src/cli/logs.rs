@@ -1,22 +1,26 @@
 //! `skep logs`: the output of agents, what is there or until they end.
 
-use std::collections::VecDeque;
 use std::io;
 
-use skep_client::protocol::event::{LogRecord, Stream};
 use skep_client::protocol::{AgentId, AgentInfo};
-use skep_client::{AgentFilter, Client, ConnectionConfig, FollowOptions, LogItem};
+use skep_client::{
+    Absence, AgentFilter, Client, ClientError, ConnectionConfig, FollowOptions, LogItem,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::args::LogsArgs;
 use super::away::Away;
-use super::failure::Failure;
+use super::failure::{Failed, Failure};
 use super::lines::Lines;
 use super::previews::Previews;
 use super::show::{Beside, View};
 use super::sink::{Form, Sink};
 use super::{Context, Outcome, agent, connect_with};
+
+mod pages;
+
+use pages::Pages;
 
 /// How many agents are followed by one command. Each has queues of its own, of
 /// at most [`WAITING_BYTES`].
@@ -24,8 +28,6 @@ const MAX_AGENTS: usize = 256;
 /// How much may wait for this command of each stream of events: what finds no
 /// room is read from the history.
 const WAITING_BYTES: usize = 512 * 1024;
-/// How much of each history is read at a time where there are several.
-const PAGE_OF_MANY: u64 = 64 * 1024;
 /// How many records of all agents wait to be written.
 const WAITING: usize = 256;
 
@@ -39,9 +41,13 @@ pub(super) async fn logs(context: &Context, args: &LogsArgs) -> Outcome {
         (false, false) => Form::Raw,
     };
     let agents = chosen(&client, args).await?;
-    let mut pages = Vec::new();
+    let (mut pages, mut failed) = (Vec::new(), Failed::default());
     for agent in &agents {
-        pages.push(Pages::find(&client, agent, args, agents.len() == 1).await?);
+        match Pages::find(&client, agent, args, agents.len() == 1).await {
+            Ok(page) => pages.push(page),
+            Err(failure) if agents.len() == 1 => return Err(failure),
+            Err(failure) => failed.note(Err(failure.about(&agent.id.to_string())))?,
+        }
     }
     match (agents.as_slice(), pages.as_slice()) {
         ([agent], [page]) if args.follow => {
@@ -61,8 +67,8 @@ pub(super) async fn logs(context: &Context, args: &LogsArgs) -> Outcome {
                 notes: None,
                 answers: mpsc::channel(1).1,
             };
-            let log = client.follow(agent.id, page.options());
-            beside.show(&client, log, &mut sink).await?;
+            let mut log = client.follow(agent.id, page.options());
+            beside.show(&client, &mut log, &mut sink).await?;
             return Ok(0);
         }
         _ if args.previews.preview_dir.is_some() => {
@@ -76,16 +82,16 @@ pub(super) async fn logs(context: &Context, args: &LogsArgs) -> Outcome {
         ([_], _) | (_, Form::Json) => Out::Sink(Sink::new(form)),
         _ => Out::Lines(Lines::new(&agents, args.timestamps)),
     };
-    history(&client, &mut pages, &mut out).await?;
-    let code = match args.follow {
-        true => follow(&client, pages, &mut out).await?,
-        false => 0,
-    };
+    let mut away = Away::new(&client);
+    history(&client, &mut pages, &mut away, &mut out, &mut failed).await?;
+    if args.follow {
+        follow(&client, pages, &mut away, &mut out, &mut failed).await?;
+    }
     for agent in &agents {
         out.end(agent.id)?;
     }
     out.flush()?;
-    Ok(code)
+    Ok(failed.code())
 }
 
 /// The agents that were asked for, each once, the oldest first.
@@ -156,98 +162,48 @@ impl Out {
     }
 }
 
-/// A range of one agent's history, page by page.
-#[derive(Debug)]
-struct Pages {
-    agent: AgentId,
-    streams: Option<Vec<Stream>>,
-    next_seq: u64,
-    end_seq: u64,
-    max_bytes: Option<u64>,
-    ready: VecDeque<LogItem>,
-}
-
-impl Pages {
-    /// From where to where the flags say, and no further than there is now: an
-    /// agent that writes on is not followed.
-    async fn find(
-        client: &Client,
-        agent: &AgentInfo,
-        args: &LogsArgs,
-        alone: bool,
-    ) -> Result<Self, Failure> {
-        let streams = args.stream.map(|stream| vec![Stream::from(stream)]);
-        let mut end_seq = agent.next_seq;
-        if let Some(until) = args.until {
-            end_seq = end_seq.min(until.seq(client, agent.id).await?);
-        }
-        let mut next_seq = match args.since {
-            Some(since) => since.seq(client, agent.id).await?,
-            None => 0,
-        };
-        if let Some(lines) = args.tail {
-            let tail = client.seq_of_last(agent.id, streams.as_deref(), lines, end_seq);
-            next_seq = next_seq.max(tail.await?);
-        }
-        Ok(Self {
-            agent: agent.id,
-            streams,
-            next_seq,
-            end_seq,
-            max_bytes: (!alone).then_some(PAGE_OF_MANY),
-            ready: VecDeque::new(),
-        })
-    }
-
-    /// How its follower goes on.
-    fn options(&self) -> FollowOptions {
-        FollowOptions {
-            streams: self.streams.clone(),
-            from_seq: self.next_seq,
-            ..FollowOptions::default()
-        }
-    }
-
-    /// The time of the next item, 0 for a gap; `None` at the end.
-    async fn time(&mut self, client: &Client) -> Result<Option<u64>, Failure> {
-        while self.ready.is_empty() && self.next_seq < self.end_seq {
-            let from = self.next_seq;
-            let streams = self.streams.as_deref();
-            let reply = client.output(self.agent, streams, from, self.max_bytes);
-            let reply = reply.await?;
-            self.ready.extend(reply.expired.map(LogItem::Gap));
-            let within = |record: &LogRecord| record.seq < self.end_seq;
-            let records = reply.records.into_iter().filter(within);
-            self.ready.extend(records.map(LogItem::Record));
-            self.next_seq = reply.next_seq.min(self.end_seq);
-            if reply.end || self.next_seq <= from {
-                self.next_seq = self.end_seq;
-            }
-        }
-        Ok(self.ready.front().map(|item| match item {
-            LogItem::Record(record) => record.time_ns,
-            LogItem::Gap(_) => 0,
-        }))
-    }
-}
-
-/// What there is now, in the order in which it was written.
-async fn history(client: &Client, pages: &mut [Pages], out: &mut Out) -> Result<(), Failure> {
+/// What there is now, in the order in which it was written. What could not be read to
+/// its end is followed no further.
+async fn history(
+    client: &Client,
+    pages: &mut Vec<Pages>,
+    away: &mut Away,
+    out: &mut Out,
+    failed: &mut Failed,
+) -> Result<(), Failure> {
+    let mut absence = Absence::new(FollowOptions::default().host_away);
     loop {
-        let mut first: Option<(u64, usize)> = None;
-        for (at, page) in pages.iter_mut().enumerate() {
-            if page.ready.is_empty() && page.next_seq < page.end_seq {
-                // Until the host has answered.
-                out.flush()?;
+        let mut at = 0;
+        while let Some(page) = pages.get_mut(at) {
+            if !page.is_due() {
+                at += 1;
+                continue;
             }
-            if let Some(time) = page.time(client).await?
-                && first.is_none_or(|(earliest, _)| time < earliest)
-            {
-                first = Some((time, at));
+            // Until the host has answered.
+            out.flush()?;
+            let read = tokio::select! {
+                read = page.read(client, &mut absence) => read,
+                told = away.next() => {
+                    out.note(told)?;
+                    continue;
+                }
+            };
+            match read {
+                Ok(()) => {}
+                // Nor does the host answer for the others.
+                Err(error @ (ClientError::Timeout { .. } | ClientError::Connection(_))) => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    let lost = pages.remove(at);
+                    tell_of_lost(lost.agent, error, failed, out)?;
+                }
             }
         }
-        let page = first.and_then(|(_, at)| pages.get_mut(at));
-        let Some((page, item)) = page.and_then(|page| Some((page.agent, page.ready.pop_front()?)))
+        let earliest = (pages.iter_mut())
+            .filter_map(|page| Some((page.time()?, page)))
+            .min_by_key(|(time, _)| *time);
+        let Some((page, item)) = earliest.and_then(|(_, page)| Some((page.agent, page.pop()?)))
         else {
             return Ok(());
         };
@@ -255,12 +211,29 @@ async fn history(client: &Client, pages: &mut [Pages], out: &mut Out) -> Result<
     }
 }
 
-/// What comes, until all have ended; gives the exit code of the first that could
-/// not be followed to its end.
-async fn follow(client: &Client, pages: Vec<Pages>, out: &mut Out) -> Outcome {
+/// Says why an agent is not read to its end. The others are.
+fn tell_of_lost(
+    agent: AgentId,
+    error: ClientError,
+    failed: &mut Failed,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    out.end(agent)?;
+    out.flush()?;
+    failed.note(Err(Failure::from(error).about(&agent.to_string())))
+}
+
+/// What comes, until all have ended.
+async fn follow(
+    client: &Client,
+    pages: Vec<Pages>,
+    away: &mut Away,
+    out: &mut Out,
+    failed: &mut Failed,
+) -> Result<(), Failure> {
     let (sender, mut items) = mpsc::channel(WAITING);
     let mut following = JoinSet::new();
-    for page in pages {
+    for page in pages.into_iter().filter(|page| !page.is_complete()) {
         let (client, sender) = (client.clone(), sender.clone());
         following.spawn(async move {
             let mut log = client.follow(page.agent, page.options());
@@ -274,8 +247,6 @@ async fn follow(client: &Client, pages: Vec<Pages>, out: &mut Out) -> Outcome {
         });
     }
     drop(sender);
-    let mut away = Away::new(client);
-    let mut code = 0;
     // What there was before: it may take long until there is more.
     out.flush()?;
     loop {
@@ -287,18 +258,11 @@ async fn follow(client: &Client, pages: Vec<Pages>, out: &mut Out) -> Outcome {
             }
         };
         let Some((agent, item)) = next else {
-            return Ok(code);
+            return Ok(());
         };
         match item {
             Some(Ok(item)) => out.item(agent, &item)?,
-            Some(Err(error)) => {
-                // The others go on.
-                out.end(agent)?;
-                let told = Failure::from(error).about(&agent.to_string()).tell();
-                if code == 0 {
-                    code = told;
-                }
-            }
+            Some(Err(error)) => tell_of_lost(agent, error, failed, out)?,
             None => out.end(agent)?,
         }
         if items.is_empty() {

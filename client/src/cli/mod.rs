@@ -17,6 +17,7 @@ mod board;
 mod build;
 mod check;
 mod components;
+mod conclusion;
 mod embedded;
 mod ending;
 mod events;
@@ -31,6 +32,7 @@ mod lines;
 mod local;
 mod logging;
 mod logs;
+mod owner;
 mod place;
 mod previews;
 mod print;
@@ -144,7 +146,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Files(args) => alone(files::list(context, &args)),
         Command::Cp(args) => alone(files::copy(context, &args)),
         Command::Logs(args) => alone(logs::logs(context, &args)),
-        Command::Attach(args) => alone(attach::attach(context, &args)),
+        Command::Attach(args) => parallel(attach::attach(context, &args)),
         Command::Events(args) => alone(events::events(context, &args)),
         Command::Pause(args) => alone(agent::pause(context, &args)),
         Command::Resume(args) => alone(agent::resume(context, &args)),
@@ -175,7 +177,8 @@ fn alone(command: impl Future<Output = Outcome>) -> Outcome {
     block_on(&mut Builder::new_current_thread(), command)
 }
 
-/// Runs a command with a host in this process.
+/// Runs a command with a host in this process, or one that must hear signals
+/// while it waits for whoever reads its output.
 fn parallel(command: impl Future<Output = Outcome>) -> Outcome {
     block_on(Builder::new_multi_thread().worker_threads(2), command)
 }

@@ -1,4 +1,5 @@
-//! What commands write to stdout. Where nobody reads, they end quietly.
+//! What commands write to stdout, where they end quietly if nobody reads, and
+//! what they say on stderr.
 
 use std::io::{self, Write};
 
@@ -16,14 +17,16 @@ pub(super) fn line(text: &str) -> Outcome {
 
 /// Writes one JSON document.
 pub(super) fn json(value: &impl Serialize) -> Outcome {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Failure::of_skep(format!("cannot be written as JSON: {error}")))?;
-    line(&text)
+    line(&serde_json::to_string_pretty(value).map_err(no_json)?)
 }
 
 /// Writes one JSON document of many, on a line of its own.
-pub(super) fn json_line(value: &serde_json::Value) -> Outcome {
-    line(&value.to_string())
+pub(super) fn json_line(value: &impl Serialize) -> Outcome {
+    line(&serde_json::to_string(value).map_err(no_json)?)
+}
+
+fn no_json(error: serde_json::Error) -> Failure {
+    Failure::of_skep(format!("cannot be written as JSON: {error}"))
 }
 
 /// Writes bytes as they are.
@@ -32,6 +35,19 @@ pub(super) fn bytes(bytes: &[u8]) -> Outcome {
     stdout.write_all(bytes)?;
     stdout.flush()?;
     Ok(0)
+}
+
+/// Says something to the person. Of a stderr that takes nothing (a full disk, a
+/// terminal that was closed) nobody can be told, and nothing changes by it:
+/// `eprintln!` would panic.
+pub(super) fn tell(text: &str) {
+    // In one piece, among what others write there.
+    let _ = io::stderr().write_all(format!("skep: {text}\n").as_bytes());
+}
+
+/// Ends a line of the terminal that is open.
+pub(super) fn end_line() {
+    let _ = io::stderr().write_all(b"\n");
 }
 
 /// A table without borders, as wide as it needs to be.

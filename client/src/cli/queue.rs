@@ -6,7 +6,7 @@ use std::time::Duration;
 use skep_client::protocol::info::QueueInfo;
 use skep_client::protocol::{AgentInfo, AgentState};
 
-use super::text;
+use super::{print, text};
 
 /// `place 3, about 12.3 s`
 pub(super) fn place(queue: &QueueInfo) -> String {
@@ -24,7 +24,9 @@ pub(super) fn tell(agent: &AgentInfo) {
         return;
     }
     let place = agent.queue.as_ref().map(place).unwrap_or_default();
-    eprintln!("skep: the host is full: the agent waits for its turn, {place}");
+    print::tell(&format!(
+        "the host is full: the agent waits for its turn, {place}"
+    ));
 }
 
 #[cfg(test)]

@@ -99,9 +99,27 @@ impl Notes {
                     text::duration(wait)
                 )
             }
-            None => format!("run {run} of the agent begins"),
+            None => begins(run),
         })
     }
+
+    /// Whether a run that has printed was not told of yet.
+    pub(super) fn lacks(&self, run: u64) -> bool {
+        (run, false) > self.told
+    }
+
+    /// The same as of its status, which may be late or lost, as from a host that was
+    /// away.
+    pub(super) fn of_output(&mut self, run: u64) -> Option<String> {
+        self.lacks(run).then(|| {
+            self.told = (run, false);
+            begins(run)
+        })
+    }
+}
+
+fn begins(run: u64) -> String {
+    format!("run {run} of the agent begins")
 }
 
 const fn because(why: GaveUp) -> &'static str {
@@ -160,6 +178,12 @@ mod tests {
         assert_eq!(notes.of(&status(1, None, None), 2_000), None);
         let end = Some(Outcome::Exited { code: 1 });
         assert_eq!(notes.of(&status(2, None, end), 2_000), None);
+        // What it prints may be here before its status is.
+        assert_eq!(notes.of_output(1), None);
+        assert_eq!(notes.of_output(2).unwrap(), "run 2 of the agent begins");
+        assert_eq!(notes.of_output(2), None);
+        assert_eq!(notes.of(&status(1, Some(2_500), None), 2_000), None);
+        assert_eq!(notes.of(&status(2, None, None), 2_000), None);
     }
 
     #[test]

@@ -6,20 +6,24 @@ use std::time::Duration;
 use skep_client::protocol::op::WhenFull;
 use skep_client::protocol::spec::{OnFuelExhausted, RestartPolicy, Stdin};
 use skep_client::protocol::{AgentId, AgentInfo, AgentSpec};
-use skep_client::{Client, FollowOptions, Watch};
+use skep_client::{Client, Follow, FollowOptions, Watch};
 use tokio::sync::mpsc;
 
 use super::args::RunArgs;
+use super::conclusion::conclude;
 use super::embedded::Embedded;
 use super::failure::Failure;
 use super::files;
+use super::owner::Owner;
 use super::previews::Previews;
-use super::show::{Beside, STOPPING, View, conclude};
+use super::show::{Beside, STOPPING, View};
 use super::signals::Signals;
 use super::sink::{Form, Sink};
 use super::spec::StdinSource;
 use super::target::Target;
-use super::{Context, Outcome, connect, ending, exit, logging, queue, restarts, spec, stdin, text};
+use super::{
+    Context, Outcome, connect, ending, exit, logging, queue, restarts, spawn, spec, stdin, text,
+};
 
 /// How long a kill may take when this command fails.
 const LAST_BLOW: Duration = Duration::from_secs(1);
@@ -35,7 +39,7 @@ enum Place {
 
 pub(super) async fn run(context: &Context, args: RunArgs) -> Outcome {
     logging::quiet()?;
-    let signals = Signals::new()?;
+    let signals = Signals::with_hangup()?;
     match context.named_host()? {
         Some(endpoint) => {
             let client = connect(endpoint).await?;
@@ -83,7 +87,7 @@ async fn run_on(
         true => Some(client.watch_all().await?),
         false => None,
     };
-    let (agent, asked) = spawn(client, spec, when_full, &mut signals).await?;
+    let (agent, asked) = start(client, spec, when_full, &mut signals).await?;
     queue::tell(&agent);
 
     let (answering, answers) = mpsc::channel(1);
@@ -97,14 +101,15 @@ async fn run_on(
             }
         })
     });
-    let mut sink = Sink::new(form);
-    let shown = showing.show(client, &agent, early, answers, &mut sink);
+    let mut sink = Sink::in_place_of_the_agent(form);
+    let mut log = client.follow(agent.id, FollowOptions::default());
+    let shown = showing.show(client, &agent, early, answers, &mut log, &mut sink);
     if let Err(failure) = shown.await {
         // Nobody sees what the agent does: it has no business to go on.
         let _ = tokio::time::timeout(LAST_BLOW, client.kill(agent.id)).await;
         return Err(failure);
     }
-    let (ended, code) = conclude(client, agent.id, &mut sink).await?;
+    let (ended, code) = conclude(client, &agent, &mut log, &mut sink).await?;
     // Whoever is tired of waiting for them can still end this.
     let fetched = fetch(client, agent.id, &outputs, &mut sink).await?;
     interrupts.abort();
@@ -156,6 +161,7 @@ impl Showing {
         agent: &AgentInfo,
         early: Option<Watch>,
         answers: mpsc::Receiver<&'static str>,
+        log: &mut Follow,
         sink: &mut Sink,
     ) -> Result<(), Failure> {
         let watch = match early {
@@ -173,7 +179,6 @@ impl Showing {
             notes: self.notes,
             answers,
         };
-        let log = client.follow(agent.id, FollowOptions::default());
         beside.show(client, log, sink).await
     }
 }
@@ -196,20 +201,20 @@ fn source(from: &StdinSource) -> Result<(Option<Source>, Stdin), Failure> {
 
 /// Starts the agent; whether a signal came meanwhile. At a second one it is not
 /// waited for.
-async fn spawn(
+async fn start(
     client: &Client,
     spec: AgentSpec,
     when_full: Option<WhenFull>,
     signals: &mut Signals,
 ) -> Result<(AgentInfo, bool), Failure> {
-    let spawning = client.spawn(spec, when_full);
+    let spawning = spawn::start(client, spec, when_full);
     tokio::pin!(spawning);
     tokio::select! {
         agent = &mut spawning => Ok((agent?, false)),
         // The agent may be there already, and would stay.
         _ = signals.next() => tokio::select! {
             agent = spawning => Ok((agent?, true)),
-            signal = signals.next() => Err(Failure::quiet(exit::of_signal(signal))),
+            signal = signals.next_but_hangup() => Err(Failure::quiet(exit::of_signal(signal))),
         },
     }
 }
@@ -230,9 +235,9 @@ async fn fetch(
 ) -> Outcome {
     let mut code = 0;
     for (path, target) in outputs {
-        let fetched = files::fetch(client, agent, path, target).await;
+        let fetched = files::fetch(client, Owner::passing(agent), path, target).await;
         if let Err(failure) = fetched {
-            sink.note(&format!("the output `{}` is not there", text::clean(path)))?;
+            sink.note(&format!("the output `{}` is not copied", text::clean(path)))?;
             let told = failure.tell();
             if code == 0 {
                 code = told;
@@ -243,7 +248,7 @@ async fn fetch(
 }
 
 /// The first signal asks the agent to stop, the second kills it, the third ends
-/// this command whatever the host says.
+/// this command whatever the host says. Of a closed terminal only the first counts.
 async fn obey(
     client: Client,
     agent: AgentId,
@@ -262,10 +267,10 @@ async fn obey(
         let client = client.clone();
         async move { client.stop(agent, grace).await }
     });
-    signals.next().await;
+    signals.next_but_hangup().await;
     stopping.abort();
     let killing = tokio::spawn(async move { client.kill(agent).await });
-    let signal = signals.next().await;
+    let signal = signals.next_but_hangup().await;
     killing.abort();
     std::process::exit(i32::from(exit::of_signal(signal)));
 }

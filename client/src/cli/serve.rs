@@ -1,13 +1,14 @@
 //! `skep serve`: the host.
 
-use std::io::Write;
+use std::time::Duration;
 
 use serde_json::json;
 use skep_client::Endpoint;
 use skep_host::config::{Config, RawConfig};
 use skep_host::{Endpoints, Host, Purpose};
-use skep_transport::ServerConfig;
+use skep_transport::{BindError, ServerConfig, Sockets, Wire};
 use tokio::runtime::Builder;
+use tokio::time::Instant;
 
 use super::args::ServeArgs;
 use super::failure::Failure;
@@ -43,16 +44,32 @@ fn give_back_when_idle() {
     if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
         tracing::warn!("memory is given back only as more is asked for: {error}");
     }
+    skep_host::allocator::purges_with(purge);
+}
+
+/// Has the allocator give back all that is free.
+#[expect(
+    unsafe_code,
+    reason = "the crates for jemalloc have no function for it"
+)]
+fn purge() {
+    let (nothing, none) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: the name is that of a control that takes and returns nothing; 4096 stands
+    // for all arenas (MALLCTL_ARENAS_ALL).
+    let refused = unsafe {
+        tikv_jemalloc_sys::mallctl(c"arena.4096.purge".as_ptr(), nothing, none, nothing, 0)
+    };
+    if refused != 0 {
+        tracing::warn!("the allocator does not give memory back: error {refused}");
+    }
 }
 
 async fn host(context: &Context, config: &Config) -> Outcome {
     // Before anything is there to be ended.
-    let mut signals = Signals::of_host()?;
-    let (wire, sockets) = skep_transport::serve(ServerConfig::new(
-        config.control.clone(),
-        config.events.clone(),
-    ))
-    .map_err(|error| Failure::of_skep(format!("cannot listen: {error}")))?;
+    let mut signals = Signals::with_hangup()?;
+    let (wire, sockets) = listen(config)
+        .await
+        .map_err(|error| Failure::of_skep(format!("cannot listen: {error}")))?;
     let endpoints = Endpoints {
         control: sockets.control_endpoint().to_string(),
         events: sockets.events_endpoint().map(Endpoint::to_string),
@@ -71,26 +88,38 @@ async fn host(context: &Context, config: &Config) -> Outcome {
         () = ending => Ok(0),
         // What runs in this process goes with it, and native agents' shims see it go.
         signal = signals.next_but_hangup() => {
-            tell("ending at once");
+            print::tell("ending at once");
             Ok(exit::of_signal(signal))
+        }
+    }
+}
+
+/// Listens where it is to; with patience where the host before was just killed, which
+/// has its addresses until the kernel has taken it and what it was starting apart.
+async fn listen(config: &Config) -> Result<(Wire, Sockets), BindError> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const PAUSE: Duration = Duration::from_millis(50);
+    let begun = Instant::now();
+    loop {
+        let (control, events) = (config.control.clone(), config.events.clone());
+        match skep_transport::serve(ServerConfig::new(control, events)) {
+            Err(BindError::InUse { .. }) if begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            served => return served,
         }
     }
 }
 
 fn tell_end(config: &Config, agents: u64) {
     if agents == 0 {
-        return tell("ending");
+        return print::tell("ending");
     }
     let grace = text::duration(config.grace);
-    tell(&format!(
+    print::tell(&format!(
         "ending: {} agents have {grace} to stop; a second signal ends the host at once",
         text::count(agents)
     ));
-}
-
-/// To a terminal that may have been closed, which is why the host ends.
-fn tell(text: &str) {
-    let _ = writeln!(std::io::stderr(), "skep: {text}");
 }
 
 fn announce(context: &Context, config: &Config, endpoints: &Endpoints) {
@@ -106,10 +135,10 @@ fn announce(context: &Context, config: &Config, endpoints: &Endpoints) {
         let _ = print::line(&line.to_string());
     }
     let events = events.as_deref().unwrap_or("none");
-    eprintln!(
-        "skep: listening on {control}, events on {events}, state in {}",
+    print::tell(&format!(
+        "listening on {control}, events on {events}, state in {}",
         config.state_dir.display()
-    );
+    ));
 }
 
 fn print_config(context: &Context, config: &Config) -> Outcome {

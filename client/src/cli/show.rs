@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use skep_client::protocol::event::{ProgressEvent, StatusEvent};
 use skep_client::protocol::info::PausedReason;
-use skep_client::protocol::{AgentId, AgentInfo, AgentName, AgentState};
+use skep_client::protocol::{AgentId, AgentName, AgentState};
 use skep_client::{Client, Follow, LogItem, Watch, WatchEvent};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -16,10 +16,8 @@ use super::failure::Failure;
 use super::previews::Previews;
 use super::progress::{Bar, Lines};
 use super::sink::{Form, Sink};
-use super::{ending, exit, restarts, text};
+use super::{exit, print, restarts, text};
 
-/// How long the final state may take to be told once all output is there.
-const LAST_WORD: Duration = Duration::from_secs(30);
 /// How long the last report of progress may take once all output is there.
 const LAST_REPORT: Duration = Duration::from_secs(2);
 
@@ -74,7 +72,7 @@ impl Beside {
     pub(super) async fn show(
         &mut self,
         client: &Client,
-        mut log: Follow,
+        log: &mut Follow,
         sink: &mut Sink,
     ) -> Result<(), Failure> {
         let mut away = Away::new(client);
@@ -82,7 +80,7 @@ impl Beside {
             let draw_at = self.draw_at();
             tokio::select! {
                 item = log.next() => match item? {
-                    Some(item) => self.write(&item, &mut log, sink).map_err(broken)?,
+                    Some(item) => self.write(client, item, log, sink).await?,
                     None => break,
                 },
                 event = next_event(&mut self.watch) => match event {
@@ -95,7 +93,7 @@ impl Beside {
                 Some(told) = self.answers.recv() => {
                     if !self.hide() && io::stderr().is_terminal() {
                         // Behind the key's echo, which else went with the bar.
-                        eprintln!();
+                        print::end_line();
                     }
                     self.note(told, sink).map_err(broken)?;
                 }
@@ -118,15 +116,38 @@ impl Beside {
     }
 
     /// Writes as much at a time as there is.
-    fn write(&mut self, item: &LogItem, log: &mut Follow, sink: &mut Sink) -> io::Result<()> {
-        self.hide();
-        sink.item(self.agent, item)?;
-        while let Some(item) = log.try_next() {
-            sink.item(self.agent, &item)?;
+    async fn write(
+        &mut self,
+        client: &Client,
+        item: LogItem,
+        log: &mut Follow,
+        sink: &mut Sink,
+    ) -> Result<(), Failure> {
+        let mut next = Some(item);
+        while let Some(item) = next {
+            if let LogItem::Record(record) = &item {
+                self.run(client, record.run, sink).await?;
+            }
+            self.hide();
+            sink.item(self.agent, &item).map_err(broken)?;
+            next = log.try_next();
         }
-        sink.flush()?;
+        sink.flush().map_err(broken)?;
         self.wrote();
         Ok(())
+    }
+
+    /// Tells of a run before its first line.
+    async fn run(&mut self, client: &Client, run: u64, sink: &mut Sink) -> Result<(), Failure> {
+        if !self.notes.as_ref().is_some_and(|notes| notes.lacks(run)) {
+            return Ok(());
+        }
+        // Why there is another was published before it began.
+        while let Some(event) = self.watch.as_mut().and_then(Watch::try_next) {
+            self.event(client, &event, sink).await?;
+        }
+        let note = self.notes.as_mut().and_then(|notes| notes.of_output(run));
+        note.map_or(Ok(()), |note| self.note(&note, sink).map_err(broken))
     }
 
     async fn event(
@@ -224,31 +245,6 @@ async fn next_event(watch: &mut Option<Watch>) -> Option<WatchEvent> {
         Some(watch) => watch.next().await.ok().flatten(),
         None => std::future::pending().await,
     }
-}
-
-/// Tells how an agent ended; gives it, and the exit code of a command that ends
-/// with it.
-pub(super) async fn conclude(
-    client: &Client,
-    agent: AgentId,
-    sink: &mut Sink,
-) -> Result<(AgentInfo, u8), Failure> {
-    let ended = client.wait(agent, Some(LAST_WORD)).await?;
-    sink.ended(&ended)?;
-    sink.flush()?;
-    let Some(outcome) = &ended.outcome else {
-        return Err(Failure::of_skep(
-            "the agent has ended without an outcome: report this bug",
-        ));
-    };
-    if let Some(explanation) = ending::explain(&ended, outcome) {
-        sink.note(&explanation)?;
-    }
-    if let Some(note) = restarts::ended(&ended) {
-        sink.note(&note)?;
-    }
-    let code = exit::of_outcome(outcome);
-    Ok((ended, code))
 }
 
 /// Why an agent stands still, and how it goes on.

@@ -16,6 +16,7 @@ pub(super) struct Signals {
 impl Signals {
     /// From now on the signals do nothing but come here.
     pub(super) fn new() -> Result<Self, Failure> {
+        survive_large_files()?;
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
@@ -26,7 +27,7 @@ impl Signals {
 
     /// The same, with the end of the terminal, unless that is to be survived
     /// (`nohup`).
-    pub(super) fn of_host() -> Result<Self, Failure> {
+    pub(super) fn with_hangup() -> Result<Self, Failure> {
         let hangup = match is_ignored(SignalKind::hangup()) {
             true => None,
             false => Some(listen(SignalKind::hangup())?),
@@ -68,6 +69,14 @@ impl Signals {
             () = heard(&mut self.quit) => SignalKind::quit().as_raw_value(),
         }
     }
+}
+
+/// A file that would be larger than this process may write (`ulimit -f`) is an
+/// error from now on, like a disk that is full. By itself it would end the process,
+/// and a host at each start again. What is executed has the signal's default.
+fn survive_large_files() -> Result<(), Failure> {
+    let too_large = rustix::process::Signal::XFSZ.as_raw();
+    listen(SignalKind::from_raw(too_large)).map(drop)
 }
 
 fn listen(kind: SignalKind) -> Result<Signal, Failure> {

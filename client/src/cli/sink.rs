@@ -9,19 +9,67 @@ use skep_client::protocol::event::{LogRecord, ProgressEvent, Stream};
 use skep_client::protocol::op::SeqRange;
 use skep_client::protocol::{AgentId, AgentInfo};
 
-use super::text;
+use super::{print, text};
 
 /// How much is collected before it is written, while more is there.
 const BUFFER: usize = 64 * 1024;
 
 pub(super) struct Sink {
     // Never locked for long: a host in this process logs to the same stderr.
-    stdout: BufWriter<Stdout>,
-    stderr: BufWriter<Stderr>,
+    stdout: BufWriter<Output<Stdout>>,
+    stderr: BufWriter<Output<Stderr>>,
     form: Form,
     /// The stream that was written to last, and whether a line of it is open.
     last: Option<(Stream, bool)>,
+    /// Whether a line is open, on each of the two.
+    stdout_is_open: bool,
+    stderr_is_open: bool,
     terminal: bool,
+}
+
+/// This command's stdout or stderr, where the agent's goes.
+struct Output<W> {
+    to: W,
+    loses: Loses,
+}
+
+/// What an output does not take, and is no failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loses {
+    Nothing,
+    /// What comes after the terminal was closed: a signal tells of that.
+    AfterTerminal,
+    /// Whatever a full disk does not take.
+    Anything,
+}
+
+impl Loses {
+    fn this(self, error: &io::Error) -> bool {
+        use io::ErrorKind::{BrokenPipe, Interrupted, WouldBlock};
+        match self {
+            Self::Nothing => false,
+            Self::AfterTerminal => {
+                error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            }
+            Self::Anything => ![BrokenPipe, Interrupted, WouldBlock].contains(&error.kind()),
+        }
+    }
+}
+
+impl<W: Write> Write for Output<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.to.write(bytes) {
+            Err(error) if self.loses.this(&error) => Ok(bytes.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.to.flush() {
+            Err(error) if self.loses.this(&error) => Ok(()),
+            flushed => flushed,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +84,34 @@ pub(super) enum Form {
 
 impl Sink {
     pub(super) fn new(form: Form) -> Self {
+        Self::with(form, false)
+    }
+
+    /// For a command that ends as its agent does: what a full disk does not take
+    /// of stderr is lost, as programs lose it that run without Skep, and the exit
+    /// code is the agent's. Nor is the agent ended at once where a terminal is closed,
+    /// which is a signal to stop it.
+    pub(super) fn in_place_of_the_agent(form: Form) -> Self {
+        Self::with(form, true)
+    }
+
+    fn with(form: Form, lossy: bool) -> Self {
+        let loses = |is_lost, loses| if is_lost { loses } else { Loses::Nothing };
+        let stdout = Output {
+            to: io::stdout(),
+            loses: loses(lossy && io::stdout().is_terminal(), Loses::AfterTerminal),
+        };
+        let stderr = Output {
+            to: io::stderr(),
+            loses: loses(lossy, Loses::Anything),
+        };
         Self {
-            stdout: BufWriter::with_capacity(BUFFER, io::stdout()),
-            stderr: BufWriter::with_capacity(BUFFER, io::stderr()),
+            stdout: BufWriter::with_capacity(BUFFER, stdout),
+            stderr: BufWriter::with_capacity(BUFFER, stderr),
             form,
             last: None,
+            stdout_is_open: false,
+            stderr_is_open: false,
             terminal: io::stderr().is_terminal() && io::stdout().is_terminal(),
         }
     }
@@ -82,13 +153,14 @@ impl Sink {
 
     /// A line to stderr that is not the agent's.
     pub(super) fn note(&mut self, text: &str) -> io::Result<()> {
-        self.stdout.flush()?;
+        self.flush()?;
         if self.line_is_open() {
-            self.stderr.write_all(b"\n")?;
+            print::end_line();
             self.last = None;
+            (self.stdout_is_open, self.stderr_is_open) = (false, false);
         }
-        writeln!(self.stderr, "skep: {text}")?;
-        self.stderr.flush()
+        print::tell(text);
+        Ok(())
     }
 
     /// Whether the cursor of the terminal stands in the midst of a line.
@@ -107,7 +179,11 @@ impl Sink {
     }
 
     fn record(&mut self, record: &LogRecord) -> io::Result<()> {
-        let continues = self.last == Some((record.stream, true));
+        let open = match record.stream {
+            Stream::Stdout => &mut self.stdout_is_open,
+            Stream::Stderr => &mut self.stderr_is_open,
+        };
+        let continues = std::mem::replace(open, record.partial);
         if self.last.is_some_and(|(stream, _)| stream != record.stream) {
             // In the order in which they were written.
             self.flush()?;

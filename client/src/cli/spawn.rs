@@ -1,12 +1,15 @@
 //! `skep spawn`: starts an agent on a host and leaves it there.
 
 use serde_bytes::ByteBuf;
-use skep_client::protocol::spec::Stdin;
+use skep_client::Client;
+use skep_client::protocol::op::WhenFull;
+use skep_client::protocol::spec::{ComponentRef, Stdin};
+use skep_client::protocol::{AgentInfo, AgentSpec};
 
 use super::args::SpawnArgs;
 use super::failure::Failure;
 use super::spec::StdinSource;
-use super::{Context, Outcome, print, queue, spec, stdin};
+use super::{Context, Outcome, components, print, queue, spec, stdin};
 
 /// Files up to this size come with the spawn; larger ones are sent afterwards,
 /// as the agent reads them.
@@ -29,7 +32,7 @@ pub(super) async fn spawn(context: &Context, args: SpawnArgs) -> Outcome {
     };
     let when_full = args.spec.when_full();
     let spec = spec::build(args.spec, args.program, kind, &client).await?;
-    let agent = client.spawn(spec, when_full).await?;
+    let agent = start(&client, spec, when_full).await?;
     queue::tell(&agent);
     if context.json {
         print::json(&agent)?;
@@ -40,4 +43,21 @@ pub(super) async fn spawn(context: &Context, args: SpawnArgs) -> Outcome {
         stdin::pump(&client, agent.id, source, true).await?;
     }
     Ok(0)
+}
+
+/// Starts an agent.
+pub(super) async fn start(
+    client: &Client,
+    spec: AgentSpec,
+    when_full: Option<WhenFull>,
+) -> Result<AgentInfo, Failure> {
+    let digest = match &spec.component {
+        Some(ComponentRef::Digest(digest)) => Some(*digest),
+        _ => None,
+    };
+    let started = client.spawn(spec, when_full).await;
+    started.map_err(|error| match digest {
+        Some(digest) => components::of_digest(digest, error),
+        None => error.into(),
+    })
 }

@@ -91,9 +91,9 @@ pub(super) async fn build(
 /// would speak of it as of a stranger's.
 pub(super) fn at_home(args: &SpecArgs, program: &mut ProgramArgs) -> Result<(), Failure> {
     for dir in &args.dir {
-        if !Path::new(&dir.host).is_dir() {
-            let message = format!("--dir: there is no directory {}: check the path", dir.host);
-            return Err(Failure::of_skep(message));
+        let host = Path::new(&dir.host);
+        if !host.is_dir() {
+            return Err(Failure::of_dir(host).about("--dir"));
         }
     }
     if let Some(program) = program.program.first_mut().filter(|_| args.native)
@@ -101,7 +101,7 @@ pub(super) fn at_home(args: &SpecArgs, program: &mut ProgramArgs) -> Result<(), 
     {
         let path = Path::new(program);
         let found = path.metadata().and_then(|_| std::path::absolute(path));
-        let found = found.map_err(|error| Failure::of_file(path, &error))?;
+        let found = found.map_err(|error| Failure::of_program(path, &error))?;
         *program = found.to_string_lossy().into_owned();
     }
     Ok(())
@@ -124,7 +124,7 @@ async fn component(program: &str, client: &Client) -> Result<ComponentRef, Failu
         Err(error) => {
             return match program.parse() {
                 Ok(digest) => Ok(ComponentRef::Digest(digest)),
-                Err(_) => Err(Failure::of_file(path, &error)),
+                Err(_) => Err(Failure::of_program(path, &error)),
             };
         }
     };
@@ -142,7 +142,8 @@ async fn inputs(
 ) -> Result<BTreeMap<String, Digest>, Failure> {
     let mut inputs = BTreeMap::new();
     for (file, path) in files {
-        let bytes = std::fs::read(file).map_err(|error| Failure::of_file(file, &error))?;
+        let bytes =
+            std::fs::read(file).map_err(|error| Failure::of_file(file, &error).about("--input"))?;
         let digest = client.upload(&bytes).await?;
         if inputs.insert(path.clone(), digest).is_some() {
             return Err(Failure::of_skep(format!(

@@ -11,8 +11,12 @@ use super::text;
 
 #[derive(Debug)]
 pub(super) enum Target {
-    /// A name in a directory.
-    File { dir: LocalDir, name: String },
+    /// A name in a directory, and the path that was given.
+    File {
+        dir: LocalDir,
+        name: String,
+        path: PathBuf,
+    },
     /// A device or a pipe, which is written into: it would be lost if a file took
     /// its name.
     Special(PathBuf),
@@ -25,6 +29,11 @@ impl Target {
         let failed = |error| unwritten(to, &error);
         let to = if to.is_dir() {
             &to.join(from.rsplit('/').next().unwrap_or(from))
+        } else if names_directory(to) {
+            return Err(Failure::of_skep(format!(
+                "{} is no directory: make it first",
+                to.display()
+            )));
         } else {
             to
         };
@@ -42,12 +51,13 @@ impl Target {
         Ok(Self::File {
             dir: LocalDir::open(dir).map_err(failed)?,
             name: name.to_owned(),
+            path: to.to_owned(),
         })
     }
 
     pub(super) fn begin(&self) -> io::Result<Writing<'_>> {
         match self {
-            Self::File { dir, name } => dir.create(name, InTheWay::Goes).map(Writing::File),
+            Self::File { dir, name, .. } => dir.create(name, InTheWay::Goes).map(Writing::File),
             Self::Special(path) => {
                 let file = OpenOptions::new().write(true).open(path)?;
                 Ok(Writing::Special(file))
@@ -55,11 +65,10 @@ impl Target {
         }
     }
 
-    /// For a message.
+    /// As the person knows it.
     pub(super) fn path(&self) -> &Path {
         match self {
-            Self::File { name, .. } => Path::new(name),
-            Self::Special(path) => path,
+            Self::File { path, .. } | Self::Special(path) => path,
         }
     }
 }
@@ -85,6 +94,15 @@ impl Writing<'_> {
             Self::Special(_) => Ok(()),
         }
     }
+}
+
+/// Whether it is written as a directory is: `DIR/` and `DIR/.`, of which the path
+/// of a file would make `DIR`.
+fn names_directory(path: &Path) -> bool {
+    let written = path.as_os_str().as_encoded_bytes();
+    let mut parts = written.rsplit(|&byte| byte == b'/');
+    let last = parts.next().unwrap_or_default();
+    parts.next().is_some() && matches!(last, b"" | b".")
 }
 
 pub(super) fn unwritten(path: &Path, error: &io::Error) -> Failure {
@@ -126,9 +144,21 @@ mod tests {
         symlink(path("nothing"), path("astray")).unwrap();
         let refused = write(&path("astray"), b"x").unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        let target = Target::of(&path("astray"), "x").unwrap();
+        assert_eq!(target.path(), path("astray"));
+        let target = Target::of(dir.path(), "dir/new").unwrap();
+        assert_eq!(target.path(), path("new"));
         assert!(path("astray").is_symlink() && !path("nothing").exists());
         assert!(Target::of(&path("no/dir"), "x").is_err());
         assert!(Target::of(dir.path(), "..").is_err());
+        for missing in ["missing/", "missing/.", "file/"] {
+            let refused = Target::of(&path(missing), "x").unwrap_err();
+            assert!(
+                format!("{refused:?}").contains("is no directory"),
+                "{refused:?}"
+            );
+        }
+        assert!(!path("missing").exists());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `skep verify` and `skep inspect --receipt`: a receipt against the bytes that
 //! it speaks of.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use skep_client::Client;
 use skep_client::protocol::event::Stream;
 use skep_client::protocol::receipt::{CanonicalSpec, StreamHash, StreamReceipt};
@@ -11,7 +13,7 @@ use skep_client::protocol::{self, AgentInfo, AgentSpec, Digest, ErrorCode, Recei
 
 use super::args::VerifyArgs;
 use super::failure::Failure;
-use super::{Context, Outcome, agent, exit, print, text};
+use super::{Context, Outcome, agent, connect, exit, print, text};
 
 /// What came of comparing one part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -21,6 +23,8 @@ enum Verdict {
     Differs,
     /// What it would be compared with is gone.
     Expired,
+    /// What it would be compared with is on a host that does not answer.
+    NotCompared,
 }
 
 #[derive(Debug, Serialize)]
@@ -50,6 +54,14 @@ impl Check {
             detail: detail.into(),
         }
     }
+
+    fn not_compared(part: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            part,
+            verdict: Verdict::NotCompared,
+            detail: detail.into(),
+        }
+    }
 }
 
 /// `skep verify RECEIPT.json|AGENT`
@@ -57,17 +69,23 @@ pub(super) async fn verify(context: &Context, args: &VerifyArgs) -> Outcome {
     let file = Path::new(&args.what);
     let mut checks = Vec::new();
     let (receipt, host) = if file.is_file() {
-        let receipt: Receipt = serde_json::from_slice(&read(file)?).map_err(|error| {
-            Failure::of_skep(format!("{} is no receipt: {error}", file.display()))
-        })?;
-        // Whoever brings both streams needs no host.
-        let host = match (&args.stdout, &args.stderr) {
-            (Some(_), Some(_)) => None,
-            _ => Some(context.client().await?),
+        let (receipt, written) = parse(file)?;
+        let endpoint = context.endpoint()?;
+        let host = match connect(endpoint.clone()).await {
+            Ok(client) => {
+                checks.push(against_record(&client, &receipt, &written).await?);
+                Some(client)
+            }
+            // Of the streams it is not needed then.
+            Err(_) if args.stdout.is_some() && args.stderr.is_some() => {
+                checks.push(Check::not_compared(
+                    "record",
+                    format!("no host answers at {endpoint}: whoever changed it is not found out"),
+                ));
+                None
+            }
+            Err(failure) => return Err(failure),
         };
-        if let Some(client) = &host {
-            checks.push(against_record(client, &receipt).await?);
-        }
         (receipt, host)
     } else {
         let client = context.client().await?;
@@ -102,21 +120,45 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| Failure::of_file(path, &error))
 }
 
-/// What the host itself says of that run: it has every member, the digest of
-/// the spec among them.
-async fn against_record(client: &Client, receipt: &Receipt) -> Result<Check, Failure> {
-    match client.get(receipt.agent).await {
-        Ok(agent) => Ok(Check::of(
-            "record",
-            agent.receipt.as_ref() == Some(receipt),
-            "the host's own receipt of this run",
-        )),
-        Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(Check::expired(
-            "record",
-            "the host has forgotten the agent, or never had it",
-        )),
-        Err(error) => Err(error.into()),
-    }
+/// The receipt in a file, and all that is written there: also what no receipt has.
+fn parse(file: &Path) -> Result<(Receipt, Map<String, Value>), Failure> {
+    let bytes = read(file)?;
+    let parsed = serde_json::from_slice(&bytes)
+        .and_then(|receipt| Ok((receipt, serde_json::from_slice(&bytes)?)));
+    parsed.map_err(|error| Failure::of_skep(format!("{} is no receipt: {error}", file.display())))
+}
+
+/// What the host itself says of that run. It has every member, the digest of the
+/// spec among them; one that is missing in the file, or is there in addition, was
+/// changed as much as another.
+async fn against_record(
+    client: &Client,
+    receipt: &Receipt,
+    written: &Map<String, Value>,
+) -> Result<Check, Failure> {
+    const WITH: &str = "the host's own receipt of this run";
+    let agent = match client.get(receipt.agent).await {
+        Ok(agent) => agent,
+        Err(error) if error.code() == Some(ErrorCode::NotFound) => {
+            let detail = "the host has forgotten the agent, or never had it";
+            return Ok(Check::expired("record", detail));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let own = match agent.receipt.map(serde_json::to_value) {
+        Some(Ok(Value::Object(own))) => own,
+        _ => return Ok(Check::of("record", false, "the host has no receipt of it")),
+    };
+    let names: BTreeSet<&String> = own.keys().chain(written.keys()).collect();
+    let differing: Vec<&str> = (names.into_iter())
+        .filter(|name| own.get(*name) != written.get(*name))
+        .map(String::as_str)
+        .collect();
+    let detail = match differing.is_empty() {
+        true => WITH.to_owned(),
+        false => format!("{WITH}, which has another {}", differing.join(", ")),
+    };
+    Ok(Check::of("record", differing.is_empty(), detail))
 }
 
 /// What the person brings.
@@ -223,10 +265,12 @@ async fn history(
 /// Says what came of it; the worst is the exit code.
 fn tell(context: &Context, checks: &[Check]) -> Outcome {
     let any = |verdict| checks.iter().any(|check| check.verdict == verdict);
-    let code = match (any(Verdict::Differs), any(Verdict::Expired)) {
-        (true, _) => exit::NO,
-        (false, true) => exit::UNSURE,
-        (false, false) => 0,
+    let code = if any(Verdict::Differs) {
+        exit::NO
+    } else if any(Verdict::Expired) || any(Verdict::NotCompared) {
+        exit::UNSURE
+    } else {
+        0
     };
     if context.json {
         print::json(&serde_json::json!({ "verified": code == 0, "checks": checks }))?;
@@ -238,6 +282,7 @@ fn tell(context: &Context, checks: &[Check]) -> Outcome {
             Verdict::Verified => "verified",
             Verdict::Differs => "differs",
             Verdict::Expired => "expired",
+            Verdict::NotCompared => "not compared",
         };
         table.add_row([check.part, verdict, &text::clean(&check.detail)]);
     }

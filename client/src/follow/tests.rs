@@ -262,6 +262,33 @@ async fn one_that_is_forgotten_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_is_forgotten_as_it_ends_was_all_published() {
+    for lost in [false, true] {
+        let (script, client) = Script::new();
+        let mut follow = client.follow(script.agent, both());
+        script.write_to(1);
+        assert_eq!(seq(&mut follow).await, 0);
+        script.write_to(if lost { 3 } else { 2 });
+        script.publish(1);
+        assert_eq!(seq(&mut follow).await, 1);
+        script.with(|state| state.forgotten = true);
+        let host = script.clone();
+        tokio::spawn(async move {
+            // Behind the refusal of what is asked for next.
+            tokio::time::sleep(LAST_STATUS / 2).await;
+            host.publish_end();
+        });
+        match next(&mut follow).await {
+            Ok(None) => assert!(!lost),
+            Err(error) => assert!(lost && error.code() == Some(ErrorCode::NotFound)),
+            other => panic!("{other:?}"),
+        }
+        let status = follow.final_status(Duration::ZERO).await.unwrap();
+        assert_eq!(status.state, AgentState::Exited);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_that_returns_is_waited_for() {
     let (script, client) = Script::new();
     let mut follow = client.follow(script.agent, both());

@@ -26,7 +26,7 @@ from raw import Client, Refused, Subscriber, spec_of
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PREBUILT = ROOT / "examples" / "prebuilt"
 GOLDEN = ROOT / "protocol" / "tests" / "golden"
-LINES = 10_000
+LINES = 30_000
 DEADLINE = 60.0
 MAX_PAYLOAD = 10 * 1024 * 1024
 
@@ -121,11 +121,12 @@ class Reader(threading.Thread):
 
 
 def check_subscribers(host, spec):
-    """Two read ten thousand lines of one agent, the second from the middle on;
+    """Two read thirty thousand lines of one agent, the second from the middle on;
     another agent prints as many at the same time, and they see none of it."""
     client = Client(host.control)
     mine = spec("mine")
-    # So slowly that there is a middle to come into.
+    # So slowly, and so much more than pipes and buffers hold, that there is a middle to
+    # come into.
     mine["limits"] = {"output_bytes_per_s": 64 * 1024}
     agent = client.spawn(mine)["id"]
     early = Reader(host, agent)

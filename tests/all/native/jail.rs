@@ -145,7 +145,6 @@ async fn processes_and_open_files_are_limited() {
     host.end().await;
 }
 
-/// The kernel counts them for the user, whoever has them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_memory_together_is_limited() {
     let host = host().await;

@@ -38,6 +38,10 @@ pub(in crate::cli) struct InspectArgs {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct VerifyArgs {
     /// The file of a receipt, as `skep inspect --receipt` prints it, or an agent
+    ///
+    /// The record in a file (outcome, limits, usage and all else) is compared with the host's
+    /// own, member by member. Where no host answers, both streams can still be compared with
+    /// files; the record is not, which is told, and the exit code is 2.
     #[arg(value_name = "RECEIPT.json|AGENT")]
     pub(in crate::cli) what: String,
     /// Compare the component with this file

@@ -18,13 +18,13 @@ pub(in crate::cli) struct FilesArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct CopyArgs {
-    /// Copy what lies in the directory PATH into the directory TO
+    /// Copy what lies in the directory PATH into the directory TO, which is made unless it is there
     #[arg(short, long)]
     pub(in crate::cli) recursive: bool,
     /// The agent, and which file of its scratch
     #[arg(value_name = "AGENT:PATH")]
     pub(in crate::cli) from: String,
-    /// A file, a directory to put it in, or - for stdout
+    /// A file, a directory that is there to put it in, or - for stdout
     pub(in crate::cli) to: PathBuf,
 }
 

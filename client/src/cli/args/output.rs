@@ -38,7 +38,7 @@ pub(in crate::cli) struct LogsArgs {
     pub(in crate::cli) label: Vec<(String, String)>,
     #[command(flatten)]
     pub(in crate::cli) previews: PreviewArgs,
-    /// Their ids, the beginnings of them, or names that only one agent bears
+    /// Their ids, the first 4 characters or more of them, or names that only one agent bears
     #[arg(
         required_unless_present_any = ["all", "label"],
         conflicts_with_all = ["all", "label"],

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use skep_protocol::codec::{Envelope, encode, encode_error, encode_reply};
-use skep_protocol::event::LogRecord;
+use skep_protocol::event::{LogRecord, Topic};
 use skep_protocol::op::{OutputReply, Request, SubscribeReply};
 use skep_protocol::{ErrorCode, Usage, WireError};
 use skep_transport::{Publisher, local};

@@ -1,0 +1,69 @@
+//! A stderr that takes nothing: a disk that is full, a terminal that was closed, a
+//! pipe whose reader has gone. Whoever writes there goes on as if it did.
+
+use serde_json::Value;
+use skep_client::protocol::Outcome;
+use skep_tests::{HostProcess, eventually, native, probe, run};
+
+use crate::command::{prebuilt, skep_unheard};
+
+/// The names of the agents whose spawns are on record.
+fn spawns(host: &HostProcess) -> Vec<String> {
+    let record = host.state_dir().join("audit/audit.jsonl");
+    let record = std::fs::read_to_string(record).unwrap_or_default();
+    let lines = record
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines
+        .filter(|line| line["op"] == "agent.spawn")
+        .filter_map(|line| Some(line["name"].as_str()?.to_owned()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_goes_on() {
+    let mut host =
+        HostProcess::start_unheard(&["--allow-native", "--set", "log.filter=info"]).await;
+    let client = host.client();
+    // What the machine grants to native agents is told when the first one comes.
+    for _ in 0..2 {
+        let ended = run(&client, native(&["/bin/true"])).await;
+        assert_eq!(ended.info.outcome, Some(Outcome::Exited { code: 0 }));
+    }
+    // The record's thread has something to complain of.
+    let state = host.state_dir();
+    let (there, away) = (state.join("audit"), state.join("elsewhere"));
+    std::fs::rename(&there, &away).unwrap();
+    let mut meanwhile = probe(&["exit", "0"]);
+    meanwhile.name = "meanwhile".parse().unwrap();
+    run(&client, meanwhile).await;
+    eventually("a host that is not well", || async {
+        let health = client.health().await.unwrap();
+        (!health.reasons.is_empty()).then_some(())
+    })
+    .await;
+    std::fs::rename(&away, &there).unwrap();
+    eventually("the record goes on", || async {
+        spawns(&host)
+            .contains(&"meanwhile".to_owned())
+            .then_some(())
+    })
+    .await;
+    host.terminate();
+    assert_eq!(host.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_command_ends_with_the_same_code() {
+    let probe = prebuilt("probe");
+    let nobody = ["--host", "tcp://127.0.0.1:1"];
+    for (args, code) in [
+        (&["run", "/nowhere/at/all.wasm"][..], 127),
+        (&[&nobody[..], &["logs", "a"]].concat(), 125),
+        (&["logs", "--no-such-flag"], 125),
+        (&["run", "--stats", &probe, "panic"], 134),
+        (&["run", &probe, "stderr", "5"], 0),
+    ] {
+        assert_eq!(skep_unheard(args).await.code, Some(code), "{args:?}");
+    }
+}
