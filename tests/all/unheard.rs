@@ -2,10 +2,11 @@
 //! pipe whose reader has gone. Whoever writes there goes on as if it did.
 
 use serde_json::Value;
-use skep_client::protocol::Outcome;
-use skep_tests::{HostProcess, eventually, native, probe, run};
+use skep_client::AgentFilter;
+use skep_client::protocol::{AgentState, Outcome};
+use skep_tests::{HostProcess, Terminal, eventually, native, probe, run, skep_binary};
 
-use crate::command::{prebuilt, skep_unheard};
+use crate::command::{prebuilt, skep, skep_unheard};
 
 /// The names of the agents whose spawns are on record.
 fn spawns(host: &HostProcess) -> Vec<String> {
@@ -66,4 +67,32 @@ async fn a_command_ends_with_the_same_code() {
     ] {
         assert_eq!(skep_unheard(args).await.code, Some(code), "{args:?}");
     }
+}
+
+/// What it prints goes nowhere then, which is not what ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_prints_has_its_grace_where_a_terminal_is_closed() {
+    const PRINTS: &str = "trap stopped=1 TERM; while [ -z $stopped ]; do echo on; sleep 0.02; done; \
+                          for i in $(seq 50); do echo off; sleep 0.02; done; echo done";
+    let mut host = HostProcess::start(&["--allow-native"]).await;
+    let client = host.client();
+    let control = host.control().to_string();
+    let args = [
+        "--host", &control, "run", "--native", "--name", "prints", "--grace", "1m", "--",
+        "/bin/sh", "-c", PRINTS,
+    ];
+    let terminal = Terminal::start(skep_binary().to_str().unwrap(), &args, &[]);
+    terminal.shows("on\non").await;
+    terminal.close().await;
+    let ended = eventually("its end", || async {
+        let agents = client.list_all(&AgentFilter::default()).await.unwrap();
+        let mut agents = agents.into_iter();
+        agents.find(|agent| agent.state == AgentState::Exited)
+    })
+    .await;
+    assert_eq!(ended.outcome, Some(Outcome::Stopped { forced: false }));
+    let logs = skep(&["--host", &control, "logs", "--tail", "1", "prints"]).await;
+    assert_eq!(logs.stdout, "done\n");
+    host.terminate();
+    assert_eq!(host.ended().await.code(), Some(0));
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pty_process::{Command, OwnedWritePty, Size, open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
+use tokio::task::JoinHandle;
 use vt100::Parser;
 
 use crate::wait::{eventually, soon};
@@ -21,6 +22,7 @@ pub struct Terminal {
     child: Child,
     keyboard: OwnedWritePty,
     screen: Arc<Mutex<Screen>>,
+    shows: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Screen {
@@ -59,7 +61,7 @@ impl Terminal {
             written: Vec::new(),
         }));
         let shown = Arc::clone(&screen);
-        tokio::spawn(async move {
+        let shows = tokio::spawn(async move {
             let mut bytes = vec![0; 4096];
             // A terminal whose program has ended is an error.
             while let Ok(size @ 1..) = output.read(&mut bytes).await {
@@ -73,6 +75,7 @@ impl Terminal {
             child,
             keyboard,
             screen,
+            shows,
         }
     }
 
@@ -111,6 +114,26 @@ impl Terminal {
     pub async fn types(&mut self, keys: &str) {
         let typing = self.keyboard.write_all(keys.as_bytes());
         soon("typing", typing).await.expect("a terminal");
+    }
+
+    /// Closes it, as who closes its window does, and waits for the end of the program.
+    ///
+    /// # Panics
+    /// If that does not come.
+    pub async fn close(self) -> ExitStatus {
+        let Self {
+            mut child,
+            keyboard,
+            shows,
+            ..
+        } = self;
+        shows.abort();
+        // Only when it is over, its half of the terminal is gone.
+        let _aborted = shows.await;
+        drop(keyboard);
+        soon("the end of a program without a terminal", child.wait())
+            .await
+            .expect("a child")
     }
 
     /// Waits for the end of the program.
