@@ -154,7 +154,8 @@ async fn nothing_is_inherited() {
         panic!("{stdout}")
     };
     assert_eq!(group, lines[1], "it leads no group of its own");
-    // That of the host has no number where the agent cannot see it.
+    // That of the host has no number where the agent cannot see it, and agents stay in it
+    // where the kernel would share the processors by session.
     assert!(
         [lines[1], "0"].contains(&session),
         "it is in another's session"

@@ -53,6 +53,7 @@ impl Cgroups {
         let controllers = Controllers {
             memory: has("memory.max"),
             pids: has("pids.max"),
+            cpu: has("cpu.weight"),
         };
         Some(Self {
             base,

@@ -15,7 +15,6 @@ use nix::unistd::{
     setsid,
 };
 
-use super::layers::Layers;
 use super::wire::{Instruction, Jail, Step};
 use super::{enclosure, reach, syscalls};
 
@@ -124,7 +123,11 @@ fn become_program(
         if getppid() != shim {
             return Err(Errno::ESRCH);
         }
-        leave_group(instruction.jail.layers)?;
+        if instruction.jail.session {
+            setsid()?;
+        } else {
+            setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        }
         // Until the host knows its number: what runs from here on may kill the
         // shim.
         let _end = released.read(&mut [0]);
@@ -155,21 +158,6 @@ fn become_program(
     // a script executed so would not be found by its interpreter.
     let Err(errno) = execve(&instruction.program, &instruction.argv, &instruction.env);
     (Step::Execute, errno)
-}
-
-/// Leaves the host's session, or its group if that does.
-///
-/// A kernel that shares the processors by session first (`sched_autogroup_enabled`)
-/// would give each agent as much of them as the host with all that it runs, and
-/// `nice` would count only among an agent's own processes. A session keeps agents
-/// from the host's terminal, and tells which processes are theirs: what sees
-/// neither a terminal nor others' processes needs none.
-fn leave_group(layers: Layers) -> nix::Result<()> {
-    if layers.namespaces && layers.view {
-        setpgid(Pid::from_raw(0), Pid::from_raw(0))
-    } else {
-        setsid().map(drop)
-    }
 }
 
 /// Shuts itself in. The limits come last: what comes before needs memory and

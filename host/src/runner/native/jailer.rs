@@ -14,6 +14,7 @@ use super::cgroup::{Cgroup, Cgroups};
 use super::layers::Layers;
 use super::link::Shim;
 use super::reach::Reach;
+use super::session;
 use super::wire::{Jail, Order, Report};
 use crate::runner::{Access, GrantedDir};
 
@@ -36,6 +37,8 @@ pub(super) enum ProbeError {
 pub(super) struct Jailer {
     layers: Layers,
     account: Option<Account>,
+    /// Whether a session costs the host processors that it does not share out itself.
+    sessions_share: bool,
     cgroups: Option<Cgroups>,
 }
 
@@ -59,10 +62,19 @@ impl Jailer {
             .await
             .ok()
             .flatten();
-        tracing::info!(?layers, ?account, ?cgroups, "native agents are shut in");
+        let shared_out = (cgroups.as_ref()).is_some_and(|cgroups| cgroups.controllers().cpu);
+        let sessions_share = !shared_out && session::share_the_processors();
+        tracing::info!(
+            ?layers,
+            ?account,
+            sessions_share,
+            ?cgroups,
+            "native agents are shut in"
+        );
         Ok(Self {
             layers,
             account,
+            sessions_share,
             cgroups,
         })
     }
@@ -76,6 +88,13 @@ impl Jailer {
     #[cfg(test)]
     pub(super) fn with(mut self, layers: Layers) -> Self {
         (self.layers, self.cgroups) = (layers, None);
+        self
+    }
+
+    /// Where the kernel shares the processors by session, or does not.
+    #[cfg(test)]
+    pub(super) fn where_sessions_share(mut self, share: bool) -> Self {
+        self.sessions_share = share;
         self
     }
 
@@ -110,6 +129,14 @@ impl Jailer {
         !self.controllers().is_some_and(|cgroup| cgroup.memory)
     }
 
+    /// A session keeps agents from the host's terminal, and tells which processes are
+    /// theirs. Where it would also get as much of the processors as the host's, who sees
+    /// neither a terminal nor others' processes has none.
+    fn gives_sessions(&self) -> bool {
+        let hidden = self.layers.namespaces && self.layers.view;
+        !(self.sessions_share && hidden)
+    }
+
     fn controllers(&self) -> Option<super::layers::Controllers> {
         self.cgroups.as_ref().map(Cgroups::controllers)
     }
@@ -134,6 +161,7 @@ impl Jailer {
         };
         Ok(Jail {
             layers: self.layers,
+            session: self.gives_sessions(),
             account: self.account,
             reach: dirs.iter().map(reach).collect::<Result<_, _>>()?,
             covered: covered

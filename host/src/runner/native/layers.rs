@@ -25,6 +25,7 @@ pub(super) struct Layers {
 pub(super) struct Controllers {
     pub(super) memory: bool,
     pub(super) pids: bool,
+    pub(super) cpu: bool,
 }
 
 impl Layers {
@@ -119,6 +120,7 @@ mod tests {
             Some(Controllers {
                 memory,
                 pids: memory,
+                cpu: memory,
             })
         };
         assert_eq!(

@@ -38,6 +38,7 @@ mod memory;
 mod process;
 mod pump;
 mod reach;
+mod session;
 pub mod shim;
 mod start;
 mod syscalls;

@@ -41,8 +41,8 @@ const DENIED: &[i64] = &[
     libc::SYS_process_madvise,
     libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
-    // Where the kernel shares the processors by session, each has as much of them
-    // as the host with all that it runs.
+    // Where the kernel shares the processors by session, each new one has as much of
+    // them as the host with all that it runs.
     libc::SYS_setsid,
     // Namespaces, mounts and roots.
     libc::SYS_unshare,

@@ -230,7 +230,7 @@ pub(super) fn enter(
     }
     let proc = staged(Path::new("/proc"));
     fs::create_dir(&proc).map_err(from_io)?;
-    // Written to, it would let an agent change what its session, which is the
+    // Written to, it would let an agent change what its session, which may be the
     // host's, gets of the processors.
     let flags = plain | MountFlags::NOEXEC | MountFlags::RDONLY;
     mount("proc", &proc, "proc", flags, None).map_err(from_rustix)?;

@@ -61,6 +61,8 @@ pub(super) fn as_path(path: &CStr) -> &Path {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Jail {
     pub(super) layers: Layers,
+    /// Whether it has a session of its own, and not only a group.
+    pub(super) session: bool,
     /// The user that it becomes; `None` means the host's.
     pub(super) account: Option<Account>,
     /// The directories that it was granted.
@@ -259,6 +261,7 @@ mod tests {
             env: vec![c("A="), c("B=x=y")],
             jail: Jail {
                 layers: Layers::ALL,
+                session: true,
                 account: Some(Account { uid: 1, gid: 2 }),
                 reach: vec![Reach {
                     path: CString::new(b"/srv/\xFF").unwrap(),

@@ -104,8 +104,6 @@ async fn the_group_is_its_own_and_the_shim_shows_nothing() {
     let lines = agent.lines(1).await;
     let fields: Vec<_> = lines[0].split(' ').collect();
     assert_eq!(fields[0], fields[4], "its group");
-    // Where it sees nothing of the host's, its session is none that it could name.
-    assert!([fields[0], "0"].contains(&fields[5]), "its session");
     assert_eq!(fields[6], "0", "no terminal");
     let shim = parent(*marked(&agent.mark).iter().min().unwrap()).to_string();
     let cmdline = fs::read_to_string(format!("/proc/{shim}/cmdline")).unwrap();
@@ -371,28 +369,6 @@ async fn usage_while_it_runs_and_after() {
     let after = agent.guest.control.usage();
     assert!(after.cpu_ms >= before.cpu_ms, "{before:?} {after:?}");
     assert!(after.memory_peak_bytes >= before.memory_bytes && after.memory_bytes == 0);
-}
-
-#[tokio::test]
-async fn agents_share_the_processors_with_the_host_by_priority() {
-    // Not by session, as kernels do that have this file and its setting on.
-    let group = |pid: &str| fs::read_to_string(format!("/proc/{pid}/autogroup"));
-    let Ok(own) = group("self") else {
-        println!("this kernel has no such file");
-        return;
-    };
-    if holds().await.files != Enforcement::Enforced {
-        println!("agents have sessions here");
-        return;
-    }
-    println!("agents are in the host's session");
-    // Nor can one of them change what all of them get.
-    let mut agent = sh("(echo 1 > /proc/self/autogroup) && exit 1; echo ready; cat");
-    agent.lines(1).await;
-    let pid = marked(&agent.mark).into_iter().max().unwrap().to_string();
-    assert_eq!(group(&pid).unwrap(), own);
-    agent.stdin = None;
-    assert_eq!(agent.end().await, End::Exited(0));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod hidden;
 mod hostile;
 mod jail;
 mod pause;
+mod session;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
