@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 use skep_client::protocol::{AgentSpec, Outcome};
@@ -52,7 +53,8 @@ fn children(host: &HostProcess) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bombs_fail_to_start_and_hold_up_nobody() {
-    let host = HostProcess::start(&["--set", "capacity.compile_ms=1000"]).await;
+    let sets = ["capacity.compile_ms=1000", "capacity.compile_workers=1"];
+    let host = HostProcess::start(&["--set", sets[0], "--set", sets[1]]).await;
     let client = host.client();
     let hello = spec("hello", &[]);
     let first = run(&client, hello.clone()).await;
@@ -70,17 +72,25 @@ async fn bombs_fail_to_start_and_hold_up_nobody() {
     assert_eq!(neighbour.outcome, Outcome::Exited { code: 0 });
     let still = client.get(bombs.last().unwrap().id).await.unwrap();
     assert_eq!(still.outcome, None, "the neighbour had to wait for them");
+    let mut most = 0;
     for bomb in bombs {
-        let ended = client
-            .wait(bomb.id, Some(skep_tests::DEADLINE))
-            .await
-            .unwrap();
+        let end = client.wait(bomb.id, Some(skep_tests::DEADLINE));
+        let mut end = std::pin::pin!(end);
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        let ended = loop {
+            tokio::select! {
+                ended = &mut end => break ended.unwrap(),
+                _ = look.tick() => most = most.max(children(&host)),
+            }
+        };
         let Some(Outcome::StartFailed { code, message }) = ended.outcome else {
             panic!("{:?}", ended.outcome)
         };
         assert_eq!(code, ErrorCode::CompileLimit);
         assert!(message.contains("1000"), "{message}");
     }
+    // One that checks, one that compiles, and one that compiles for long.
+    assert!((1..=3).contains(&most), "{most} of six at once");
     eventually("the end of all processes", || {
         let none = children(&host) == 0;
         async move { none.then_some(()) }

@@ -83,7 +83,7 @@ async fn an_agent_that_prints_has_its_grace_where_a_terminal_is_closed() {
     ];
     let terminal = Terminal::start(skep_binary().to_str().unwrap(), &args, &[]);
     terminal.shows("on\non").await;
-    terminal.close().await;
+    assert_eq!(terminal.close().await.code(), Some(143));
     let ended = eventually("its end", || async {
         let agents = client.list_all(&AgentFilter::default()).await.unwrap();
         let mut agents = agents.into_iter();

@@ -19,6 +19,14 @@ const PREFIX: &str = "skep-";
 /// it is gone, what is younger may be another's, about to be entered.
 const STALE: Duration = Duration::from_secs(60);
 
+/// What an agent weighs where cgroups share the processors: a tenth of what a host does
+/// (`cpu.weight`, which is 100 unless it is set).
+const WEIGHT: &str = "10";
+
+/// What it weighs from its kill on, which is the most there is: each of its processes
+/// takes a turn to end.
+const WEIGHT_TO_END: &str = "10000";
+
 /// Where a host makes cgroups.
 #[derive(Debug)]
 pub(super) struct Cgroups {
@@ -83,6 +91,9 @@ impl Cgroups {
         }
         if self.controllers.pids {
             set("pids.max", &limits.processes.to_string())?;
+        }
+        if self.controllers.cpu {
+            set("cpu.weight", WEIGHT)?;
         }
         Ok(cgroup)
     }
@@ -157,6 +168,8 @@ impl Cgroup {
 
     /// Kills all of it.
     pub(super) fn kill(&self) -> io::Result<()> {
+        // It is not there where cgroups do not share the processors.
+        let _absent = fs::write(self.path.join("cpu.weight"), WEIGHT_TO_END);
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
@@ -178,6 +191,25 @@ impl Drop for Cgroup {
 fn oom_kills(events: &str) -> u64 {
     let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse().ok();
     events.lines().find_map(count).unwrap_or(0)
+}
+
+/// Whether this process is in a cgroup that has a share of the processors, of either
+/// version. What a container shows as its root is taken for that of the machine.
+pub(super) fn shares_the_processors() -> bool {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // The root has no weight.
+    let weighs = |path: PathBuf| path.ancestors().any(|at| at.join("cpu.weight").exists());
+    is_below_the_root_of_cpu(&cgroups) || own(&cgroups, &mounts).is_some_and(weighs)
+}
+
+/// In version 1.
+fn is_below_the_root_of_cpu(cgroups: &str) -> bool {
+    cgroups.lines().any(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let mut controllers = fields.next().unwrap_or_default().split(',');
+        controllers.any(|name| name == "cpu") && fields.next() != Some("/")
+    })
 }
 
 /// The directory of the cgroup that this process is in.
@@ -270,6 +302,18 @@ mod tests {
         assert_eq!(found("0::/elsewhere\n"), None);
         assert_eq!(found("4:memory:/a\n"), None);
         assert_eq!(own("0::/\n", ""), None);
+    }
+
+    #[test]
+    fn a_part_of_the_processors_is_that_of_a_cgroup_below_the_root() {
+        for (cgroups, below) in [
+            ("3:cpuset:/\n2:cpu,cpuacct:/a\n", true),
+            ("2:cpu:/a:b\n0::/c\n", true),
+            ("2:cpu,cpuacct:/\n1:cpuset:/a\n0::/c\n", false),
+            ("0::/c\n", false),
+        ] {
+            assert_eq!(is_below_the_root_of_cpu(cgroups), below, "{cgroups}");
+        }
     }
 
     #[test]

@@ -62,8 +62,8 @@ impl Jailer {
             .await
             .ok()
             .flatten();
-        let shared_out = (cgroups.as_ref()).is_some_and(|cgroups| cgroups.controllers().cpu);
-        let sessions_share = !shared_out && session::share_the_processors();
+        let cpu = (cgroups.as_ref()).is_some_and(|cgroups| cgroups.controllers().cpu);
+        let sessions_share = !cpu && session::share_the_processors();
         tracing::info!(
             ?layers,
             ?account,
@@ -82,6 +82,11 @@ impl Jailer {
     #[cfg(test)]
     pub(super) fn layers(&self) -> Layers {
         self.layers
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_cgroups(&self) -> bool {
+        self.cgroups.is_some()
     }
 
     /// With other layers, and no cgroup.

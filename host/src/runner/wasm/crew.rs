@@ -4,8 +4,7 @@
 //! on, the one with the earliest clock goes next. So the processors are shared
 //! equally among all who want them, and whoever wants little is not kept
 //! waiting behind those who want all. A turn ends at the next tick. What takes
-//! longer than that, since a bulk instruction is not interrupted, is paid for
-//! by waiting as long. Who sleeps saves nothing up.
+//! longer than that, such as a call of the host, is paid for by waiting as long. Who sleeps saves nothing up.
 //!
 //! Beside these threads there is one for the guests' clocks and timers, which
 //! never waits behind a guest, and some for their files; what is computed there for

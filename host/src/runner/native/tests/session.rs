@@ -3,17 +3,24 @@
 use super::*;
 
 /// Tells its number, group and session, and those of a child.
-const TELL: &str = "cut -d' ' -f1,5,6 /proc/$$/stat; (cut -d' ' -f5,6 /proc/self/stat); cat";
+const TELL: &str = "cut -d' ' -f1,5,6 /proc/$$/stat; (cut -d' ' -f5,6 /proc/self/stat); \
+                    echo ready; cat";
 
-/// Says that the session is to have less of the processors.
-const CHANGE: &str = "(echo 1 > /proc/self/autogroup) 2>/dev/null && exit 1; exit 0";
+/// Says that its session is to have less of the processors.
+const CHANGE: &str = "(echo 1 > /proc/self/autogroup) 2>/dev/null; echo ready; cat";
 
-/// The part of the processors that a process is in, where there are such.
-fn autogroup(pid: i32) -> Option<String> {
+/// Which part of the processors a process is in, where sessions are parts, and how much
+/// that has.
+fn part(pid: i32) -> Option<String> {
     std::fs::read_to_string(format!("/proc/{pid}/autogroup")).ok()
 }
 
-/// Each of the runners where the kernel shares the processors by session, and where not.
+fn own_part() -> Option<String> {
+    part(std::process::id().cast_signed())
+}
+
+/// Runners where the kernel shares the processors by session, or does not; and whether
+/// agents stay in the host's there.
 async fn everywhere() -> Vec<(String, bool, NativeRunner)> {
     let mut found = Vec::new();
     for (way, like) in runners().await {
@@ -26,42 +33,66 @@ async fn everywhere() -> Vec<(String, bool, NativeRunner)> {
                 .with(layers)
                 .where_sessions_share(share);
             runner.setup.jailer.set(jailer).unwrap();
-            let kept = share && layers.namespaces && layers.view;
-            found.push((format!("{way}, {share}"), kept, runner));
+            let stays = share && layers.namespaces && layers.view;
+            found.push((format!("{way}, {share}"), stays, runner));
         }
     }
     found
 }
 
-/// But not one that would have as much as the host's, if it would be for nothing.
 #[tokio::test]
-async fn an_agent_has_a_session_of_its_own() {
-    let own = autogroup(std::process::id().cast_signed());
-    for (way, kept, runner) in everywhere().await {
-        println!("{way}: {kept}");
+async fn an_agent_has_a_session_of_its_own_unless_it_would_have_as_much_as_the_hosts() {
+    for (way, stays, runner) in everywhere().await {
+        println!("{way}: {stays}");
         let mut agent = start_under(&runner, &["sh", "-c", TELL], |_| {});
-        let lines = agent.lines(2).await;
+        let lines = agent.lines(3).await;
         let number = lines[0].split(' ').next().unwrap();
         // That of the host has no number where the agent cannot see it.
-        let session = if kept { "0" } else { number };
+        let session = if stays { "0" } else { number };
         assert_eq!(lines[0], format!("{number} {number} {session}"), "{way}");
         assert_eq!(lines[1], format!("{number} {session}"), "{way}");
-        for pid in marked(&agent.mark).into_iter().filter(|_| kept) {
-            assert_eq!(autogroup(pid), own, "{way}");
-        }
         agent.stdin = None;
         assert_eq!(agent.end().await, End::Exited(0));
     }
 }
 
+/// On this machine as it is.
+#[tokio::test]
+async fn no_agent_that_is_shut_in_has_as_much_of_the_processors_as_the_host() {
+    let runner = runner();
+    let jailer = runner.setup.jailer().await.unwrap();
+    let hidden = jailer.layers().namespaces && jailer.layers().view;
+    let setting = std::fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
+    let by_session = setting.is_ok_and(|setting| setting.trim() == "1");
+    println!("by session: {by_session}, shut in: {hidden}, {jailer:?}");
+    let mut agent = start_under(&runner, &["sh", "-c", TELL], |_| {});
+    agent.lines(3).await;
+    for pid in marked(&agent.mark) {
+        let is_hosts = part(pid) == own_part();
+        // Sessions are parts of what is in no cgroup with a part of its own.
+        let has_cgroup = super::super::cgroup::shares_the_processors();
+        if by_session && hidden && !has_cgroup && !jailer.has_cgroups() {
+            assert!(is_hosts, "it is in another part");
+        } else if !by_session {
+            assert!(!is_hosts || own_part().is_none(), "it has no session");
+        }
+    }
+    agent.stdin = None;
+    assert_eq!(agent.end().await, End::Exited(0));
+}
+
 #[tokio::test]
 async fn no_agent_changes_what_the_hosts_session_gets() {
-    for (way, kept, runner) in everywhere().await {
+    let own = own_part();
+    println!("{own:?}");
+    for (way, stays, runner) in everywhere().await {
         let mut agent = start_under(&runner, &["sh", "-c", CHANGE], |_| {});
-        let end = agent.end().await;
-        println!("{way}: {end:?}");
-        if kept {
-            assert_eq!(end, End::Exited(0), "{way}");
+        agent.lines(1).await;
+        for pid in marked(&agent.mark).into_iter().filter(|_| stays) {
+            assert_eq!(part(pid), own, "{way}");
         }
+        assert_eq!(own_part(), own, "{way}");
+        agent.stdin = None;
+        assert_eq!(agent.end().await, End::Exited(0));
     }
 }

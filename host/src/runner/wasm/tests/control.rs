@@ -179,7 +179,7 @@ async fn kill_the_moment_it_starts() {
 
 #[tokio::test]
 async fn kill_between_two_copies() {
-    // One bulk instruction is not interrupted; the next one is.
+    // A bulk instruction is done in portions, and between two of them it ends.
     let guest = command(
         "(loop $l i32.const 0 i32.const 30000000 i32.const 30000000 memory.copy br $l) i32.const 0",
         "(memory 1000)",

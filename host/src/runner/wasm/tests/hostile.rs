@@ -22,22 +22,39 @@ fn calls(imports: &str, lower: &str, body: &str) -> Bytes {
 }
 
 #[tokio::test]
-async fn handles_that_are_never_dropped() {
-    let guest = calls(
+async fn handles_up_to_the_limit() {
+    let waits = |count: u32| {
+        let mut waits = ask(waits_for(count));
+        waits.limits.handles = 100;
+        waits
+    };
+    // Each holds two: the time, and that it is waited for.
+    assert_eq!(waits(50).end().await, End::Exited(0));
+    for count in [51, u32::MAX] {
+        assert_eq!(trap_of(&waits(count).end().await), Trap::Other);
+    }
+    still_runs().await;
+}
+
+/// Waits for so many times, and never drops that.
+fn waits_for(count: u32) -> Bytes {
+    let count = format!(
+        "(param i64) (result i32)))
+            (func (export \"run\") (result i32) (local $i i32)
+                (loop $l i64.const 0 call $f drop
+                    (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                    (br_if $l (i32.lt_u (local.get $i) (i32.const {count}))))
+                i32.const 0)"
+    );
+    calls(
         r#"(import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type (sub resource)))))
            (alias export $poll "pollable" (type $pollable))
            (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
                 (alias outer 1 $pollable (type $p)) (export "pollable" (type $q (eq $p)))
                 (export "subscribe-duration" (func (param "when" u64) (result (own $q))))))"#,
         r#"(core func $f (canon lower (func $clock "subscribe-duration")))"#,
-        r#"(param i64) (result i32)))
-            (func (export "run") (result i32) (loop $l i64.const 0 call $f drop br $l) i32.const 0)"#,
-    );
-    let mut leaks = ask(guest);
-    leaks.limits.handles = 100;
-    let seen = leaks.run().await;
-    assert_eq!(trap_of(&seen.end), Trap::Other, "{:?}", seen.end);
-    still_runs().await;
+        &count,
+    )
 }
 
 const RANDOM: &str = r#"(import "wasi:random/random@0.2.0" (instance $random
@@ -94,6 +111,20 @@ fn reports(bytes: u32, then: &str) -> Bytes {
             (instance $e (export "run" (func $run)))
             (export "wasi:cli/run@0.2.0" (instance $e)))"#
     ))
+}
+
+#[tokio::test]
+async fn a_string_as_long_as_a_call_may_take() {
+    let guest = |bytes: u32, limit: u64| {
+        let mut guest = ask(reports(bytes, "(call $f (i32.const 0))"));
+        guest.limits.hostcall_bytes = limit;
+        guest
+    };
+    for limit in [1000, 4 << 20] {
+        let bytes = u32::try_from(limit).unwrap();
+        assert_eq!(guest(bytes, limit).end().await, End::Exited(0));
+        assert_eq!(trap_of(&guest(bytes + 1, limit).end().await), Trap::Other);
+    }
 }
 
 #[tokio::test]

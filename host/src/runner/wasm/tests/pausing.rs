@@ -1,5 +1,7 @@
 //! Holding guests, wherever they are, and letting them go on.
 
+use std::time::Instant;
+
 use skep_protocol::info::PausedReason;
 
 use super::*;
@@ -90,7 +92,10 @@ async fn in_a_sleep_that_ends_meanwhile() {
     assert_eq!(probe(&["sleep", "3000"]).run().await.stdout, b"slept\n");
     assert_eq!(started.output.counter().written(), [0, 0]);
     started.guest.control.resume();
+    let resumed = Instant::now();
     assert_eq!(started.ended().await.stdout, b"slept\n");
+    // It sleeps no longer, and a clock that stood still would have most of it left.
+    assert!(resumed.elapsed() < Duration::from_secs(2));
 }
 
 #[tokio::test]
