@@ -20,6 +20,11 @@ const BUDGET: usize = 64 * 1024;
 /// between its streams byte by byte cannot fill the queue with empty chunks.
 const CHUNK_OVERHEAD: usize = 64;
 
+/// What a line costs besides its bytes. Each becomes a record, and one of a few bytes is
+/// as much work as one of a hundred: a queue full of empty lines would be a turn of a tenth
+/// of a second for whoever reads it, and a kill waits for that.
+const LINE_OVERHEAD: usize = 64;
+
 /// A chunk that is still open for the next write grows up to this.
 const MERGE_UP_TO: usize = 16 * 1024;
 
@@ -63,6 +68,29 @@ fn of<T>(pair: &mut [T; 2], stream: Stream) -> &mut T {
         Stream::Stdout => stdout,
         Stream::Stderr => stderr,
     }
+}
+
+/// How many of the bytes there is room for, and what they cost. The last of a line may cost
+/// more than there is room for.
+fn within(room: usize, data: &[u8]) -> (usize, usize) {
+    let cost = |data: &[u8]| {
+        let lines = data.iter().filter(|byte| **byte == b'\n').count();
+        data.len() + lines * LINE_OVERHEAD
+    };
+    let mut taken = data.len().min(room);
+    let mut costs = cost(data.get(..taken).unwrap_or_default());
+    if costs > room {
+        (taken, costs) = (0, 0);
+        for line in data.split_inclusive(|byte| *byte == b'\n') {
+            if costs >= room {
+                break;
+            }
+            let line = line.get(..room - costs).unwrap_or(line);
+            taken += line.len();
+            costs += cost(line);
+        }
+    }
+    (taken, costs)
 }
 
 /// The pipe of one agent: a writer for stdout, one for stderr, and the reader
@@ -109,8 +137,8 @@ impl OutputWriter {
         if state.closed {
             return data.len();
         }
-        let used = of(&mut state.used, self.stream);
-        let taken = data.len().min(BUDGET.saturating_sub(*used));
+        let room = BUDGET.saturating_sub(*of(&mut state.used, self.stream));
+        let (taken, cost) = within(room, data);
         let Some(data) = data.get(..taken).filter(|data| !data.is_empty()) else {
             return 0;
         };
@@ -118,14 +146,14 @@ impl OutputWriter {
         let cost = match state.chunks.back_mut() {
             Some(last) if last.stream == self.stream && last.data.len() < MERGE_UP_TO => {
                 last.data.extend_from_slice(data);
-                taken
+                cost
             }
             _ => {
                 state.chunks.push_back(Chunk {
                     stream: self.stream,
                     data: data.to_vec(),
                 });
-                taken + CHUNK_OVERHEAD
+                cost + CHUNK_OVERHEAD
             }
         };
         *of(&mut state.used, self.stream) += cost;
@@ -285,6 +313,36 @@ mod tests {
         assert_eq!(reader.counter().written(), [4, 1]);
         drop((out, err));
         assert_eq!(reader.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn only_so_many_lines_wait_however_short_they_are() {
+        let (out, _err, mut reader) = output();
+        let lines = vec![b'\n'; BUDGET];
+        let most = BUDGET.div_ceil(1 + LINE_OVERHEAD);
+        assert_eq!(out.write(&lines), most);
+        assert_eq!((out.free(), out.write(&lines)), (0, 0));
+        // All of them come, and none of what follows is lost.
+        let mut left = lines.len() - most;
+        let mut seen = 0;
+        while seen < lines.len() {
+            seen += reader
+                .recv()
+                .await
+                .unwrap()
+                .iter()
+                .map(|c| c.data.len())
+                .sum::<usize>();
+            let taken = out.write(lines.get(..left).unwrap());
+            assert!(taken <= most);
+            left -= taken;
+        }
+        // Whole lines, and one of a part.
+        assert_eq!(
+            within(200, &[&b"a".repeat(100)[..], b"\n"].concat()),
+            (101, 165)
+        );
+        assert_eq!(within(100, b"a\nb\nc"), (4, 132));
     }
 
     #[tokio::test]

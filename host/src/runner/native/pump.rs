@@ -20,6 +20,8 @@ pub(super) struct OutputPump {
     pipe: Option<pipe::Receiver>,
     /// Nobody else writes to its stream, so what is free stays free.
     writer: OutputWriter,
+    /// Read, and not yet written: lines cost more room than their bytes.
+    held: Bytes,
 }
 
 impl OutputPump {
@@ -27,13 +29,31 @@ impl OutputPump {
         Ok(Self {
             pipe: Some(pipe::Receiver::from_owned_fd(OwnedFd::from(pipe))?),
             writer,
+            held: Bytes::new(),
         })
+    }
+
+    /// Writes as much as there is room for, and holds the rest.
+    fn write(&mut self, bytes: &[u8]) {
+        let taken = self.writer.write(bytes);
+        self.held = Bytes::copy_from_slice(bytes.get(taken..).unwrap_or_default());
+    }
+
+    /// Writes what is held, waiting where there is no room.
+    async fn catch_up(&mut self) {
+        while !self.held.is_empty() {
+            self.writer.ready().await;
+            let taken = self.writer.write(&self.held);
+            self.held.advance(taken);
+        }
     }
 
     /// Pumps to the end of the stream, and for ever if that has been reached.
     pub(super) async fn run(&mut self) {
         let mut buffer = Vec::new();
-        while let Some(pipe) = &self.pipe {
+        loop {
+            self.catch_up().await;
+            let Some(pipe) = &self.pipe else { break };
             // Nothing is read for which there is no room: a program whose
             // output nobody takes has to wait.
             self.writer.ready().await;
@@ -43,9 +63,7 @@ impl OutputPump {
             buffer.resize(AT_ONCE.min(self.writer.free()), 0);
             match pipe.try_read(&mut buffer) {
                 Ok(0) => break,
-                Ok(count) => {
-                    self.writer.write(buffer.get(..count).unwrap_or_default());
-                }
+                Ok(count) => self.write(buffer.get(..count).unwrap_or_default()),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(_) => break,
             }
@@ -60,6 +78,7 @@ impl OutputPump {
     /// stream may never come: whoever was handed the descriptor over a socket
     /// still has it, and may go on writing. So a pipe's content is the bound.
     pub(super) async fn drain(&mut self) {
+        self.catch_up().await;
         let Some(pipe) = self.pipe.take() else { return };
         let capacity = fcntl(&pipe, FcntlArg::F_GETPIPE_SZ).unwrap_or(0);
         let mut left = usize::try_from(capacity).unwrap_or(0).max(AT_ONCE);
@@ -72,8 +91,9 @@ impl OutputPump {
             match nix::unistd::read(pipe.as_fd(), &mut buffer) {
                 Ok(0) => return,
                 Ok(count) => {
-                    self.writer.write(buffer.get(..count).unwrap_or_default());
+                    self.write(buffer.get(..count).unwrap_or_default());
                     left -= count;
+                    self.catch_up().await;
                 }
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(_) => return,
