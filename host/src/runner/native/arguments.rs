@@ -12,7 +12,14 @@ type Denied = Vec<(i64, Vec<SeccompRule>)>;
 type Int = u32;
 
 pub(super) fn denied(others: Others) -> Result<Denied, BackendError> {
-    Ok([copies()?, pairs()?, terminals()?, powers(others)?].concat())
+    Ok([
+        copies()?,
+        pairs()?,
+        terminals()?,
+        listeners()?,
+        powers(others)?,
+    ]
+    .concat())
 }
 
 /// New namespaces.
@@ -57,6 +64,14 @@ fn terminals() -> Result<Denied, BackendError> {
         rule([int(1, SeccompCmpOp::Eq, request)])
     });
     Ok(vec![(libc::SYS_ioctl, all(requests)?)])
+}
+
+/// Answering the system calls of another process: who waits for an answer that does not
+/// come can be killed, and not be frozen, so that no pause would hold it.
+fn listeners() -> Result<Denied, BackendError> {
+    let flag = Int::try_from(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER).unwrap_or(Int::MAX);
+    let asks = rule([int(1, SeccompCmpOp::MaskedEq(flag.into()), flag)]);
+    Ok(vec![(libc::SYS_seccomp, vec![asks?])])
 }
 
 /// Saying what other processes get: of those of its user the kernel refuses none,

@@ -196,7 +196,7 @@ mod tests {
             let rules = denied(Shared::Counted, others).unwrap();
             assert_eq!(
                 rules.len(),
-                (DENIED.len() + 10 + OF_VARIANT.count()) * VARIANTS.len()
+                (DENIED.len() + 11 + OF_VARIANT.count()) * VARIANTS.len()
             );
             assert_eq!(all.len(), rules.len() + UNCOUNTED.len() * VARIANTS.len());
             filter(all, libc::EPERM).unwrap();

@@ -64,6 +64,9 @@ async fn calls_that_no_agent_needs() {
         let script = format!("exit(syscall({call}) == -1 && ($! == 1 || $! == 38) ? 0 : 1)");
         assert_eq!(perl(&script, |_| {}).end().await, End::Exited(0), "{name}");
     }
+    // One that may be waited for without being frozen; what it filters is read after.
+    let listener = "exit(syscall(317, 1, 8, 0) == -1 && $! == 1 ? 0 : 1)";
+    assert_eq!(perl(listener, |_| {}).end().await, End::Exited(0));
     // Of a child, for who leads a group may never.
     let setsid = "if (my $p = fork) { waitpid($p, 0); exit($? >> 8) } \
                   exit(syscall(112) == -1 && $! == 1 ? 0 : 1)";

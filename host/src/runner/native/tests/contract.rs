@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use skep_protocol::ErrorCode;
-use skep_protocol::info::Enforcement;
 
 use super::super::Refused;
 use super::*;
