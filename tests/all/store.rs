@@ -214,6 +214,55 @@ async fn an_agent_whose_record_cannot_be_read_is_in_nobodys_way() {
     assert!(host.panics().is_empty());
 }
 
+/// What it acknowledged would be known to no later host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_directory_that_is_not_in_its_place_refuses_newcomers_and_heals() {
+    let host = HostProcess::start(&[]).await;
+    let client = host.client();
+    let known = client.upload(&guest("probe")).await.unwrap();
+    let of_known = |args: &[&str]| {
+        let mut spec = probe(args);
+        spec.component = Some(skep_client::protocol::spec::ComponentRef::Digest(known));
+        spec
+    };
+    let ends = client
+        .spawn(of_known(&["until-stop"]), None)
+        .await
+        .unwrap()
+        .id;
+    running(&client, ends).await;
+    let (there, away) = (host.state_dir(), host.state_dir().with_extension("away"));
+    std::fs::rename(&there, &away).unwrap();
+    for replaced in [false, true] {
+        if replaced {
+            std::fs::create_dir(&there).unwrap();
+        }
+        let spawned = client.spawn(of_known(&["env"]), None).await;
+        let error = spawned.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::StorageUnavailable), "{error}");
+        let health = client.health().await.unwrap();
+        let told = |told: &str| {
+            health
+                .reasons
+                .iter()
+                .any(|reason| reason.message.contains(told))
+        };
+        assert!(!health.healthy && told("put it back"), "{health:?}");
+    }
+    // Who is there goes on, is told about, and ends.
+    client.stop(ends, None).await.unwrap();
+    let outcome = ended(&client, ends).await.outcome;
+    assert_eq!(outcome, Some(Outcome::Stopped { forced: false }));
+    std::fs::remove_dir_all(&there).unwrap();
+    std::fs::rename(&away, &there).unwrap();
+    let after = eventually("a spawn once it is back", || async {
+        client.spawn(of_known(&["env"]), None).await.ok()
+    })
+    .await;
+    ended(&client, after.id).await;
+    assert!(host.panics().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_newcomers_and_heals() {
     let dir = tempfile::tempdir().unwrap();

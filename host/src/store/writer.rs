@@ -4,10 +4,12 @@
 //! Where the disk does not take it, what may be refused is refused, and what has
 //! happened is owed: the ends of agents first of all. New agents and components
 //! are refused all the while, so that no more can be owed than there are of them.
-//! It is tried again and again, later each time, until it is written.
+//! It is tried again and again, later each time, until it is written. The same holds
+//! where the file is no longer where it was: no later host would find what is in it.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -89,9 +91,16 @@ pub(super) struct Writer {
     replies: VecDeque<WrittenReply>,
     reply_bytes: usize,
     files: [PathBuf; 2],
+    /// Which file the first of them is.
+    identity: Option<(u64, u64)>,
     size: Size,
     upkeep: Upkeep,
     _claim: Claim,
+}
+
+/// Device and inode.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.metadata().ok().map(|file| (file.dev(), file.ino()))
 }
 
 #[derive(Clone, Copy)]
@@ -139,6 +148,7 @@ impl Writer {
             failed: None,
             reply_bytes: replies.iter().map(|reply| reply.bytes).sum(),
             replies,
+            identity: identity(&files[0]),
             files,
             size,
             upkeep: Upkeep::new(),
@@ -200,6 +210,13 @@ impl Writer {
 
     fn write(&mut self, writes: Vec<(Change, oneshot::Sender<Result<(), Unavailable>>)>) {
         let too_early = (self.failed).is_some_and(|failed| Instant::now() < failed.retry_at);
+        let moved = self.has_moved();
+        let (writes, refused) = match &moved {
+            Some(_) if !too_early => {
+                (writes.into_iter()).partition(|(change, _): &(Change, _)| change.has_happened())
+            }
+            _ => (writes, Vec::new()),
+        };
         let written = if too_early {
             Err(self.trouble.read().unwrap_or_default())
         } else {
@@ -215,8 +232,12 @@ impl Writer {
                 &self.replies,
                 self.reply_bytes,
             );
-            self.note(written)
+            self.note(written, moved.clone())
         };
+        for (_, done) in refused {
+            // Whoever waited may have gone.
+            let _ = done.send(Err(Unavailable::Disk(moved.clone().unwrap_or_default())));
+        }
         for (change, done) in writes {
             let told = written.clone().map_err(Unavailable::Disk);
             if told.is_err() && change.has_happened() {
@@ -227,12 +248,26 @@ impl Writer {
         }
     }
 
+    /// Why no later host would find what is written now.
+    fn has_moved(&self) -> Option<String> {
+        let [file, _] = &self.files;
+        (identity(file) != self.identity).then(|| {
+            format!(
+                "{} is not the file that this host has open: put it back, or start the host again",
+                file.display()
+            )
+        })
+    }
+
     /// Tells the operator, once each time, and decides when to try again.
-    fn note(&mut self, written: rusqlite::Result<Written>) -> Result<(), String> {
+    fn note(
+        &mut self,
+        written: rusqlite::Result<Written>,
+        moved: Option<String>,
+    ) -> Result<(), String> {
         match written {
             Ok(written) => {
                 self.owed.clear();
-                self.failed = None;
                 for gone in self.replies.drain(..written.forgotten) {
                     self.reply_bytes -= gone.bytes;
                 }
@@ -240,27 +275,37 @@ impl Writer {
                     self.reply_bytes += reply.bytes;
                     self.replies.push_back(reply);
                 }
-                if self.trouble.set(None).is_some() {
-                    tracing::info!("the store is written to again");
+                match moved {
+                    Some(cause) => self.fails(cause),
+                    None => {
+                        self.failed = None;
+                        if self.trouble.set(None).is_some() {
+                            tracing::info!("the store is written to again");
+                        }
+                    }
                 }
                 Ok(())
             }
             Err(error) => {
                 let cause = error.to_string();
-                let wait = (self.failed).map_or(RETRY, |failed| (failed.wait * 2).min(MAX_RETRY));
-                self.failed = Some(Failed {
-                    retry_at: Instant::now() + wait,
-                    wait,
-                });
-                if self.trouble.set(Some(cause.clone())).is_none() {
-                    tracing::error!(
-                        %error,
-                        "the store cannot be written to: agents that are there go on, new ones are \
-                         refused, and it is tried again"
-                    );
-                }
+                self.fails(cause.clone());
                 Err(cause)
             }
+        }
+    }
+
+    fn fails(&mut self, cause: String) {
+        let wait = (self.failed).map_or(RETRY, |failed| (failed.wait * 2).min(MAX_RETRY));
+        self.failed = Some(Failed {
+            retry_at: Instant::now() + wait,
+            wait,
+        });
+        if self.trouble.set(Some(cause.clone())).is_none() {
+            tracing::error!(
+                error = %cause,
+                "the store cannot be written to: agents that are there go on, new ones are \
+                 refused, and it is tried again"
+            );
         }
     }
 }
