@@ -85,8 +85,8 @@ impl Jailer {
     }
 
     #[cfg(test)]
-    pub(super) fn has_cgroups(&self) -> bool {
-        self.cgroups.is_some()
+    pub(super) fn gives_cgroups_with_cpu(&self) -> bool {
+        self.controllers().is_some_and(|cgroup| cgroup.cpu)
     }
 
     /// With other layers, and no cgroup.

@@ -70,8 +70,8 @@ async fn no_agent_that_is_shut_in_has_as_much_of_the_processors_as_the_host() {
     for pid in marked(&agent.mark) {
         let is_hosts = part(pid) == own_part();
         // Sessions are parts of what is in no cgroup with a part of its own.
-        let has_cgroup = super::super::cgroup::shares_the_processors();
-        if by_session && hidden && !has_cgroup && !jailer.has_cgroups() {
+        let weighs = super::super::cgroup::shares_the_processors();
+        if by_session && hidden && !weighs && !jailer.gives_cgroups_with_cpu() {
             assert!(is_hosts, "it is in another part");
         } else if !by_session {
             assert!(!is_hosts || own_part().is_none(), "it has no session");
