@@ -89,7 +89,6 @@ fn powers(others: Others) -> Result<Denied, BackendError> {
         libc::SYS_sched_setscheduler,
         libc::SYS_sched_setparam,
         libc::SYS_sched_setattr,
-        libc::SYS_sched_setaffinity,
     ];
     let mut denied = Denied::new();
     for call in by_process {

@@ -15,6 +15,7 @@ use nix::unistd::{
     setsid,
 };
 
+use super::processors::Processors;
 use super::wire::{Instruction, Jail, Step};
 use super::{enclosure, reach, syscalls};
 
@@ -168,6 +169,11 @@ fn confine(instruction: &Instruction) -> nix::Result<()> {
     prctl::set_no_new_privs()?;
     // Where the system refuses, agents and host have the same priority.
     let _refused = rustix::process::nice(LOWER);
+    if instruction.jail.spares
+        && let Some(processors) = Processors::split()
+    {
+        processors.join_agents()?;
+    }
     if layers.landlock {
         reach::restrict(Some(instruction.program_path()), reach)?;
     }

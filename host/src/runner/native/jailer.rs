@@ -142,6 +142,11 @@ impl Jailer {
         !(self.sessions_share && hidden)
     }
 
+    /// Whether agents leave one processor alone: where none of them has a part of its own.
+    pub(super) fn spares_a_processor(&self) -> bool {
+        !self.controllers().is_some_and(|cgroup| cgroup.cpu)
+    }
+
     fn controllers(&self) -> Option<super::layers::Controllers> {
         self.cgroups.as_ref().map(Cgroups::controllers)
     }
@@ -167,6 +172,7 @@ impl Jailer {
         Ok(Jail {
             layers: self.layers,
             session: self.gives_sessions(),
+            spares: self.spares_a_processor(),
             account: self.account,
             reach: dirs.iter().map(reach).collect::<Result<_, _>>()?,
             covered: covered

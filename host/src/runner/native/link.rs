@@ -122,7 +122,7 @@ impl Shim {
     /// the init, or below the shim if it has none.
     pub(super) async fn strike(&self, init: Option<i32>) {
         if let Some(pid) = init.or(self.pid()) {
-            let strike = move || tree::signal_all(pid, Signal::SIGKILL);
+            let strike = move || tree::end_all(pid);
             let _panicked = tokio::task::spawn_blocking(strike).await;
         }
         self.proceed();

@@ -36,6 +36,7 @@ mod link;
 mod look;
 mod memory;
 mod process;
+mod processors;
 mod pump;
 mod reach;
 mod session;

@@ -31,6 +31,7 @@ use super::enclosure::{
 };
 use super::keeper::{All, Keeper, tell};
 use super::layers::Layers;
+use super::processors::Processors;
 use super::reach::Reach;
 use super::syscalls::{Others, Shared};
 use super::view::{Tree, Use, is_system};
@@ -115,6 +116,12 @@ fn run(
     // Before there is anything to keep: what comes after cannot fail.
     let children = Keeper::children().map_err(|errno| (Step::Prepare, errno))?;
     let starting = start(&instruction, given)?;
+    // After the fork, which would hand it on.
+    if instruction.jail.spares
+        && let Some(processors) = Processors::split()
+    {
+        let _refused = processors.leave_agents();
+    }
     drop(instruction);
     Keeper::new(control, children, starting.pid, all).watch(starting)
 }

@@ -44,6 +44,8 @@ const DENIED: &[i64] = &[
     // Where the kernel shares the processors by session, each new one has as much of
     // them as the host with all that it runs.
     libc::SYS_setsid,
+    // One processor is the host's, see `processors`.
+    libc::SYS_sched_setaffinity,
     // Namespaces, mounts and roots.
     libc::SYS_unshare,
     libc::SYS_setns,
@@ -196,7 +198,7 @@ mod tests {
             let rules = denied(Shared::Counted, others).unwrap();
             assert_eq!(
                 rules.len(),
-                (DENIED.len() + 11 + OF_VARIANT.count()) * VARIANTS.len()
+                (DENIED.len() + 10 + OF_VARIANT.count()) * VARIANTS.len()
             );
             assert_eq!(all.len(), rules.len() + UNCOUNTED.len() * VARIANTS.len());
             filter(all, libc::EPERM).unwrap();

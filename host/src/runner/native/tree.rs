@@ -13,6 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::processors::Processors;
+
 /// How often a tree that goes on growing is looked at before the caller may
 /// wait for what was killed.
 const ROUNDS: usize = 16;
@@ -176,6 +178,17 @@ pub(super) fn signal_all(root: i32, what: Signal) {
         }
         if !fresh {
             return;
+        }
+    }
+}
+
+/// Kills all that is found below `root`, and lets it end where no agent runs: each of its
+/// processes takes a turn for that.
+pub(super) fn end_all(root: i32) {
+    signal_all(root, Signal::SIGKILL);
+    if let Some(processors) = Processors::split() {
+        for pid in Snapshot::take().pids_below(root) {
+            processors.take_aside(pid);
         }
     }
 }

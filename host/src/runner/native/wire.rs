@@ -63,6 +63,8 @@ pub(super) struct Jail {
     pub(super) layers: Layers,
     /// Whether it has a session of its own, and not only a group.
     pub(super) session: bool,
+    /// Whether one processor is left to others.
+    pub(super) spares: bool,
     /// The user that it becomes; `None` means the host's.
     pub(super) account: Option<Account>,
     /// The directories that it was granted.
@@ -262,6 +264,7 @@ mod tests {
             jail: Jail {
                 layers: Layers::ALL,
                 session: true,
+                spares: true,
                 account: Some(Account { uid: 1, gid: 2 }),
                 reach: vec![Reach {
                     path: CString::new(b"/srv/\xFF").unwrap(),

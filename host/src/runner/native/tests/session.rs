@@ -1,4 +1,6 @@
-//! What agents have of sessions.
+//! What agents have of sessions, and of the processors.
+
+use nix::sched::CpuSet;
 
 use super::*;
 
@@ -79,6 +81,43 @@ async fn no_agent_that_is_shut_in_has_as_much_of_the_processors_as_the_host() {
     }
     agent.stdin = None;
     assert_eq!(agent.end().await, End::Exited(0));
+}
+
+#[tokio::test]
+async fn agents_leave_one_processor_to_who_keeps_them() {
+    let processors = |pid: i32| nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(pid));
+    let all = processors(0).unwrap();
+    let count = |set: &CpuSet| {
+        let is_set = |cpu: &usize| set.is_set(*cpu) == Ok(true);
+        (0..CpuSet::count()).filter(is_set).count()
+    };
+    for (way, runner) in runners().await {
+        let spares = runner.setup.jailer().await.unwrap().spares_a_processor() && count(&all) > 1;
+        println!("{way}: {spares}");
+        let mut agent = start_under(&runner, &["sh", "-c", TELL], |_| {});
+        agent.lines(3).await;
+        for pid in marked(&agent.mark) {
+            let agents = processors(pid).unwrap();
+            assert_eq!(count(&agents), count(&all) - usize::from(spares), "{way}");
+        }
+        let first = marked(&agent.mark).into_iter().min().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{first}/status")).unwrap();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        let keepers = processors(parent.unwrap().trim().parse().unwrap()).unwrap();
+        if spares {
+            let agents = processors(first).unwrap();
+            let both = |cpu| keepers.is_set(cpu).unwrap() && agents.is_set(cpu).unwrap();
+            assert!(
+                count(&keepers) == 1 && !(0..CpuSet::count()).any(both),
+                "{way}"
+            );
+        } else {
+            assert_eq!(keepers, all, "{way}");
+        }
+        agent.stdin = None;
+        assert_eq!(agent.end().await, End::Exited(0));
+    }
+    assert_eq!(processors(0).unwrap(), all);
 }
 
 #[tokio::test]

@@ -1,0 +1,94 @@
+//! One processor on which no agent runs, where there are more and no cgroup shares
+//! them.
+//!
+//! Hundreds of processes that always compute keep whoever wakes beside them waiting for
+//! a tenth of a second and more, however little each of them weighs. So what keeps an
+//! agent, and the agent itself once it is to end, have a processor without them, and the
+//! host always finds one.
+
+use std::fs;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+const THIS: Pid = Pid::from_raw(0);
+
+/// What this process may use of the machine, in two parts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Processors {
+    spare: CpuSet,
+    others: CpuSet,
+}
+
+impl Processors {
+    /// `None` where there is only one, or more than 1,024 are told apart.
+    pub(super) fn split() -> Option<Self> {
+        let all = sched_getaffinity(THIS).ok()?;
+        let mut usable = (0..CpuSet::count()).filter(|cpu| all.is_set(*cpu) == Ok(true));
+        let last = usable.next_back()?;
+        usable.next()?;
+        let (mut spare, mut others) = (CpuSet::new(), all);
+        spare.set(last).ok()?;
+        others.unset(last).ok()?;
+        Some(Self { spare, others })
+    }
+
+    /// Runs the calling process where agents do.
+    pub(super) fn join_agents(&self) -> nix::Result<()> {
+        sched_setaffinity(THIS, &self.others)
+    }
+
+    /// Runs the calling process where no agent does.
+    pub(super) fn leave_agents(&self) -> nix::Result<()> {
+        sched_setaffinity(THIS, &self.spare)
+    }
+
+    /// Runs all threads of a process where no agent does, as far as they are found.
+    pub(super) fn take_aside(&self, pid: i32) {
+        let threads = fs::read_dir(format!("/proc/{pid}/task"));
+        let names = threads.into_iter().flatten().flatten();
+        let ids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        for id in ids {
+            let _gone = sched_setaffinity(Pid::from_raw(id), &self.spare);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_processor_is_set_aside_and_none_is_lost() {
+        let all = sched_getaffinity(THIS).unwrap();
+        let count = |set: &CpuSet| {
+            let is_set = |cpu: &usize| set.is_set(*cpu) == Ok(true);
+            (0..CpuSet::count()).filter(is_set).count()
+        };
+        match Processors::split() {
+            Some(Processors { spare, others }) => {
+                assert_eq!((count(&spare), count(&others)), (1, count(&all) - 1));
+                let both = |cpu| spare.is_set(cpu).unwrap() ^ others.is_set(cpu).unwrap();
+                assert!((0..CpuSet::count()).all(|cpu| both(cpu) == all.is_set(cpu).unwrap()));
+            }
+            None => assert_eq!(count(&all), 1),
+        }
+    }
+
+    #[test]
+    fn who_is_taken_aside_is_where_no_agent_is() {
+        let Some(processors) = Processors::split() else {
+            return;
+        };
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let pid = child.id().cast_signed();
+        processors.take_aside(pid);
+        let of_child = sched_getaffinity(Pid::from_raw(pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(of_child.unwrap(), processors.spare);
+    }
+}
