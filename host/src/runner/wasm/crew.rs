@@ -194,6 +194,20 @@ impl Crew {
         self.line.ready.notify_one();
         seat.into()
     }
+
+    /// What wakes all threads if somebody still waits for a turn, to be called at every
+    /// tick: the one that was woken first may not come for long, on a processor that
+    /// hundreds of native processes want too.
+    pub(super) fn nudge(&self) -> impl Fn() + Send + use<> {
+        let line = Arc::clone(&self.line);
+        move || {
+            // Whoever has it goes on to the next in line anyway.
+            let waits = (line.standing.try_lock()).is_ok_and(|it| !it.waiting.is_empty());
+            if waits {
+                line.ready.notify_all();
+            }
+        }
+    }
 }
 
 impl Drop for Crew {

@@ -172,8 +172,19 @@ impl WasmRunner {
         if config.pooling {
             Descriptors::raise();
         }
+        let on_start = if config.pooling {
+            yield_to_control
+        } else {
+            || ()
+        };
+        let crew = Crew::new(config.guest_threads, on_start)?;
+        let nudge = crew.nudge();
+        let tick = move || {
+            of_ticker.tick();
+            nudge();
+        };
         let house = House {
-            ticker: Ticker::new(move || of_ticker.tick())?,
+            ticker: Ticker::new(tick)?,
             compiler: Compiler::new(&config, Arc::clone(&engines))?,
             memory: HostMemory::new(config.memory_bytes),
             engines,
@@ -187,12 +198,6 @@ impl WasmRunner {
             config.max_agents.max(64),
             Priority::Control,
         )?;
-        let on_start = if config.pooling {
-            yield_to_control
-        } else {
-            || ()
-        };
-        let crew = Crew::new(config.guest_threads, on_start)?;
         Ok(Self {
             house: Arc::new(house),
             reapers: Arc::new(reapers),

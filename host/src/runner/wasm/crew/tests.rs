@@ -257,6 +257,41 @@ async fn a_wake_is_never_lost() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_thread_that_does_not_come_is_taken_by_another() {
+    let crew = Crew::new(1, || ()).unwrap();
+    let (polled, mut begun) = mpsc::channel(1);
+    let mut polls = 0;
+    let guest = seat(
+        &crew,
+        std::future::poll_fn(move |_| {
+            polls += 1;
+            polled.try_send(()).unwrap();
+            if polls == 1 {
+                Poll::Pending
+            } else {
+                Poll::Ready(End::Exited(0))
+            }
+        }),
+    );
+    begun.recv().await.unwrap();
+    // As if it had been woken, and the word of that were under way for ever.
+    let seat = crew.line.lock().seats.values().next().cloned().unwrap();
+    while seat.phase.load(Ordering::Acquire) != IDLE {
+        tokio::task::yield_now().await;
+    }
+    seat.phase.store(WAITING, Ordering::Release);
+    crew.line.lock().join(&seat);
+    assert!(begun.try_recv().is_err(), "nobody has woken a thread");
+    let nudge = crew.nudge();
+    // One that finds the line in use leaves it to the next.
+    while begun.try_recv().is_err() {
+        nudge();
+        tokio::task::yield_now().await;
+    }
+    ended(guest).await;
+}
+
+#[tokio::test]
 async fn timers_and_blocking_calls_work_within() {
     let crew = Crew::new(1, || ()).unwrap();
     let guest = seat(&crew, async {
