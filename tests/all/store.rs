@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde_bytes::ByteBuf;
 use skep_client::AgentFilter;
-use skep_client::protocol::{ErrorCode, Outcome};
+use skep_client::protocol::spec::ComponentRef;
+use skep_client::protocol::{AgentSpec, ErrorCode, Outcome};
 use skep_protocol::Digest;
 use skep_protocol::op::ComponentPut;
 use skep_tests::{HostProcess, TestHost, eventually, guest, probe, spec};
@@ -214,17 +215,20 @@ async fn an_agent_whose_record_cannot_be_read_is_in_nobodys_way() {
     assert!(host.panics().is_empty());
 }
 
+/// A probe that was uploaded before.
+fn of_component(known: Digest, args: &[&str]) -> AgentSpec {
+    let mut spec = probe(args);
+    spec.component = Some(ComponentRef::Digest(known));
+    spec
+}
+
 /// What it acknowledged would be known to no later host.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_directory_that_is_not_in_its_place_refuses_newcomers_and_heals() {
     let host = HostProcess::start(&[]).await;
     let client = host.client();
     let known = client.upload(&guest("probe")).await.unwrap();
-    let of_known = |args: &[&str]| {
-        let mut spec = probe(args);
-        spec.component = Some(skep_client::protocol::spec::ComponentRef::Digest(known));
-        spec
-    };
+    let of_known = |args: &[&str]| of_component(known, args);
     let ends = client
         .spawn(of_known(&["until-stop"]), None)
         .await
@@ -276,11 +280,7 @@ async fn a_full_disk_refuses_newcomers_and_heals() {
     let host = start().await;
     let client = host.client().await;
     let known = client.upload(&guest("probe")).await.unwrap();
-    let of_known = |args: &[&str]| {
-        let mut spec = probe(args);
-        spec.component = Some(skep_client::protocol::spec::ComponentRef::Digest(known));
-        spec
-    };
+    let of_known = |args: &[&str]| of_component(known, args);
     let goes_on = client
         .spawn(of_known(&["tick", "1000000", "20"]), None)
         .await

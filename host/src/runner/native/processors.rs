@@ -54,6 +54,13 @@ impl Processors {
     }
 }
 
+/// How many there are in a set.
+#[cfg(test)]
+pub(super) fn count(set: &CpuSet) -> usize {
+    let is_set = |cpu: &usize| set.is_set(*cpu) == Ok(true);
+    (0..CpuSet::count()).filter(is_set).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,10 +68,6 @@ mod tests {
     #[test]
     fn one_processor_is_set_aside_and_none_is_lost() {
         let all = sched_getaffinity(THIS).unwrap();
-        let count = |set: &CpuSet| {
-            let is_set = |cpu: &usize| set.is_set(*cpu) == Ok(true);
-            (0..CpuSet::count()).filter(is_set).count()
-        };
         match Processors::split() {
             Some(Processors { spare, others }) => {
                 assert_eq!((count(&spare), count(&others)), (1, count(&all) - 1));

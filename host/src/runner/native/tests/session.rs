@@ -2,6 +2,7 @@
 
 use nix::sched::CpuSet;
 
+use super::super::processors::count;
 use super::*;
 
 /// Tells its number, group and session, and those of a child.
@@ -87,10 +88,6 @@ async fn no_agent_that_is_shut_in_has_as_much_of_the_processors_as_the_host() {
 async fn agents_leave_one_processor_to_who_keeps_them() {
     let processors = |pid: i32| nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(pid));
     let all = processors(0).unwrap();
-    let count = |set: &CpuSet| {
-        let is_set = |cpu: &usize| set.is_set(*cpu) == Ok(true);
-        (0..CpuSet::count()).filter(is_set).count()
-    };
     for (way, runner) in runners().await {
         let spares = runner.setup.jailer().await.unwrap().spares_a_processor() && count(&all) > 1;
         println!("{way}: {spares}");

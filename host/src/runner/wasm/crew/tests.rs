@@ -276,18 +276,24 @@ async fn who_waits_for_a_thread_that_does_not_come_is_taken_by_another() {
     begun.recv().await.unwrap();
     // As if it had been woken, and the word of that were under way for ever.
     let seat = crew.line.lock().seats.values().next().cloned().unwrap();
-    while seat.phase.load(Ordering::Acquire) != IDLE {
-        tokio::task::yield_now().await;
-    }
+    let idle = async {
+        while seat.phase.load(Ordering::Acquire) != IDLE {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(GENEROUS, idle).await.unwrap();
     seat.phase.store(WAITING, Ordering::Release);
     crew.line.lock().join(&seat);
     assert!(begun.try_recv().is_err(), "nobody has woken a thread");
     let nudge = crew.nudge();
     // One that finds the line in use leaves it to the next.
-    while begun.try_recv().is_err() {
-        nudge();
-        tokio::task::yield_now().await;
-    }
+    let taken = async {
+        while begun.try_recv().is_err() {
+            nudge();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(GENEROUS, taken).await.unwrap();
     ended(guest).await;
 }
 
