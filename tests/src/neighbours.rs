@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skep_client::protocol::event::LogRecord;
 use skep_client::protocol::{AgentId, Outcome};
@@ -43,6 +43,8 @@ pub struct Heard {
     pub lost: u64,
     /// The longest time between two records, by the host's clock.
     pub longest_pause: Duration,
+    /// The longest time from a record until its reader had it.
+    pub longest_way: Duration,
 }
 
 impl Neighbours {
@@ -107,6 +109,7 @@ impl Neighbours {
             heard.records += own.records;
             heard.lost += own.lost + ended.next_seq.saturating_sub(own.records + own.lost);
             heard.longest_pause = heard.longest_pause.max(own.longest_pause);
+            heard.longest_way = heard.longest_way.max(own.longest_way);
             self.client
                 .forget(neighbour.agent)
                 .await
@@ -145,6 +148,8 @@ async fn follow(client: Client, agent: AgentId, prefix: String, seen: Arc<Atomic
                     let pause = Duration::from_nanos(record.time_ns.saturating_sub(before.time_ns));
                     heard.longest_pause = heard.longest_pause.max(pause);
                 }
+                let way = Duration::from_nanos(now_ns().saturating_sub(record.time_ns));
+                heard.longest_way = heard.longest_way.max(way);
                 before = Some(record);
             }
             LogItem::Gap(gap) => heard.lost += gap.to_seq - gap.from_seq + 1,
@@ -152,4 +157,12 @@ async fn follow(client: Client, agent: AgentId, prefix: String, seen: Arc<Atomic
         seen.store(heard.records, Ordering::Relaxed);
     }
     heard
+}
+
+/// The time since 1970, as records have it.
+fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
 }

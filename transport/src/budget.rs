@@ -74,6 +74,12 @@ impl Budget {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// How many items and bytes more there may be.
+    pub(crate) fn left(&self) -> (usize, usize) {
+        let items = self.max_items.saturating_sub(self.items());
+        (items, self.max_bytes.saturating_sub(self.bytes()))
+    }
+
     /// Whether more than half of either bound is held.
     pub(crate) fn is_nearly_full(&self) -> bool {
         self.items() > self.max_items / 2 || self.bytes() > self.max_bytes / 2

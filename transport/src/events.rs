@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use zeromq::{PubSocket, Socket, SocketSend, ZmqMessage};
 
 use crate::budget::Budget;
 use crate::crowd::crowded;
+use crate::lanes::{Lanes, Outgoing};
 use crate::listener::Listener;
-use crate::publisher::Outgoing;
 use crate::router::{BATCH, SessionEnd, sessions, watch};
 use crate::server::ServerConfig;
 use crate::stats::ServerCounters;
@@ -26,7 +25,7 @@ use crate::thread::{self, Closing, SocketThread};
 #[derive(Debug)]
 pub(crate) struct Events {
     listener: Listener,
-    queue: mpsc::Receiver<Outgoing>,
+    lanes: Arc<Lanes>,
     budget: Arc<Budget>,
     counters: Arc<ServerCounters>,
     max_connection_tasks: usize,
@@ -37,14 +36,14 @@ pub(crate) struct Events {
 impl Events {
     pub(crate) fn new(
         listener: Listener,
-        queue: mpsc::Receiver<Outgoing>,
+        lanes: Arc<Lanes>,
         budget: Arc<Budget>,
         counters: Arc<ServerCounters>,
         config: &ServerConfig,
     ) -> Self {
         Self {
             listener,
-            queue,
+            lanes,
             budget,
             counters,
             max_connection_tasks: config.max_connection_tasks,
@@ -67,14 +66,14 @@ impl Events {
         let monitor = socket.monitor();
         socket.bind_listener(self.listener.adoptable()?).await?;
         let end = tokio::select! {
-            () = publish(&mut socket, &mut self.queue) => SessionEnd::Closing,
+            () = publish(&mut socket, &self.lanes) => SessionEnd::Closing,
             () = watch(monitor, &self.counters, |_| {}) => SessionEnd::Closing,
-            () = stuck(&self.budget, self.stuck_after) => SessionEnd::Stuck,
+            () = stuck(&self.budget, &self.lanes, self.stuck_after) => SessionEnd::Stuck,
             () = crowded(self.max_connection_tasks) => SessionEnd::Crowded,
             () = closing.begun() => SessionEnd::Closing,
         };
         if end == SessionEnd::Closing {
-            let flushed = flush(socket, &mut self.queue, &self.budget);
+            let flushed = flush(socket, &self.lanes, &self.budget);
             if tokio::time::timeout(self.flush, flushed).await.is_err() {
                 tracing::warn!("closed before every subscriber had its events");
             }
@@ -91,24 +90,26 @@ fn send(socket: &mut PubSocket, event: Outgoing) {
 }
 
 /// Publishes events as they come. Nothing is in hand where it waits.
-async fn publish(socket: &mut PubSocket, queue: &mut mpsc::Receiver<Outgoing>) {
+async fn publish(socket: &mut PubSocket, lanes: &Lanes) {
     let mut batch = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
+    loop {
+        lanes.take(BATCH, &mut batch).await;
         for event in batch.drain(..) {
             send(socket, event);
         }
         // The task that hands events to subscribers runs only now.
         tokio::task::yield_now().await;
     }
-    // All publishers are gone; what they published is still being read.
-    std::future::pending::<()>().await;
 }
 
 /// Publishes what is queued and waits until zeromq has written it.
-async fn flush(mut socket: PubSocket, queue: &mut mpsc::Receiver<Outgoing>, budget: &Budget) {
+async fn flush(mut socket: PubSocket, lanes: &Lanes, budget: &Budget) {
     // What comes from now on is counted as dropped.
-    queue.close();
-    while let Ok(event) = queue.try_recv() {
+    lanes.close();
+    let mut batch = Vec::with_capacity(1);
+    loop {
+        lanes.take_now(1, &mut batch);
+        let Some(event) = batch.pop() else { break };
         send(&mut socket, event);
         tokio::task::yield_now().await;
     }
@@ -122,11 +123,14 @@ async fn flush(mut socket: PubSocket, queue: &mut mpsc::Receiver<Outgoing>, budg
 /// Returns when much is held and nobody has read any of it during `patience`:
 /// then a subscriber is stuck and new events no longer get through to the
 /// others. A tcp one is ended by the kernel in time, an ipc one never.
-async fn stuck(budget: &Budget, patience: Duration) {
+async fn stuck(budget: &Budget, lanes: &Lanes, patience: Duration) {
     let mut since = Instant::now();
     let mut releases = budget.releases();
     loop {
         tokio::time::sleep(patience / 8).await;
+        if lanes.is_any_stuck(patience) {
+            return;
+        }
         let now = budget.releases();
         if !budget.is_nearly_full() || now != releases {
             releases = now;

@@ -51,6 +51,7 @@ mod crowd;
 mod endpoint;
 mod events;
 mod framing;
+mod lanes;
 mod listener;
 mod local;
 mod publisher;

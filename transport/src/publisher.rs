@@ -4,10 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
-use crate::budget::Budget;
 use crate::client::Hub;
+use crate::lanes::{Lane, Lanes};
 use crate::stats::ServerCounters;
 
 /// Publishes events; cheap to clone.
@@ -21,18 +20,9 @@ enum Kind {
     Nowhere,
 }
 
-/// An event on its way to the events thread.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) topic: Bytes,
-    /// Bound to the budget: relieved when every subscriber's socket has it.
-    pub(crate) payload: Bytes,
-}
-
 #[derive(Debug, Clone)]
 struct ToSocket {
-    queue: mpsc::Sender<Outgoing>,
-    budget: Arc<Budget>,
+    lane: Arc<Lane>,
     counters: Arc<ServerCounters>,
 }
 
@@ -55,37 +45,73 @@ impl Drop for HubOwner {
 impl Publisher {
     /// Publishes an event; false if it was dropped (and counted) because
     /// [`max_events`](crate::ServerConfig::max_events) or
-    /// [`max_event_bytes`](crate::ServerConfig::max_event_bytes) are queued.
+    /// [`max_event_bytes`](crate::ServerConfig::max_event_bytes) are queued, or its
+    /// source has its share of them.
     ///
     /// True promises nothing about subscribers. On a local wire it is always
     /// true: each subscription bounds and counts for itself.
     pub fn try_publish(&self, topic: impl Into<String>, payload: impl Into<Bytes>) -> bool {
+        self.publish(topic.into(), payload.into(), Lane::push)
+    }
+
+    /// The same, and the source's share does not count: for what comes seldom, and after
+    /// all that the same source has published.
+    pub fn try_publish_beyond_share(
+        &self,
+        topic: impl Into<String>,
+        payload: impl Into<Bytes>,
+    ) -> bool {
+        self.publish(topic.into(), payload.into(), Lane::push_beyond_share)
+    }
+
+    fn publish(
+        &self,
+        topic: String,
+        payload: Bytes,
+        push: fn(&Lane, String, Bytes) -> bool,
+    ) -> bool {
         match &self.0 {
-            Kind::Socket(socket) => socket.try_publish(topic.into(), payload.into()),
+            Kind::Socket(socket) => {
+                let len = payload.len();
+                let sent = push(&socket.lane, topic, payload);
+                if sent {
+                    socket.counters.events_published.one();
+                    socket.counters.event_bytes.add(len);
+                } else {
+                    socket.counters.events_dropped.one();
+                }
+                sent
+            }
             Kind::Local(local) => {
-                let payload = payload.into();
                 local.counters.events_published.one();
                 local.counters.event_bytes.add(payload.len());
-                local.hub.0.deliver(&topic.into(), &payload);
+                local.hub.0.deliver(&topic, &payload);
                 true
             }
             Kind::Nowhere => true,
         }
     }
 
-    pub(crate) fn over_socket(
-        budget: &Arc<Budget>,
-        max_events: usize,
-        counters: &Arc<ServerCounters>,
-    ) -> (Self, mpsc::Receiver<Outgoing>) {
-        // The budget is met first; the channel's own bound is the same.
-        let (queue, receiver) = mpsc::channel(max_events.max(1));
-        let socket = ToSocket {
-            queue,
-            budget: Arc::clone(budget),
+    /// One for a source of its own. Each source has its share of what may be queued, and
+    /// its turn: a flood of one holds up no other. What comes from different sources may
+    /// arrive in another order than it was published in.
+    #[must_use]
+    pub fn of_its_own(&self) -> Self {
+        match &self.0 {
+            Kind::Socket(socket) => Self(Kind::Socket(ToSocket {
+                lane: Arc::new(socket.lane.another()),
+                counters: Arc::clone(&socket.counters),
+            })),
+            // There each subscription has a queue of its own.
+            Kind::Local(_) | Kind::Nowhere => self.clone(),
+        }
+    }
+
+    pub(crate) fn over_socket(lanes: &Arc<Lanes>, counters: &Arc<ServerCounters>) -> Self {
+        Self(Kind::Socket(ToSocket {
+            lane: Arc::new(lanes.open()),
             counters: Arc::clone(counters),
-        };
-        (Self(Kind::Socket(socket)), receiver)
+        }))
     }
 
     pub(crate) fn into_hub(hub: Arc<Hub>, counters: Arc<ServerCounters>) -> Self {
@@ -99,24 +125,4 @@ impl Publisher {
 /// A publisher whose events nobody can subscribe to.
 pub(crate) fn nowhere() -> Publisher {
     Publisher(Kind::Nowhere)
-}
-
-impl ToSocket {
-    fn try_publish(&self, topic: String, payload: Bytes) -> bool {
-        let len = payload.len();
-        let sent = self.budget.take(len + topic.len()).is_some_and(|held| {
-            let event = Outgoing {
-                topic: topic.into(),
-                payload: held.bind(payload, ()),
-            };
-            self.queue.try_send(event).is_ok()
-        });
-        if sent {
-            self.counters.events_published.one();
-            self.counters.event_bytes.add(len);
-        } else {
-            self.counters.events_dropped.one();
-        }
-        sent
-    }
 }

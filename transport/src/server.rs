@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::budget::Budget;
 use crate::endpoint::Endpoint;
 use crate::events::Events;
+use crate::lanes::Lanes;
 use crate::listener::{BindError, Listener};
 use crate::publisher::{self, Publisher};
 use crate::replies::ReplyQueue;
@@ -128,9 +129,9 @@ pub fn serve(mut config: ServerConfig) -> Result<(Wire, Sockets), BindError> {
         .map_err(BindError::Thread)?;
     let (publisher, events) = match events {
         Some(listener) => {
-            let (publisher, queue) =
-                Publisher::over_socket(&event_budget, config.max_events, &counters);
-            let thread = Events::new(listener, queue, event_budget, counters, &config)
+            let lanes = Lanes::new(Arc::clone(&event_budget));
+            let publisher = Publisher::over_socket(&lanes, &counters);
+            let thread = Events::new(listener, lanes, event_budget, counters, &config)
                 .start()
                 .map_err(BindError::Thread)?;
             (publisher, Some(thread))

@@ -236,7 +236,7 @@ impl Publication {
 pub(crate) fn publish<E: serde::Serialize>(publisher: &Publisher, topic: &Topic, event: &E) {
     match codec::encode(event) {
         Ok(payload) => {
-            publisher.try_publish(topic.to_string(), payload);
+            publisher.try_publish_beyond_share(topic.to_string(), payload);
         }
         Err(error) => tracing::error!(%error, %topic, "an event was not published"),
     }

@@ -124,11 +124,13 @@ pub(super) fn assemble(
     let (commands, command_reader) = mpsc::channel(COMMANDS);
     let handle = Handle::new(Arc::clone(&agent), status_reader, commands);
 
+    // What the agent says and what is said of it, in one order.
+    let publisher = core.publisher.of_its_own();
     let publication = Arc::new(Publication {
         agent,
         spec_digest,
         status,
-        publisher: core.publisher.clone(),
+        publisher: publisher.clone(),
         counts: Arc::clone(&core.counts),
     });
     let course = Course {
@@ -154,7 +156,7 @@ pub(super) fn assemble(
             run: past.before.restarts,
             may_run_again: spec.restart.allows_any(),
             history,
-            publisher: core.publisher.clone(),
+            publisher,
             bytes_per_s: spec.limits.output_bytes_per_s,
             count: Arc::clone(&core.records),
             ended: CancellationToken::new(),

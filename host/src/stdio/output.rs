@@ -22,8 +22,10 @@ const CHUNK_OVERHEAD: usize = 64;
 
 /// What a line costs besides its bytes. Each becomes a record, and one of a few bytes is
 /// as much work as one of a hundred: a queue full of empty lines would be a turn of a tenth
-/// of a second for whoever reads it, and a kill waits for that.
-const LINE_OVERHEAD: usize = 64;
+/// of a second for whoever reads it, and a kill waits for that. With 64, a kill beside 32
+/// such floods waited for up to 120 ms, with 256 for 36, and one agent's lines of 100 bytes
+/// come a tenth more slowly.
+const LINE_OVERHEAD: usize = 256;
 
 /// A chunk that is still open for the next write grows up to this.
 const MERGE_UP_TO: usize = 16 * 1024;
@@ -340,9 +342,10 @@ mod tests {
         // Whole lines, and one of a part.
         assert_eq!(
             within(200, &[&b"a".repeat(100)[..], b"\n"].concat()),
-            (101, 165)
+            (101, 101 + LINE_OVERHEAD)
         );
-        assert_eq!(within(100, b"a\nb\nc"), (4, 132));
+        let most = within(LINE_OVERHEAD + 10, b"a\nb\nc");
+        assert_eq!(most, (4, 4 + 2 * LINE_OVERHEAD));
     }
 
     #[tokio::test]

@@ -25,6 +25,9 @@ struct Args {
     /// Agents that spin while fairness is measured
     #[arg(long, value_name = "N", default_value_t = 64)]
     spinners: usize,
+    /// Agents that print empty lines while it is measured again
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    floods: usize,
     /// Only cases of these rows [default: all]
     #[arg(long, value_name = "ROW", value_delimiter = ',')]
     rows: Vec<String>,
@@ -76,6 +79,7 @@ async fn run(args: &Args) -> Report {
                 at_once: args.at_once,
                 honest: args.honest,
                 spinners: args.spinners,
+                floods: args.floods,
                 rows: args.rows.clone(),
                 seed,
                 host,

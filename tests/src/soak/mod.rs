@@ -16,7 +16,7 @@ pub use self::payloads::{Bombarded, bombard, payloads};
 pub use self::report::{Check, Report, Verdict};
 pub use self::spawns::spawns;
 
-use self::fairness::Fairness;
+use self::fairness::{Busy, Fairness};
 use self::runs::{Ledger, Promised, Watch};
 use crate::guests::spec;
 use crate::hostile::{Case, Yard, cases};
@@ -53,6 +53,8 @@ pub struct Plan {
     pub honest: usize,
     /// Agents that spin while fairness is measured.
     pub spinners: usize,
+    /// Agents that print empty lines while it is measured again.
+    pub floods: usize,
     /// Only cases of these rows, or of all if it is empty.
     pub rows: Vec<String>,
     /// Which cases are drawn.
@@ -105,7 +107,8 @@ pub async fn soak(plan: &Plan) -> Report {
     let seen = watch.end().await;
     let second = honest.heard().await;
 
-    let fairness = Fairness::measure(&host, plan.honest, plan.spinners).await;
+    let spinning = Fairness::measure(&host, plan.honest, Busy::spinning(plan.spinners)).await;
+    let printing = Fairness::measure(&host, plan.honest, Busy::printing(plan.floods)).await;
     let after = settled(pid, &base).await;
 
     let mut report = Report::new("soak", plan.seed);
@@ -123,9 +126,10 @@ pub async fn soak(plan: &Plan) -> Report {
     report.none("panics in the host's log", host.panics().len());
     report.none("scratch directories left", host.scratch().len());
     report.same("the same process", host.lives());
-    let records = first.records + second.records + fairness.honest.records;
+    let heard = [first, second, spinning.honest, printing.honest];
+    let records: u64 = heard.iter().map(|heard| heard.records).sum();
     report.fact("records of honest agents", records.to_string());
-    let lost = first.lost + second.lost + fairness.honest.lost;
+    let lost: u64 = heard.iter().map(|heard| heard.lost).sum();
     report.none("of them lost", usize::try_from(lost).unwrap_or(usize::MAX));
     report.within(
         "end after its wall clock, at most",
@@ -141,14 +145,14 @@ pub async fn soak(plan: &Plan) -> Report {
         PATIENCE,
     );
     report.fact("of the case", ledger.native_kill.case);
-    let late = |pause: Duration| pause.saturating_sub(LINE_EVERY);
     let longest = first.longest_pause.max(second.longest_pause);
     report.within(
         "line of an honest agent late, at most",
-        late(longest),
+        longest.saturating_sub(LINE_EVERY),
         PATIENCE,
     );
-    fairness.tell(&mut report, late(fairness.honest.longest_pause));
+    spinning.tell(&mut report);
+    printing.tell(&mut report);
     report.fact("resident at the start", mib(at_start.resident));
     report.fact("resident before (base)", mib(base.resident));
     report.fact("resident at the peak", mib(seen.peak));

@@ -120,8 +120,8 @@ async fn bombs() {
 #[tokio::test]
 async fn output_that_nobody_takes() {
     let mut agent = start(&["yes"]);
-    // Lines of two bytes, each of which takes the room of 66.
-    until(|| agent.output.counter().written()[0] >= 1_900).await;
+    // Lines of two bytes, each of which takes the room of 258.
+    until(|| agent.output.counter().written()[0] >= 500).await;
     agent.kill().await;
     let mut agent = sh("echo; read line; head -c 120000 /dev/zero; exit 4");
     agent.lines(1).await;
