@@ -6,9 +6,12 @@
     reason = "what the machine grants decides what a test asserts"
 )]
 
+use std::collections::BTreeSet;
+
 use skep_client::protocol::info::{AgentState, PausedReason};
 use skep_client::protocol::spec::{DirGrant, DirMode};
 use skep_client::protocol::{AgentSpec, Enforcement};
+use skep_tests::HostProcess;
 
 use super::*;
 
@@ -206,4 +209,56 @@ async fn a_tree_is_paused_stopped_and_killed() {
     }
     quiet(&client).await;
     host.end().await;
+}
+
+/// The processors that a line of `/proc/PID/status` allows: `0-2,5`.
+fn allowed(status: &str) -> BTreeSet<u32> {
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let ranges = list.expect("a list").trim().split(',');
+    let ends = ranges.map(|range| range.split_once('-').unwrap_or((range, range)));
+    let number = |text: &str| text.parse::<u32>().expect("a processor");
+    ends.flat_map(|(first, last)| number(first)..=number(last))
+        .collect()
+}
+
+/// The host's threads: what they are called, and where they may run.
+fn threads(pid: u32) -> Vec<(String, BTreeSet<u32>)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
+    tasks
+        .filter_map(|task| {
+            let task = task.ok()?.path();
+            // It may have ended meanwhile.
+            let name = std::fs::read_to_string(task.join("comm")).ok()?;
+            let status = std::fs::read_to_string(task.join("status")).ok()?;
+            Some((name.trim().to_owned(), allowed(&status)))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_serves_all_runs_where_no_agent_does() {
+    let host = HostProcess::start(&["--allow-native"]).await;
+    let client = host.client();
+    let services = |name: &str| name.starts_with("skep-");
+    let all = allowed(&std::fs::read_to_string("/proc/self/status").unwrap());
+    let before = threads(host.pid());
+    assert!(before.iter().all(|(_, place)| *place == all), "{before:?}");
+
+    let ended = run(&client, sh("grep Cpus_allowed_list: /proc/self/status")).await;
+    let agents = allowed(&ended.output.stdout());
+    let spare: BTreeSet<_> = all.difference(&agents).copied().collect();
+    println!("agents run on {agents:?} of {all:?}");
+    let after = threads(host.pid());
+    let names: Vec<_> = (after.iter().map(|(name, _)| name.as_str()))
+        .filter(|name| services(name))
+        .collect();
+    for service in ["skep-log-0", "skep-control", "skep-events", "skep-store"] {
+        assert!(names.contains(&service), "{names:?}");
+    }
+    for (name, place) in &after {
+        let is_aside = services(name) && !spare.is_empty();
+        assert_eq!(place, if is_aside { &spare } else { &all }, "{name}");
+    }
 }

@@ -20,7 +20,8 @@
 //!
 //! `jailer` finds out what holds, in a shim that tries it all. After that an
 //! agent is shut in so or not started. `keeper`, `child`, `enclosure`, `view`,
-//! `reach`, `syscalls` and `arguments` run in the shim; the rest runs in the host.
+//! `reach`, `syscalls` and `arguments` run in the shim, `processors` in both; the rest
+//! runs in the host.
 
 mod account;
 mod arguments;
@@ -63,6 +64,7 @@ use self::control::Control;
 use self::jailer::{Jailer, ProbeError};
 use self::layers::Layers;
 use self::process::Process;
+use self::processors::Processors;
 use self::tree::Snapshots;
 use super::{GUEST_EVENTS, Guest, Launch, Pipes, Runner};
 
@@ -183,7 +185,15 @@ struct Setup {
 
 impl Setup {
     async fn jailer(&self) -> Result<&Jailer, ProbeError> {
-        let probe = || Jailer::probe(&self.config.shim, self.account);
+        let probe = || async {
+            let jailer = Jailer::probe(&self.config.shim, self.account).await?;
+            if jailer.spares_a_processor()
+                && let Some(processors) = Processors::split()
+            {
+                processors.take_services_aside();
+            }
+            Ok(jailer)
+        };
         self.jailer.get_or_try_init(probe).await
     }
 

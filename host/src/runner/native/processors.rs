@@ -3,15 +3,20 @@
 //!
 //! Hundreds of processes that always compute keep whoever wakes beside them waiting for
 //! a tenth of a second and more, however little each of them weighs. So what keeps an
-//! agent, and the agent itself once it is to end, have a processor without them, and the
-//! host always finds one.
+//! agent, and the agent itself once it is to end, have a processor without them; so have
+//! the host's threads that serve all, and its others always find it.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 const THIS: Pid = Pid::from_raw(0);
+
+/// How the names begin of threads of which there is one for all agents: those of the
+/// sockets, the logs, the store and the record of requests.
+const SERVICES: &str = "skep-";
 
 /// What this process may use of the machine, in two parts.
 #[derive(Debug, Clone, Copy)]
@@ -45,13 +50,32 @@ impl Processors {
 
     /// Runs all threads of a process where no agent does, as far as they are found.
     pub(super) fn take_aside(&self, pid: i32) {
-        let threads = fs::read_dir(format!("/proc/{pid}/task"));
-        let names = threads.into_iter().flatten().flatten();
-        let ids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        for id in ids {
-            let _gone = sched_setaffinity(Pid::from_raw(id), &self.spare);
+        for (id, _) in threads_of(&pid.to_string()) {
+            let _gone = sched_setaffinity(id, &self.spare);
         }
     }
+
+    /// The same for those of this process that serve all agents, from now on. Whoever
+    /// prints waits for them, and they for their turn: it was most of a second.
+    pub(super) fn take_services_aside(&self) {
+        let is_service = |task: &Path| {
+            let name = fs::read_to_string(task.join("comm"));
+            name.is_ok_and(|name| name.starts_with(SERVICES))
+        };
+        for (id, task) in threads_of("self") {
+            if is_service(&task) {
+                let _gone = sched_setaffinity(id, &self.spare);
+            }
+        }
+    }
+}
+
+fn threads_of(process: &str) -> impl Iterator<Item = (Pid, PathBuf)> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task"));
+    tasks.into_iter().flatten().flatten().filter_map(|entry| {
+        let id = entry.file_name().to_str()?.parse().ok()?;
+        Some((Pid::from_raw(id), entry.path()))
+    })
 }
 
 /// How many there are in a set.
