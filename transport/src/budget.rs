@@ -3,7 +3,7 @@
 //! a payload made by [`Held::bind`] reports its own end, wherever it is dropped.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -15,7 +15,6 @@ pub(crate) struct Budget {
     max_bytes: usize,
     items: AtomicUsize,
     bytes: AtomicUsize,
-    releases: AtomicU64,
     released: Notify,
 }
 
@@ -33,7 +32,6 @@ impl Budget {
             max_bytes,
             items: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            releases: AtomicU64::new(0),
             released: Notify::new(),
         })
     }
@@ -45,7 +43,6 @@ impl Budget {
         let items = self.items.fetch_add(1, Ordering::Relaxed) + 1;
         let all = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if items > self.max_items || all > self.max_bytes {
-            // Not a release: nobody has read anything.
             self.items.fetch_sub(1, Ordering::Relaxed);
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return None;
@@ -90,11 +87,6 @@ impl Budget {
         self.items() >= self.max_items || self.bytes() >= self.max_bytes
     }
 
-    /// How often something was given back.
-    pub(crate) fn releases(&self) -> u64 {
-        self.releases.load(Ordering::Relaxed)
-    }
-
     /// Resolves after something was given back; one waiter at a time.
     pub(crate) async fn released(&self) {
         self.released.notified().await;
@@ -127,7 +119,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.budget.items.fetch_sub(1, Ordering::Relaxed);
         self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.budget.releases.fetch_add(1, Ordering::Relaxed);
         self.budget.released.notify_one();
     }
 }
@@ -147,7 +138,6 @@ mod tests {
         let second = budget.take(6).unwrap();
         assert!(budget.take(0).is_none(), "items");
         assert_eq!((budget.items(), budget.bytes()), (2, 10));
-        assert_eq!(budget.releases(), 0, "a refusal is no release");
         drop(second);
 
         let copy = first.slice(1..3);

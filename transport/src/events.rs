@@ -5,6 +5,7 @@
 //! never met: an event counts as held from `try_publish` until it is written to
 //! its last subscriber, and what is held is bounded below that.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::router::{BATCH, SessionEnd, sessions, watch};
 use crate::server::ServerConfig;
 use crate::stats::ServerCounters;
 use crate::thread::{self, Closing, SocketThread};
+use crate::unread::Unread;
 
 /// What the events thread owns.
 #[derive(Debug)]
@@ -65,10 +67,11 @@ impl Events {
         let mut socket = PubSocket::new();
         let monitor = socket.monitor();
         socket.bind_listener(self.listener.adoptable()?).await?;
+        let unread = Unread::default();
         let end = tokio::select! {
-            () = publish(&mut socket, &self.lanes) => SessionEnd::Closing,
+            never = publish(&mut socket, &self.lanes, &unread) => match never {},
             () = watch(monitor, &self.counters, |_| {}) => SessionEnd::Closing,
-            () = stuck(&self.budget, &self.lanes, self.stuck_after) => SessionEnd::Stuck,
+            () = stuck(&self.budget, &self.lanes, &unread, self.stuck_after) => SessionEnd::Stuck,
             () = crowded(self.max_connection_tasks) => SessionEnd::Crowded,
             () = closing.begun() => SessionEnd::Closing,
         };
@@ -76,26 +79,28 @@ impl Events {
             let flushed = flush(socket, &self.lanes, &self.budget);
             if tokio::time::timeout(self.flush, flushed).await.is_err() {
                 tracing::warn!("closed before every subscriber had its events");
+                self.lanes.clear();
             }
         }
         Ok(end)
     }
 }
 
-fn send(socket: &mut PubSocket, event: Outgoing) {
-    let mut message = ZmqMessage::from(event.payload);
-    message.push_front(event.topic);
+fn send(socket: &mut PubSocket, event: Outgoing, with: impl Send + 'static) {
+    let (topic, payload) = event.into_frames(with);
+    let mut message = ZmqMessage::from(payload);
+    message.push_front(topic);
     // PUB's send never waits, and fails only by dropping.
     let _sent = socket.send(message).now_or_never();
 }
 
 /// Publishes events as they come. Nothing is in hand where it waits.
-async fn publish(socket: &mut PubSocket, lanes: &Lanes) {
+async fn publish(socket: &mut PubSocket, lanes: &Lanes, unread: &Unread) -> Infallible {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         lanes.take(BATCH, &mut batch).await;
         for event in batch.drain(..) {
-            send(socket, event);
+            send(socket, event, unread.mark());
         }
         // The task that hands events to subscribers runs only now.
         tokio::task::yield_now().await;
@@ -110,7 +115,7 @@ async fn flush(mut socket: PubSocket, lanes: &Lanes, budget: &Budget) {
     loop {
         lanes.take_now(1, &mut batch);
         let Some(event) = batch.pop() else { break };
-        send(&mut socket, event);
+        send(&mut socket, event, ());
         tokio::task::yield_now().await;
     }
     while budget.items() > 0 {
@@ -120,20 +125,19 @@ async fn flush(mut socket: PubSocket, lanes: &Lanes, budget: &Budget) {
     thread::quiet().await;
 }
 
-/// Returns when much is held and nobody has read any of it during `patience`:
-/// then a subscriber is stuck and new events no longer get through to the
-/// others. A tcp one is ended by the kernel in time, an ipc one never.
-async fn stuck(budget: &Budget, lanes: &Lanes, patience: Duration) {
+/// Returns when events find no room, or little is left, and during `patience` the last of
+/// the subscribers has read nothing of what it has to: then it is stuck, and new events no
+/// longer get through to the others. A tcp one is ended by the kernel in time, an ipc one
+/// never.
+async fn stuck(budget: &Budget, lanes: &Lanes, unread: &Unread, patience: Duration) {
     let mut since = Instant::now();
-    let mut releases = budget.releases();
+    let mut seen = None;
     loop {
         tokio::time::sleep(patience / 8).await;
-        if lanes.is_any_stuck(patience) {
-            return;
-        }
-        let now = budget.releases();
-        if !budget.is_nearly_full() || now != releases {
-            releases = now;
+        let is_tight = lanes.was_refused() || budget.is_nearly_full();
+        let oldest = unread.oldest();
+        if !is_tight || oldest.is_none() || oldest != seen {
+            seen = oldest;
             since = Instant::now();
         } else if since.elapsed() >= patience {
             return;

@@ -1,33 +1,45 @@
 //! What is published and not yet handed to zeromq: a lane for each source, and one after
-//! another they have their turn, so that a flood of one is not what others wait behind.
+//! another they have their turn, so that nobody waits here behind a flood of another.
+//! From there on a subscriber reads what it subscribed to in the order of those turns.
 //!
 //! All lanes together have one bound, of what is held until the last subscriber has it. Of
 //! what is left of it, each may hold a [`SHARE`]: however many floods there are, there is
 //! room for who has little to say.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Held};
 
-/// A lane holds at most as much as this part of what nobody holds. One flood has a fifth of
-/// everything then, 32 have eight ninths, and the next a quarter of the last ninth.
+/// A lane holds at most as much as this part of what nobody holds: a fifth of everything
+/// if it is the only one; 32 such floods have eight ninths, and one more a fifth of the
+/// last.
 const SHARE: usize = 4;
 
-/// How many events a lane hands over before the next has its turn: some 0.1 ms.
-const QUANTUM: usize = 32;
+/// How many events a lane hands over before the next has its turn.
+const QUANTUM: usize = 8;
 
 /// An event on its way to the events thread.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    pub(crate) topic: Bytes,
-    /// Bound to the budget: relieved when every subscriber's socket has it.
-    pub(crate) payload: Bytes,
+    topic: Bytes,
+    payload: Bytes,
+    held: Held,
+    /// If it counts against the share of its lane.
+    of_share: Option<Held>,
+}
+
+impl Outgoing {
+    /// Topic and payload. Both budgets are relieved, and `with` is dropped, when every
+    /// subscriber's socket has it.
+    pub(crate) fn into_frames(self, with: impl Send + 'static) -> (Bytes, Bytes) {
+        let payload = self.held.bind(self.payload, (self.of_share, with));
+        (self.topic, payload)
+    }
 }
 
 #[derive(Debug)]
@@ -35,27 +47,17 @@ pub(crate) struct Lanes {
     all: Arc<Budget>,
     waiting: Mutex<Waiting>,
     filled: Notify,
-    /// Sources that had no room since the last two looks at them.
-    refused: Mutex<HashMap<u64, Refused>>,
+    /// Whether something had no room since somebody last asked.
+    refused: AtomicBool,
     opened: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Those that are not empty.
+    /// Those that are not empty, each of which has one turn to come.
     lanes: HashMap<u64, VecDeque<Outgoing>>,
     turns: VecDeque<u64>,
     closed: bool,
-}
-
-/// A source that is over its share.
-#[derive(Debug)]
-struct Refused {
-    held: Arc<Budget>,
-    /// What was released of it when somebody last looked, and since when no more was.
-    releases: u64,
-    since: Instant,
-    again: bool,
 }
 
 /// What one source has published.
@@ -72,7 +74,7 @@ impl Lanes {
             all,
             waiting: Mutex::default(),
             filled: Notify::new(),
-            refused: Mutex::default(),
+            refused: AtomicBool::new(false),
             opened: AtomicU64::new(0),
         })
     }
@@ -115,34 +117,21 @@ impl Lanes {
         }
     }
 
-    /// Whether a source finds no room, and nothing of what it has published was read
-    /// during `patience`: a subscriber is stuck, and nothing new of that source gets through
-    /// to the others. To be asked several times in that time.
-    pub(crate) fn is_any_stuck(&self, patience: Duration) -> bool {
-        let mut refused = self.refused();
-        refused.retain(|_, lane| std::mem::take(&mut lane.again));
-        for lane in refused.values_mut() {
-            let releases = lane.held.releases();
-            if lane.releases != releases {
-                (lane.releases, lane.since) = (releases, Instant::now());
-            }
-        }
-        let stuck = refused
-            .values()
-            .any(|lane| lane.since.elapsed() >= patience);
-        if stuck {
-            refused.clear();
-        }
-        stuck
+    /// Whether something had no room since this was last asked.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refused.swap(false, Ordering::Relaxed)
     }
 
-    fn refused(&self) -> MutexGuard<'_, HashMap<u64, Refused>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// From now on nothing is taken.
+    /// From now on nothing more is let in.
     pub(crate) fn close(&self) {
         self.waiting().closed = true;
+    }
+
+    /// Drops what is left.
+    pub(crate) fn clear(&self) {
+        let mut waiting = self.waiting();
+        waiting.turns.clear();
+        waiting.lanes.clear();
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -162,22 +151,31 @@ impl Lane {
         let bytes = payload.len() + topic.len();
         let fits = self.held.items() < items_left.div_ceil(SHARE)
             && self.held.bytes() + bytes <= bytes_left / SHARE;
-        if !fits {
-            self.refuse();
-        }
-        fits && self.push_beyond_share(topic, payload)
+        let of_share = fits.then(|| self.held.take_anyway(bytes));
+        self.counted(fits && self.queue(topic, payload, of_share))
     }
 
-    /// Whether there was room in the bound of all.
+    /// The same, where the share does not count.
     pub(crate) fn push_beyond_share(&self, topic: String, payload: Bytes) -> bool {
-        let bytes = payload.len() + topic.len();
-        let Some(held) = self.lanes.all.take(bytes) else {
+        self.counted(self.queue(topic, payload, None))
+    }
+
+    fn counted(&self, had_room: bool) -> bool {
+        if !had_room {
+            self.lanes.refused.store(true, Ordering::Relaxed);
+        }
+        had_room
+    }
+
+    fn queue(&self, topic: String, payload: Bytes, of_share: Option<Held>) -> bool {
+        let Some(held) = self.lanes.all.take(payload.len() + topic.len()) else {
             return false;
         };
-        let own = self.held.take_anyway(bytes);
         let event = Outgoing {
             topic: topic.into(),
-            payload: held.bind(payload, own),
+            payload,
+            held,
+            of_share,
         };
         let mut waiting = self.lanes.waiting();
         if waiting.closed {
@@ -192,24 +190,11 @@ impl Lane {
         self.lanes.filled.notify_one();
         true
     }
-
-    fn refuse(&self) {
-        let mut refused = self.lanes.refused();
-        let lane = refused.entry(self.number).or_insert_with(|| Refused {
-            held: Arc::clone(&self.held),
-            releases: self.held.releases(),
-            since: Instant::now(),
-            again: true,
-        });
-        lane.again = true;
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(3600);
 
     fn push(lane: &Lane, text: &'static str) -> bool {
         lane.push("log.a".to_owned(), Bytes::from_static(text.as_bytes()))
@@ -256,19 +241,17 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_and_not_read_is_stuck() {
+    fn it_is_known_that_somebody_had_no_room() {
         let lanes = Lanes::new(Budget::new(100, 1 << 20));
-        let flood = lanes.open();
+        let (flood, other) = (lanes.open(), lanes.open());
+        assert!(push(&other, "line") && !lanes.was_refused());
         while push(&flood, "flood") {}
-        assert!(!lanes.is_any_stuck(PATIENCE));
-        assert!(!push(&flood, "more"));
-        assert!(lanes.is_any_stuck(Duration::ZERO));
-        // It says nothing any more.
-        assert!(!lanes.is_any_stuck(Duration::ZERO));
+        assert!(push(&other, "line") && lanes.was_refused());
+        assert!(!lanes.was_refused());
     }
 
     #[test]
-    fn nothing_is_taken_after_the_close() {
+    fn nothing_is_let_in_after_the_close() {
         let lanes = Lanes::new(Budget::new(100, 1 << 20));
         let lane = lanes.open();
         assert!(push(&lane, "before"));

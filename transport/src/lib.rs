@@ -60,6 +60,7 @@ mod router;
 mod server;
 mod stats;
 mod thread;
+mod unread;
 mod wire;
 
 pub use client::{

@@ -54,8 +54,8 @@ impl Publisher {
         self.publish(topic.into(), payload.into(), Lane::push)
     }
 
-    /// The same, and the source's share does not count: for what comes seldom, and after
-    /// all that the same source has published.
+    /// The same, and the share of its source does not count: for what is seldom published
+    /// and tells of what was before it. It comes after that.
     pub fn try_publish_beyond_share(
         &self,
         topic: impl Into<String>,
@@ -93,7 +93,7 @@ impl Publisher {
     }
 
     /// One for a source of its own. Each source has its share of what may be queued, and
-    /// its turn: a flood of one holds up no other. What comes from different sources may
+    /// its turn: on the way to the socket a flood of one holds up no other. What comes from different sources may
     /// arrive in another order than it was published in.
     #[must_use]
     pub fn of_its_own(&self) -> Self {

@@ -228,16 +228,22 @@ impl Publication {
             preview: progress.preview,
             time_ms: clock::now_ms(),
         };
-        publish(&self.publisher, &Topic::Progress(self.agent.id), &event);
+        let topic = Topic::Progress(self.agent.id);
+        if let Some(payload) = encoded(&topic, &event) {
+            self.publisher.try_publish(topic.to_string(), payload);
+        }
     }
 }
 
-/// Publishes an event, or counts that it could not be.
+/// Publishes what an agent or the host has come to, or counts that it could not be.
 pub(crate) fn publish<E: serde::Serialize>(publisher: &Publisher, topic: &Topic, event: &E) {
-    match codec::encode(event) {
-        Ok(payload) => {
-            publisher.try_publish_beyond_share(topic.to_string(), payload);
-        }
-        Err(error) => tracing::error!(%error, %topic, "an event was not published"),
+    if let Some(payload) = encoded(topic, event) {
+        publisher.try_publish_beyond_share(topic.to_string(), payload);
     }
+}
+
+fn encoded<E: serde::Serialize>(topic: &Topic, event: &E) -> Option<Vec<u8>> {
+    codec::encode(event)
+        .inspect_err(|error| tracing::error!(%error, %topic, "an event was not published"))
+        .ok()
 }

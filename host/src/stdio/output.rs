@@ -23,7 +23,7 @@ const CHUNK_OVERHEAD: usize = 64;
 /// What a line costs besides its bytes. Each becomes a record, and one of a few bytes is
 /// as much work as one of a hundred: a queue full of empty lines would be a turn of a tenth
 /// of a second for whoever reads it, and a kill waits for that. With 64, a kill beside 32
-/// such floods waited for up to 120 ms, with 256 for 36, and one agent's lines of 100 bytes
+/// such floods waited for up to 120 ms, with 256 for 40, and one agent's lines of 100 bytes
 /// come a tenth more slowly.
 const LINE_OVERHEAD: usize = 256;
 

@@ -241,7 +241,7 @@ fn threads(pid: u32) -> Vec<(String, BTreeSet<u32>)> {
 async fn who_serves_all_runs_where_no_agent_does() {
     let host = HostProcess::start(&["--allow-native"]).await;
     let client = host.client();
-    let services = |name: &str| name.starts_with("skep-");
+    let is_service = |name: &str| name.starts_with("skep-");
     let all = allowed(&std::fs::read_to_string("/proc/self/status").unwrap());
     let before = threads(host.pid());
     assert!(before.iter().all(|(_, place)| *place == all), "{before:?}");
@@ -252,13 +252,21 @@ async fn who_serves_all_runs_where_no_agent_does() {
     println!("agents run on {agents:?} of {all:?}");
     let after = threads(host.pid());
     let names: Vec<_> = (after.iter().map(|(name, _)| name.as_str()))
-        .filter(|name| services(name))
+        .filter(|name| is_service(name))
         .collect();
-    for service in ["skep-log-0", "skep-control", "skep-events", "skep-store"] {
+    for service in [
+        "skep-control",
+        "skep-events",
+        "skep-log-0",
+        "skep-log-1",
+        "skep-log-ahead",
+        "skep-store",
+        "skep-audit",
+    ] {
         assert!(names.contains(&service), "{names:?}");
     }
     for (name, place) in &after {
-        let is_aside = services(name) && !spare.is_empty();
+        let is_aside = is_service(name) && !spare.is_empty();
         assert_eq!(place, if is_aside { &spare } else { &all }, "{name}");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_protocol::RequestId;
-use skep_transport::{Connection, Endpoint, ServerConfig, Wire, serve};
+use skep_transport::{Connection, Endpoint, Publisher, ServerConfig, Wire, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zeromq::{DealerSocket, Socket, SocketSend, SubSocket};
@@ -156,7 +156,7 @@ async fn events_beyond_the_bound_are_refused_and_counted() {
     // ahead of the thread.
     until("a refusal", || {
         for _ in 0..1000 {
-            if wire.publisher.try_publish("log.a", "line") {
+            if wire.publisher.try_publish_beyond_share("log.a", "line") {
                 taken += 1;
             } else {
                 refused += 1;
@@ -173,10 +173,16 @@ async fn events_beyond_the_bound_are_refused_and_counted() {
     until("room", || wire.publisher.try_publish("log.a", "line")).await;
 }
 
-/// Fills a subscriber that never reads, over an endpoint where no kernel
-/// timeout ends it, and shows that another one gets events again.
-#[tokio::test]
-async fn a_subscriber_that_does_not_read_is_got_rid_of() {
+/// A subscriber that never reads, over an endpoint where no kernel timeout ends it.
+async fn deaf_to(events: &Endpoint, topic: &str) -> SubSocket {
+    let mut deaf = SubSocket::new();
+    deaf.connect(&events.to_string()).await.unwrap();
+    deaf.subscribe(topic).await.unwrap();
+    deaf
+}
+
+/// Fills one, and shows that another gets events again.
+async fn is_got_rid_of(publish: fn(&Publisher, Vec<u8>) -> bool) {
     let folder = tempfile::tempdir().unwrap();
     let events = Endpoint::Ipc(folder.path().join("events"));
     let mut config = ServerConfig::new(any_port(), Some(events.clone()));
@@ -184,16 +190,14 @@ async fn a_subscriber_that_does_not_read_is_got_rid_of() {
     config.stuck_after = Duration::from_millis(400);
     let (sockets, publisher) = echo_host(config);
 
-    let mut deaf = SubSocket::new();
-    deaf.connect(&events.to_string()).await.unwrap();
-    deaf.subscribe("log.").await.unwrap();
+    let deaf = deaf_to(&events, "log.").await;
     let connection = Connection::connect(eager(sockets.control_endpoint()));
     connection.subscribe_events(&events);
     let mut subscription = connection.subscribe("log.").await;
     publish_until_seen(&publisher, &mut subscription, "log.a", "ready").await;
 
     until("a reset", || {
-        publisher.try_publish("log.a", vec![0; 64 * 1024]);
+        publish(&publisher, vec![0; 64 * 1024]);
         let stats = sockets.stats();
         assert!(stats.event_bytes_held <= 4 * MIB as u64 + 1024, "{stats:?}");
         stats.resets >= 1
@@ -205,6 +209,53 @@ async fn a_subscriber_that_does_not_read_is_got_rid_of() {
     assert!(subscription.interruptions() >= 1);
     ask(&connection, b"control is undisturbed").await;
     assert_eq!(connection.stats().reconnections, 0);
+    sockets.close().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_does_not_read_is_got_rid_of() {
+    is_got_rid_of(|publisher, payload| publisher.try_publish_beyond_share("log.a", payload)).await;
+}
+
+#[tokio::test]
+async fn one_that_does_not_read_the_share_of_one_source_is_got_rid_of() {
+    is_got_rid_of(|publisher, payload| publisher.try_publish("log.a", payload)).await;
+}
+
+#[tokio::test]
+async fn a_flood_that_is_not_read_costs_no_other_source_an_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let events = Endpoint::Ipc(folder.path().join("events"));
+    let mut config = ServerConfig::new(any_port(), Some(events.clone()));
+    config.max_event_bytes = 4 * MIB;
+    config.stuck_after = Duration::from_secs(3600);
+    let (sockets, publisher) = echo_host(config);
+    let connection = Connection::connect(eager(sockets.control_endpoint()));
+    connection.subscribe_events(&events);
+    let mut subscription = connection.subscribe("log.quiet").await;
+    publish_until_seen(&publisher, &mut subscription, "log.quiet", "ready").await;
+    let _deaf = deaf_to(&events, "log.flood").await;
+
+    let flood = publisher.of_its_own();
+    let pours = || (0..1000).all(|_| flood.try_publish("log.flood", vec![0; 16 * 1024]));
+    until("a full share that is not read", || {
+        !pours() && sockets.stats().event_bytes_held > MIB as u64 / 2
+    })
+    .await;
+    let quiet = publisher.of_its_own();
+    for number in 0..100 {
+        assert!(!pours());
+        let line = format!("line {number}");
+        assert!(quiet.try_publish("log.quiet", line.clone()), "{number}");
+        let event = loop {
+            let event = soon("the line", subscription.recv()).await.unwrap();
+            if event.payload != "ready" {
+                break event;
+            }
+        };
+        assert_eq!(event.payload, line);
+    }
+    assert_eq!(sockets.stats().resets, 0);
     sockets.close().await;
 }
 

@@ -14,13 +14,20 @@ use nix::unistd::Pid;
 
 const THIS: Pid = Pid::from_raw(0);
 
-/// How the names begin of threads of which there is one for all agents: those of the
-/// sockets, the logs, the store and the record of requests.
-const SERVICES: &str = "skep-";
+/// How the names begin of threads that serve all agents: those of the sockets, the logs,
+/// the store and the record of requests.
+const SERVICES: [&str; 5] = [
+    "skep-control",
+    "skep-events",
+    "skep-log-",
+    "skep-store",
+    "skep-audit",
+];
 
 /// What this process may use of the machine, in two parts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Processors {
+    all: CpuSet,
     spare: CpuSet,
     others: CpuSet,
 }
@@ -35,7 +42,7 @@ impl Processors {
         let (mut spare, mut others) = (CpuSet::new(), all);
         spare.set(last).ok()?;
         others.unset(last).ok()?;
-        Some(Self { spare, others })
+        Some(Self { all, spare, others })
     }
 
     /// Runs the calling process where agents do.
@@ -55,15 +62,18 @@ impl Processors {
         }
     }
 
-    /// The same for those of this process that serve all agents, from now on. Whoever
-    /// prints waits for them, and they for their turn: it was most of a second.
+    /// The same for those of this process that serve all agents, from now on: a thread
+    /// that writes logs, and had last run beside hundreds of such processes, waited for up
+    /// to 0.5 s to run there again, and every neighbour's lines with it.
     pub(super) fn take_services_aside(&self) {
         let is_service = |task: &Path| {
             let name = fs::read_to_string(task.join("comm"));
-            name.is_ok_and(|name| name.starts_with(SERVICES))
+            name.is_ok_and(|name| SERVICES.iter().any(|service| name.starts_with(service)))
         };
+        // Whoever was given other processors keeps them.
+        let may_run_aside = |id| sched_getaffinity(id).is_ok_and(|own| own == self.all);
         for (id, task) in threads_of("self") {
-            if is_service(&task) {
+            if is_service(&task) && may_run_aside(id) {
                 let _gone = sched_setaffinity(id, &self.spare);
             }
         }
@@ -93,7 +103,7 @@ mod tests {
     fn one_processor_is_set_aside_and_none_is_lost() {
         let all = sched_getaffinity(THIS).unwrap();
         match Processors::split() {
-            Some(Processors { spare, others }) => {
+            Some(Processors { spare, others, .. }) => {
                 assert_eq!((count(&spare), count(&others)), (1, count(&all) - 1));
                 let both = |cpu| spare.is_set(cpu).unwrap() ^ others.is_set(cpu).unwrap();
                 assert!((0..CpuSet::count()).all(|cpu| both(cpu) == all.is_set(cpu).unwrap()));

@@ -117,13 +117,18 @@ fn run(
     let children = Keeper::children().map_err(|errno| (Step::Prepare, errno))?;
     let starting = start(&instruction, given)?;
     // After the fork, which would hand it on.
-    if instruction.jail.spares
+    leave_agents(&instruction.jail);
+    drop(instruction);
+    Keeper::new(control, children, starting.pid, all).watch(starting)
+}
+
+/// Runs this process, which an end waits for, where no agent does.
+fn leave_agents(jail: &Jail) {
+    if jail.spares
         && let Some(processors) = Processors::split()
     {
         let _refused = processors.leave_agents();
     }
-    drop(instruction);
-    Keeper::new(control, children, starting.pid, all).watch(starting)
 }
 
 /// Becomes the agents' user, in namespaces of its own where it is to have
@@ -167,6 +172,7 @@ fn enclose(control: &UnixStream, instruction: &Instruction) -> Result<(), Failur
     if layers.namespaces {
         if let Some(init) = fork_init().map_err(confine)? {
             drop((granted, program));
+            leave_agents(&instruction.jail);
             guard(init);
         }
         // The host's /proc is still there, and in it this process's number.
