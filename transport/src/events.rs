@@ -125,9 +125,10 @@ async fn flush(mut socket: PubSocket, lanes: &Lanes, budget: &Budget) {
     thread::quiet().await;
 }
 
-/// Returns when events find no room, or little is left, and during `patience` the last of
-/// the subscribers has read nothing of what it has to: then it is stuck, and new events no
-/// longer get through to the others. A tcp one is ended by the kernel in time, an ipc one
+/// Returns when events find no room, or little is left, and during `patience` the system
+/// has taken nothing for the slowest subscriber: then it is stuck, and new events no
+/// longer get through to the others. One that reads a little is not told from it as long
+/// as what the system has taken lasts. A tcp one is ended by the kernel in time, an ipc one
 /// never.
 async fn stuck(budget: &Budget, lanes: &Lanes, unread: &Unread, patience: Duration) {
     let mut since = Instant::now();

@@ -103,10 +103,8 @@ impl Lanes {
         let mut waiting = self.waiting();
         while batch.len() < most
             && let Some(number) = waiting.turns.pop_front()
+            && let Some(lane) = waiting.lanes.get_mut(&number)
         {
-            let Some(lane) = waiting.lanes.get_mut(&number) else {
-                continue;
-            };
             let count = lane.len().min(QUANTUM).min(most - batch.len());
             batch.extend(lane.drain(..count));
             if lane.is_empty() {

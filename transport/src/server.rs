@@ -47,8 +47,8 @@ pub struct ServerConfig {
     pub max_peer_reply_bytes: usize,
     /// Events that are queued or not yet written to every subscriber. Beyond it
     /// new events are dropped and counted, and those of one source beyond a quarter of
-    /// what is left of it. Where that happens, or half of it is held, and the slowest
-    /// subscriber has read nothing for [`stuck_after`](Self::stuck_after), all event
+    /// what is left of it. Where that happens, or half of it is held, and the
+    /// system has taken nothing for the slowest subscriber for [`stuck_after`](Self::stuck_after), all event
     /// connections are ended, and clients come back. At most 99,000,
     /// since zeromq drops silently at 100,000. Default 65,536.
     pub max_events: usize,

@@ -4,22 +4,23 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Spans between two looks, of which all but the last have something unread: no more
-/// than there are unread events, and one.
+/// Events by the span between two looks in which they were sent. No more spans are kept
+/// than there are unread events.
 #[derive(Debug, Default)]
 pub(crate) struct Unread(Mutex<Spans>);
 
 #[derive(Debug, Default)]
 struct Spans {
-    kept: VecDeque<Span>,
-    begun: u64,
+    ended: VecDeque<Span>,
+    current: Mark,
+    count: u64,
 }
 
 #[derive(Debug)]
 struct Span {
     number: u64,
     /// Each event that is unread has a copy.
-    mark: Arc<()>,
+    mark: Mark,
 }
 
 /// Kept by an event until every subscriber has it.
@@ -31,39 +32,23 @@ pub(crate) type Oldest = (u64, usize);
 impl Unread {
     /// For an event that is sent now.
     pub(crate) fn mark(&self) -> Mark {
-        let mut spans = self.spans();
-        if spans.kept.is_empty() {
-            spans.begin();
-        }
-        spans
-            .kept
-            .back()
-            .map(|span| Arc::clone(&span.mark))
-            .unwrap_or_default()
+        Arc::clone(&self.spans().current)
     }
 
-    /// Where subscribers are: the same again if and only if the last of them has read
-    /// nothing since. What is sent from now on is another span.
+    /// How far the slowest subscriber has got: the same as before if the system has taken
+    /// nothing for it since. What is sent from now on is another span.
     pub(crate) fn oldest(&self) -> Option<Oldest> {
         let mut spans = self.spans();
-        spans.kept.retain(|span| span.unread() > 0);
-        spans.begin();
-        let span = spans.kept.front()?;
-        (span.unread() > 0).then(|| (span.number, span.unread()))
+        let (number, mark) = (spans.count, std::mem::take(&mut spans.current));
+        spans.count += 1;
+        spans.ended.push_back(Span { number, mark });
+        spans.ended.retain(|span| span.unread() > 0);
+        let span = spans.ended.front()?;
+        Some((span.number, span.unread()))
     }
 
     fn spans(&self) -> MutexGuard<'_, Spans> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Spans {
-    fn begin(&mut self) {
-        self.begun += 1;
-        self.kept.push_back(Span {
-            number: self.begun,
-            mark: Mark::default(),
-        });
     }
 }
 
@@ -110,6 +95,6 @@ mod tests {
             drop(unread.mark());
             unread.oldest();
         }
-        assert_eq!(unread.spans().kept.len(), kept.len() + 1);
+        assert_eq!(unread.spans().ended.len(), kept.len());
     }
 }

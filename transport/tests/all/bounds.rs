@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_protocol::RequestId;
-use skep_transport::{Connection, Endpoint, Publisher, ServerConfig, Wire, serve};
+use skep_transport::{Connection, Endpoint, Publisher, ServerConfig, Sockets, Wire, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zeromq::{DealerSocket, Socket, SocketSend, SubSocket};
@@ -181,14 +181,20 @@ async fn deaf_to(events: &Endpoint, topic: &str) -> SubSocket {
     deaf
 }
 
-/// Fills one, and shows that another gets events again.
-async fn is_got_rid_of(publish: fn(&Publisher, Vec<u8>) -> bool) {
-    let folder = tempfile::tempdir().unwrap();
+/// A host with room for 4 MiB of events, which waits so long for who does not read.
+fn patient(folder: &tempfile::TempDir, patience: Duration) -> (Endpoint, Sockets, Publisher) {
     let events = Endpoint::Ipc(folder.path().join("events"));
     let mut config = ServerConfig::new(any_port(), Some(events.clone()));
     config.max_event_bytes = 4 * MIB;
-    config.stuck_after = Duration::from_millis(400);
+    config.stuck_after = patience;
     let (sockets, publisher) = echo_host(config);
+    (events, sockets, publisher)
+}
+
+/// Fills one, and shows that another gets events again.
+async fn is_got_rid_of(publish: fn(&Publisher, Vec<u8>) -> bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, sockets, publisher) = patient(&folder, Duration::from_millis(400));
 
     let deaf = deaf_to(&events, "log.").await;
     let connection = Connection::connect(eager(sockets.control_endpoint()));
@@ -225,11 +231,7 @@ async fn one_that_does_not_read_the_share_of_one_source_is_got_rid_of() {
 #[tokio::test]
 async fn a_flood_that_is_not_read_costs_no_other_source_an_event() {
     let folder = tempfile::tempdir().unwrap();
-    let events = Endpoint::Ipc(folder.path().join("events"));
-    let mut config = ServerConfig::new(any_port(), Some(events.clone()));
-    config.max_event_bytes = 4 * MIB;
-    config.stuck_after = Duration::from_secs(3600);
-    let (sockets, publisher) = echo_host(config);
+    let (events, sockets, publisher) = patient(&folder, Duration::from_secs(3600));
     let connection = Connection::connect(eager(sockets.control_endpoint()));
     connection.subscribe_events(&events);
     let mut subscription = connection.subscribe("log.quiet").await;

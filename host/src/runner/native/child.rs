@@ -15,7 +15,6 @@ use nix::unistd::{
     setsid,
 };
 
-use super::processors::Processors;
 use super::wire::{Instruction, Jail, Step};
 use super::{enclosure, reach, syscalls};
 
@@ -169,9 +168,7 @@ fn confine(instruction: &Instruction) -> nix::Result<()> {
     prctl::set_no_new_privs()?;
     // Where the system refuses, agents and host have the same priority.
     let _refused = rustix::process::nice(LOWER);
-    if instruction.jail.spares
-        && let Some(processors) = Processors::split()
-    {
+    if let Some(processors) = instruction.jail.processors() {
         processors.join_agents()?;
     }
     if layers.landlock {

@@ -13,6 +13,7 @@ use super::account::Account;
 use super::cgroup::{Cgroup, Cgroups};
 use super::layers::Layers;
 use super::link::Shim;
+use super::processors::Processors;
 use super::reach::Reach;
 use super::session;
 use super::wire::{Jail, Order, Report};
@@ -142,9 +143,11 @@ impl Jailer {
         !(self.sessions_share && hidden)
     }
 
-    /// Whether agents leave one processor alone: where none of them has a part of its own.
-    pub(super) fn spares_a_processor(&self) -> bool {
-        !self.controllers().is_some_and(|cgroup| cgroup.cpu)
+    /// Which processor agents leave alone, where none of them has a part of its own and
+    /// there are others.
+    pub(super) fn processors(&self) -> Option<Processors> {
+        let have_parts = self.controllers().is_some_and(|cgroup| cgroup.cpu);
+        (!have_parts).then(Processors::split).flatten()
     }
 
     fn controllers(&self) -> Option<super::layers::Controllers> {
@@ -172,7 +175,7 @@ impl Jailer {
         Ok(Jail {
             layers: self.layers,
             session: self.gives_sessions(),
-            spares: self.spares_a_processor(),
+            spares: self.processors().is_some(),
             account: self.account,
             reach: dirs.iter().map(reach).collect::<Result<_, _>>()?,
             covered: covered

@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::processors::Processors;
 use super::wire::{self, REPORT, Report};
 use super::{SHIM_ARG, tree};
 
@@ -120,9 +121,9 @@ impl Shim {
 
     /// Does the shim's work once, in case that it cannot: kills what is below
     /// the init, or below the shim if it has none.
-    pub(super) async fn strike(&self, init: Option<i32>) {
+    pub(super) async fn strike(&self, init: Option<i32>, processors: Option<Processors>) {
         if let Some(pid) = init.or(self.pid()) {
-            let strike = move || tree::end_all(pid);
+            let strike = move || tree::end_all(pid, processors);
             let _panicked = tokio::task::spawn_blocking(strike).await;
         }
         self.proceed();

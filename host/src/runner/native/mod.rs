@@ -64,7 +64,6 @@ use self::control::Control;
 use self::jailer::{Jailer, ProbeError};
 use self::layers::Layers;
 use self::process::Process;
-use self::processors::Processors;
 use self::tree::Snapshots;
 use super::{GUEST_EVENTS, Guest, Launch, Pipes, Runner};
 
@@ -187,9 +186,7 @@ impl Setup {
     async fn jailer(&self) -> Result<&Jailer, ProbeError> {
         let probe = || async {
             let jailer = Jailer::probe(&self.config.shim, self.account).await?;
-            if jailer.spares_a_processor()
-                && let Some(processors) = Processors::split()
-            {
+            if let Some(processors) = jailer.processors() {
                 processors.take_services_aside();
             }
             Ok(jailer)

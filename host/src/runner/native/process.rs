@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::cgroup::Cgroup;
 use super::control::Control;
 use super::hold::Hold;
-use super::jailer::ProbeError;
+use super::jailer::{Jailer, ProbeError};
 use super::link::{self, Shim, ShimExit};
 use super::look::Look;
 use super::pump::{OutputPump, StdinPump};
@@ -266,7 +266,8 @@ impl Process {
                     if killed.is_some_and(|since| since.elapsed() > GIVE_UP_AFTER) {
                         return Watched { last: None, outgrown };
                     }
-                    shim.strike(*init).await;
+                    let processors = self.setup.known().and_then(Jailer::processors);
+                    shim.strike(*init, processors).await;
                     strike_at = Instant::now() + STRIKE_AFTER;
                 }
                 seen = memory.next(look_at_memory), if limit.watched && killed.is_none() => {

@@ -31,7 +31,6 @@ use super::enclosure::{
 };
 use super::keeper::{All, Keeper, tell};
 use super::layers::Layers;
-use super::processors::Processors;
 use super::reach::Reach;
 use super::syscalls::{Others, Shared};
 use super::view::{Tree, Use, is_system};
@@ -124,9 +123,7 @@ fn run(
 
 /// Runs this process, which an end waits for, where no agent does.
 fn leave_agents(jail: &Jail) {
-    if jail.spares
-        && let Some(processors) = Processors::split()
-    {
+    if let Some(processors) = jail.processors() {
         let _refused = processors.leave_agents();
     }
 }

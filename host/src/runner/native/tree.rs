@@ -182,11 +182,11 @@ pub(super) fn signal_all(root: i32, what: Signal) {
     }
 }
 
-/// Kills all that is found below `root`, and lets it end where no agent runs: each of its
-/// processes takes a turn for that.
-pub(super) fn end_all(root: i32) {
+/// Kills all that is found below `root`, and lets it end where no agent runs, if there is
+/// such a place: each of its processes takes a turn for that.
+pub(super) fn end_all(root: i32, processors: Option<Processors>) {
     signal_all(root, Signal::SIGKILL);
-    if let Some(processors) = Processors::split() {
+    if let Some(processors) = processors {
         for pid in Snapshot::take().pids_below(root) {
             processors.take_aside(pid);
         }

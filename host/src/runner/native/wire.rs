@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::Account;
 use super::layers::Layers;
+use super::processors::Processors;
 use super::reach::Reach;
 use super::syscalls::{Others, Shared};
 
@@ -80,6 +81,11 @@ pub(super) struct Jail {
 }
 
 impl Jail {
+    /// Which one the agent leaves alone, if it does.
+    pub(super) fn processors(&self) -> Option<Processors> {
+        self.spares.then(Processors::split).flatten()
+    }
+
     pub(super) fn shared(&self) -> Shared {
         if self.layers.namespaces && self.data_bytes.is_none() {
             Shared::Counted

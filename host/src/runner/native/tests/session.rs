@@ -84,18 +84,14 @@ async fn no_agent_that_is_shut_in_has_as_much_of_the_processors_as_the_host() {
     assert_eq!(agent.end().await, End::Exited(0));
 }
 
-fn parent_of(pid: i32) -> i32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    parent.unwrap().trim().parse().unwrap()
-}
-
 #[tokio::test]
 async fn agents_leave_one_processor_to_who_keeps_them() {
     let processors = |pid: i32| nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(pid));
     let all = processors(0).unwrap();
     for (way, runner) in runners().await {
-        let spares = runner.setup.jailer().await.unwrap().spares_a_processor() && count(&all) > 1;
+        let jailer = runner.setup.jailer().await.unwrap();
+        let spares = jailer.processors().is_some();
+        assert_eq!(spares, !jailer.gives_cgroups_with_cpu() && count(&all) > 1);
         println!("{way}: {spares}");
         let mut agent = start_under(&runner, &["sh", "-c", TELL], |_| {});
         agent.lines(3).await;
@@ -107,7 +103,7 @@ async fn agents_leave_one_processor_to_who_keeps_them() {
         let agents = processors(first).unwrap();
         // Its keeper, and whoever waits for that one.
         let own = i32::try_from(std::process::id()).unwrap();
-        let mut keeper = parent_of(first);
+        let mut keeper = parent(first);
         while keeper != own {
             if spares {
                 // They go there once they have forked, and the agent runs already.
@@ -118,7 +114,7 @@ async fn agents_leave_one_processor_to_who_keeps_them() {
             } else {
                 assert_eq!(processors(keeper).unwrap(), all, "{way}");
             }
-            keeper = parent_of(keeper);
+            keeper = parent(keeper);
         }
         agent.stdin = None;
         assert_eq!(agent.end().await, End::Exited(0));
