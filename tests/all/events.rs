@@ -11,7 +11,7 @@ use skep_transport::{Event, Subscription};
 use crate::written;
 
 /// Everything that a host publishes, from now on for certain.
-async fn everything(client: &Client) -> Subscription {
+pub(crate) async fn everything(client: &Client) -> Subscription {
     let endpoint = client.hello().await.unwrap().events.unwrap();
     let mut events = client.connection().subscribe("").await;
     client
@@ -29,7 +29,7 @@ async fn everything(client: &Client) -> Subscription {
 }
 
 /// The next event of a topic; others are passed over.
-async fn next(events: &mut Subscription, topic: &str) -> Event {
+pub(crate) async fn next(events: &mut Subscription, topic: &str) -> Event {
     loop {
         let event = soon("the next event", events.recv()).await.unwrap();
         if event.topic == topic {

@@ -1,5 +1,9 @@
 //! A stderr that takes nothing: a disk that is full, a terminal that was closed, a
-//! pipe whose reader has gone. Whoever writes there goes on as if it did.
+//! pipe whose reader has gone, or that nobody reads. Whoever writes there goes on as if
+//! it did.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::mpsc;
 
 use serde_json::Value;
 use skep_client::AgentFilter;
@@ -7,6 +11,7 @@ use skep_client::protocol::{AgentState, Outcome};
 use skep_tests::{HostProcess, Terminal, eventually, native, probe, run, skep_binary};
 
 use crate::command::{prebuilt, skep, skep_unheard};
+use crate::events::{everything, next};
 
 /// The names of the agents whose spawns are on record.
 fn spawns(host: &HostProcess) -> Vec<String> {
@@ -52,6 +57,63 @@ async fn a_host_goes_on() {
     .await;
     host.terminate();
     assert_eq!(host.ended().await.code(), Some(0));
+}
+
+/// A host that logs hundreds of lines for each agent.
+const TALKS: [&str; 2] = ["--set", "log.filter=trace"];
+
+/// Agents of which more is logged than waits for a stderr that is not read.
+const AGENTS: usize = 200;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_whose_log_nobody_reads_goes_on_and_ends() {
+    let (mut host, mut pipe) = HostProcess::start_piped(&TALKS).await;
+    let client = host.client();
+    let mut events = everything(&client).await;
+    for _ in 0..AGENTS {
+        let ended = run(&client, probe(&["lines", "1"])).await;
+        next(&mut events, &format!("log.{}.stdout", ended.info.id)).await;
+    }
+    host.terminate();
+    assert_eq!(host.ended().await.code(), Some(0));
+    let mut log = Vec::new();
+    pipe.read_to_end(&mut log).unwrap();
+    let log = String::from_utf8_lossy(&log);
+    assert!(log.contains("skep: listening on "), "{log}");
+    // The pipe was full.
+    assert!(!log.contains("skep: ending"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_of_a_log_that_nobody_read_are_told_as_lost_and_the_last_ones_come() {
+    const LOST: &str = " lines of this log were lost: standard error did not take them";
+    let (mut host, pipe) = HostProcess::start_piped(&TALKS).await;
+    let client = host.client();
+    for _ in 0..AGENTS {
+        run(&client, probe(&["lines", "1"])).await;
+    }
+    let (tell, told) = mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        let mut ending = false;
+        for line in BufReader::new(pipe).lines() {
+            let line = line.unwrap();
+            ending |= line == "skep: ending";
+            if let Some(lost) = line.strip_suffix(LOST) {
+                let lost = lost.strip_prefix("skep: ").unwrap();
+                tell.send(lost.parse::<u64>().unwrap()).unwrap();
+            }
+        }
+        ending
+    });
+    let lost = eventually("a word of what was lost", || async {
+        run(&client, probe(&["lines", "1"])).await;
+        told.try_recv().ok()
+    })
+    .await;
+    assert!(lost > 0);
+    host.terminate();
+    assert_eq!(host.ended().await.code(), Some(0));
+    assert!(reading.join().unwrap(), "it did not say that it ends");
 }
 
 #[tokio::test]

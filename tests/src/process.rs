@@ -1,11 +1,15 @@
 //! A host in a process of its own: the real binary, which can be killed.
 
+use std::fs::File;
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use skep_client::{Client, ConnectionConfig, Endpoint};
 use tempfile::TempDir;
@@ -92,6 +96,25 @@ impl HostProcess {
     pub async fn start_unheard(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         Self::start_logging_to("/dev/full".into(), dir, skep_binary(), args).await
+    }
+
+    /// The same, with a stderr that is a pipe, of which this is the reading end.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub async fn start_piped(args: &[&str]) -> (Self, File) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+        // Otherwise it would wait for the host.
+        let end = File::options()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(&pipe)
+            .expect("the pipe's end");
+        fcntl(&end, FcntlArg::F_SETFL(OFlag::empty())).expect("an end that is waited at");
+        let host = Self::start_logging_to(pipe, dir, skep_binary(), args).await;
+        (host, end)
     }
 
     async fn start_logging_to(
@@ -294,7 +317,7 @@ fn serve(
     stderr: &Path,
     args: &[String],
 ) -> Child {
-    let stderr = std::fs::File::create(stderr).expect("a file for the host's log");
+    let stderr = File::create(stderr).expect("a file for the host's log");
     Command::new(binary)
         // Whatever this test runs under must not configure the host.
         .env_clear()

@@ -130,7 +130,10 @@ pub(crate) fn main() -> ExitCode {
         host: cli.host,
         json: cli.json,
     };
-    let code = dispatch(&context, cli.command).unwrap_or_else(|failure| failure.tell());
+    let code = {
+        let _log = logging::Ends;
+        dispatch(&context, cli.command).unwrap_or_else(|failure| failure.tell())
+    };
     // Ends threads that wait for a terminal, too.
     std::process::exit(i32::from(code))
 }

@@ -7,8 +7,8 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
-use super::Outcome;
 use super::failure::Failure;
+use super::{Outcome, logging};
 
 /// Writes a text and a newline.
 pub(super) fn line(text: &str) -> Outcome {
@@ -42,7 +42,10 @@ pub(super) fn bytes(bytes: &[u8]) -> Outcome {
 /// `eprintln!` would panic.
 pub(super) fn tell(text: &str) {
     // In one piece, among what others write there.
-    let _ = io::stderr().write_all(format!("skep: {text}\n").as_bytes());
+    let line = format!("skep: {text}\n");
+    if !logging::took(&line) {
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
 }
 
 /// Ends a line of the terminal that is open.

@@ -272,5 +272,6 @@ async fn obey(
     let killing = tokio::spawn(async move { client.kill(agent).await });
     let signal = signals.next_but_hangup().await;
     killing.abort();
+    logging::end();
     std::process::exit(i32::from(exit::of_signal(signal)));
 }

@@ -22,7 +22,7 @@ pub(super) fn serve(context: &Context, args: &ServeArgs) -> Outcome {
     if args.print_config {
         return print_config(context, &config);
     }
-    logging::start(&config.log)
+    logging::serve(&config.log)
         .map_err(|problem| Failure::of_skep(settings.blame("log.filter", &problem)))?;
     config
         .create_state_dir()
@@ -131,8 +131,8 @@ fn announce(context: &Context, config: &Config, endpoints: &Endpoints) {
             "events": events,
             "state_dir": config.state_dir,
         });
-        // Whoever started it may not listen; it serves all the same.
-        let _ = print::line(&line.to_string());
+        // Whoever started it may not listen, or not read: it serves all the same.
+        tokio::task::spawn_blocking(move || print::line(&line.to_string()));
     }
     let events = events.as_deref().unwrap_or("none");
     print::tell(&format!(
