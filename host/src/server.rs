@@ -150,7 +150,7 @@ fn take(core: &Arc<Core>, places: &Places, Inbound { payload, peer }: Inbound) {
     let payload = match payload {
         Ok(payload) => payload,
         Err(error) => {
-            let id = if let FramingError::TooLarge { id, .. } = error {
+            let id = if let FramingError::TooLarge { id } = error {
                 id
             } else {
                 None
@@ -227,8 +227,8 @@ fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
 
 fn framing_error(error: &FramingError) -> WireError {
     match error {
-        FramingError::TooLarge { bytes, .. } => too_large(*bytes),
-        other @ (FramingError::NoPayload | FramingError::SeveralPayloads { .. }) => {
+        FramingError::TooLarge { .. } => too_large(),
+        other @ (FramingError::NoPayload | FramingError::SeveralPayloads) => {
             WireError::new(ErrorCode::Malformed, other.to_string())
         }
     }

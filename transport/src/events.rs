@@ -1,8 +1,9 @@
 //! The events thread: PUB on one side, the publishers' queue on the other.
-//! Never waits for a subscriber.
+//! Never waits for a subscriber: the gate takes at once what zeromq has for one, and
+//! leaves out what the subscriber does not take.
 //!
 //! zeromq drops silently beyond 100,000 events in its own queues. That bound is
-//! never met: an event counts as held from `try_publish` until it is written to
+//! never met: an event counts as held from `try_publish` until the gate has it for
 //! its last subscriber, and what is held is bounded below that.
 
 use std::convert::Infallible;
@@ -10,34 +11,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::Instant;
 use zeromq::{PubSocket, Socket, SocketSend, ZmqMessage};
 
 use crate::budget::Budget;
-use crate::crowd::crowded;
+use crate::gate::{Door, Gate, Kind};
 use crate::lanes::{Lanes, Outgoing};
 use crate::listener::Listener;
-use crate::router::{BATCH, SessionEnd, sessions, watch};
+use crate::router::{BATCH, sessions, watch};
 use crate::server::ServerConfig;
 use crate::stats::ServerCounters;
 use crate::thread::{self, Closing, SocketThread};
-use crate::unread::Unread;
 
 /// What the events thread owns.
 #[derive(Debug)]
 pub(crate) struct Events {
     listener: Listener,
+    door: Arc<Door>,
     lanes: Arc<Lanes>,
     budget: Arc<Budget>,
     counters: Arc<ServerCounters>,
-    max_connection_tasks: usize,
-    stuck_after: Duration,
+    gate: Kind,
+    max_connections: usize,
     flush: Duration,
 }
 
 impl Events {
     pub(crate) fn new(
         listener: Listener,
+        door: Arc<Door>,
         lanes: Arc<Lanes>,
         budget: Arc<Budget>,
         counters: Arc<ServerCounters>,
@@ -45,11 +46,14 @@ impl Events {
     ) -> Self {
         Self {
             listener,
+            door,
             lanes,
             budget,
             counters,
-            max_connection_tasks: config.max_connection_tasks,
-            stuck_after: config.stuck_after,
+            gate: Kind::Events {
+                max_bytes: config.max_event_bytes,
+            },
+            max_connections: config.max_connections,
             flush: config.flush,
         }
     }
@@ -63,31 +67,35 @@ impl Events {
         })
     }
 
-    async fn session(&mut self, mut closing: Closing) -> Result<SessionEnd, zeromq::ZmqError> {
+    async fn session(&mut self, mut closing: Closing) -> Result<(), zeromq::ZmqError> {
         let mut socket = PubSocket::new();
         let monitor = socket.monitor();
-        socket.bind_listener(self.listener.adoptable()?).await?;
-        let unread = Unread::default();
-        let end = tokio::select! {
-            never = publish(&mut socket, &self.lanes, &unread) => match never {},
-            () = watch(monitor, &self.counters, |_| {}) => SessionEnd::Closing,
-            () = stuck(&self.budget, &self.lanes, &unread, self.stuck_after) => SessionEnd::Stuck,
-            () = crowded(self.max_connection_tasks) => SessionEnd::Crowded,
-            () = closing.begun() => SessionEnd::Closing,
-        };
-        if end == SessionEnd::Closing {
-            let flushed = flush(socket, &self.lanes, &self.budget);
-            if tokio::time::timeout(self.flush, flushed).await.is_err() {
-                tracing::warn!("closed before every subscriber had its events");
-                self.lanes.clear();
-            }
+        let (gate, behind_it) = Gate::new(
+            &self.listener,
+            &self.door,
+            &self.gate,
+            self.max_connections,
+            &self.counters,
+        )?;
+        socket.bind_listener(behind_it).await?;
+        tokio::select! {
+            never = publish(&mut socket, &self.lanes) => match never {},
+            never = gate.accept() => match never {},
+            () = watch(monitor, &self.counters, |_| {}) => {}
+            () = closing.begun() => {}
         }
-        Ok(end)
+        gate.end_strangers();
+        let flushed = flush(socket, &self.lanes, &self.budget);
+        if tokio::time::timeout(self.flush, flushed).await.is_err() {
+            tracing::warn!("closed before every subscriber had its events");
+            self.lanes.clear();
+        }
+        Ok(())
     }
 }
 
-fn send(socket: &mut PubSocket, event: Outgoing, with: impl Send + 'static) {
-    let (topic, payload) = event.into_frames(with);
+fn send(socket: &mut PubSocket, event: Outgoing) {
+    let (topic, payload) = event.into_frames();
     let mut message = ZmqMessage::from(payload);
     message.push_front(topic);
     // PUB's send never waits, and fails only by dropping.
@@ -95,12 +103,12 @@ fn send(socket: &mut PubSocket, event: Outgoing, with: impl Send + 'static) {
 }
 
 /// Publishes events as they come. Nothing is in hand where it waits.
-async fn publish(socket: &mut PubSocket, lanes: &Lanes, unread: &Unread) -> Infallible {
+async fn publish(socket: &mut PubSocket, lanes: &Lanes) -> Infallible {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         lanes.take(BATCH, &mut batch).await;
         for event in batch.drain(..) {
-            send(socket, event, unread.mark());
+            send(socket, event);
         }
         // The task that hands events to subscribers runs only now.
         tokio::task::yield_now().await;
@@ -115,7 +123,7 @@ async fn flush(mut socket: PubSocket, lanes: &Lanes, budget: &Budget) {
     loop {
         lanes.take_now(1, &mut batch);
         let Some(event) = batch.pop() else { break };
-        send(&mut socket, event, ());
+        send(&mut socket, event);
         tokio::task::yield_now().await;
     }
     while budget.items() > 0 {
@@ -123,25 +131,4 @@ async fn flush(mut socket: PubSocket, lanes: &Lanes, budget: &Budget) {
     }
     drop(socket);
     thread::quiet().await;
-}
-
-/// Returns when events find no room, or little is left, and during `patience` the system
-/// has taken nothing for the slowest subscriber: then it is stuck, and new events no
-/// longer get through to the others. One that reads a little is not told from it as long
-/// as what the system has taken lasts. A tcp one is ended by the kernel in time, an ipc one
-/// never.
-async fn stuck(budget: &Budget, lanes: &Lanes, unread: &Unread, patience: Duration) {
-    let mut since = Instant::now();
-    let mut seen = None;
-    loop {
-        tokio::time::sleep(patience / 8).await;
-        let is_tight = lanes.was_refused() || budget.is_nearly_full();
-        let oldest = unread.oldest();
-        if !is_tight || oldest.is_none() || oldest != seen {
-            seen = oldest;
-            since = Instant::now();
-        } else if since.elapsed() >= patience {
-            return;
-        }
-    }
 }

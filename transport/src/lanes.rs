@@ -7,7 +7,7 @@
 //! room for who has little to say.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -34,10 +34,10 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Topic and payload. Both budgets are relieved, and `with` is dropped, when every
-    /// subscriber's socket has it.
-    pub(crate) fn into_frames(self, with: impl Send + 'static) -> (Bytes, Bytes) {
-        let payload = self.held.bind(self.payload, (self.of_share, with));
+    /// Topic and payload. Both budgets are relieved when it is on its way to every
+    /// subscriber.
+    pub(crate) fn into_frames(self) -> (Bytes, Bytes) {
+        let payload = self.held.bind(self.payload, self.of_share);
         (self.topic, payload)
     }
 }
@@ -47,8 +47,6 @@ pub(crate) struct Lanes {
     all: Arc<Budget>,
     waiting: Mutex<Waiting>,
     filled: Notify,
-    /// Whether something had no room since somebody last asked.
-    refused: AtomicBool,
     opened: AtomicU64,
 }
 
@@ -74,7 +72,6 @@ impl Lanes {
             all,
             waiting: Mutex::default(),
             filled: Notify::new(),
-            refused: AtomicBool::new(false),
             opened: AtomicU64::new(0),
         })
     }
@@ -115,11 +112,6 @@ impl Lanes {
         }
     }
 
-    /// Whether something had no room since this was last asked.
-    pub(crate) fn was_refused(&self) -> bool {
-        self.refused.swap(false, Ordering::Relaxed)
-    }
-
     /// From now on nothing more is let in.
     pub(crate) fn close(&self) {
         self.waiting().closed = true;
@@ -150,19 +142,12 @@ impl Lane {
         let fits = self.held.items() < items_left.div_ceil(SHARE)
             && self.held.bytes() + bytes <= bytes_left / SHARE;
         let of_share = fits.then(|| self.held.take_anyway(bytes));
-        self.counted(fits && self.queue(topic, payload, of_share))
+        fits && self.queue(topic, payload, of_share)
     }
 
     /// The same, where the share does not count.
     pub(crate) fn push_beyond_share(&self, topic: String, payload: Bytes) -> bool {
-        self.counted(self.queue(topic, payload, None))
-    }
-
-    fn counted(&self, had_room: bool) -> bool {
-        if !had_room {
-            self.lanes.refused.store(true, Ordering::Relaxed);
-        }
-        had_room
+        self.queue(topic, payload, None)
     }
 
     fn queue(&self, topic: String, payload: Bytes, of_share: Option<Held>) -> bool {
@@ -236,16 +221,6 @@ mod tests {
         while floods.iter().filter(|flood| push(flood, "flood")).count() > 0 {}
         let other = lanes.open();
         assert!((0..50).all(|_| push(&other, "line")));
-    }
-
-    #[test]
-    fn it_is_known_that_somebody_had_no_room() {
-        let lanes = Lanes::new(Budget::new(100, 1 << 20));
-        let (flood, other) = (lanes.open(), lanes.open());
-        assert!(push(&other, "line") && !lanes.was_refused());
-        while push(&flood, "flood") {}
-        assert!(push(&other, "line") && lanes.was_refused());
-        assert!(!lanes.was_refused());
     }
 
     #[test]

@@ -37,20 +37,18 @@
 //! [`ConnectionConfig`]. At the bound, requests wait, replies cost their peer
 //! its connection, events are dropped and counted.
 //!
-//! # What it does not stop
-//! zeromq reads what comes before anything here does: a frame header that claims
-//! 2^40 bytes aborts the process, and messages of endless frames and endless
-//! subscriptions have no bound; where there are too many connections, all of that
-//! socket end, those of others too. Until something stands in
-//! front of the listeners, whoever can connect is trusted with the process:
-//! listen on loopback or ipc ([`Endpoint::is_local`]).
+//! # What stands before it
+//! zeromq believes what it reads: a frame header that claims 2^40 bytes aborts the
+//! process, and messages of endless frames and endless subscriptions have no bound. So
+//! a gate accepts the connections, and passes on to zeromq what keeps to its bounds.
+//! It does not ask who connects: listen on loopback or ipc ([`Endpoint::is_local`]).
 
 mod budget;
 mod client;
-mod crowd;
 mod endpoint;
 mod events;
 mod framing;
+mod gate;
 mod lanes;
 mod listener;
 mod local;
@@ -60,7 +58,6 @@ mod router;
 mod server;
 mod stats;
 mod thread;
-mod unread;
 mod wire;
 
 pub use client::{

@@ -1,7 +1,8 @@
-//! Makes the listening sockets that the socket threads adopt, so that their
-//! options are ours: zeromq sets none of them. Never reads from a connection.
+//! Makes the listening sockets that the gates accept from. Never reads from a
+//! connection.
 
 use std::io::{self, ErrorKind};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,8 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use crate::endpoint::{Endpoint, ipc_problem};
 
 /// How long a peer may leave sent bytes unacknowledged, or its window closed,
-/// before the kernel ends the connection. This, not zeromq, is what frees the
-/// queue and the descriptor of a tcp peer that does not read.
+/// before the kernel ends the connection.
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// When an idle connection is first asked for a sign of life.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
@@ -62,6 +62,17 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// The socket between the gate and zeromq could not be made.
+    #[error(
+        "cannot make a socket in {folder}, where one is needed for a moment, or reach it by \
+         /proc/self/fd: {source}; name another directory in TMPDIR, and mount /proc"
+    )]
+    Door {
+        /// Where it was tried.
+        folder: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The socket threads could not be started.
     #[error("cannot start the threads for the sockets: {0}")]
     Thread(#[source] io::Error),
@@ -76,7 +87,7 @@ pub(crate) struct Listener {
 
 #[derive(Debug)]
 enum Kind {
-    Tcp(std::net::TcpListener),
+    Tcp(TcpListener),
     Ipc {
         listener: UnixListener,
         _file: SocketFile,
@@ -97,12 +108,22 @@ impl Listener {
         &self.endpoint
     }
 
-    /// Another descriptor of the same socket, for zeromq to adopt.
-    pub(crate) fn adoptable(&self) -> io::Result<zeromq::Listener> {
-        Ok(match &self.kind {
-            Kind::Tcp(listener) => listener.try_clone()?.into(),
-            Kind::Ipc { listener, .. } => listener.try_clone()?.into(),
-        })
+    /// Another descriptor of the same socket, which does not block, for a runtime to adopt.
+    pub(crate) fn adopt<T>(
+        &self,
+        tcp: impl FnOnce(TcpListener) -> io::Result<T>,
+        unix: impl FnOnce(UnixListener) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match &self.kind {
+            Kind::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                tcp(listener.try_clone()?)
+            }
+            Kind::Ipc { listener, .. } => {
+                listener.set_nonblocking(true)?;
+                unix(listener.try_clone()?)
+            }
+        }
     }
 }
 
@@ -152,7 +173,7 @@ fn bind_tcp(endpoint: &Endpoint) -> Result<Listener, BindError> {
         .bind(&SockAddr::from(*address))
         .map_err(system("binding"))?;
     socket.listen(BACKLOG).map_err(system("listening"))?;
-    let listener = std::net::TcpListener::from(socket);
+    let listener = TcpListener::from(socket);
     let bound = listener
         .local_addr()
         .map_err(system("asking for the bound address"))?;

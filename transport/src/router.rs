@@ -7,6 +7,7 @@
 //! it would wait.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,8 @@ use zeromq::{
     SocketRecv, SocketSend, ZmqMessage,
 };
 
-use crate::crowd::crowded;
 use crate::framing;
+use crate::gate::{self, Door, Gate};
 use crate::listener::Listener;
 use crate::replies::{Account, Accounts, Reply, ReplyQueue};
 use crate::server::ServerConfig;
@@ -39,25 +40,19 @@ pub(crate) const REST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Control {
     listener: Listener,
+    door: Arc<Door>,
     inbox: InboxSender,
     queue: Arc<ReplyQueue>,
     replies: mpsc::Receiver<Reply>,
-    max_connection_tasks: usize,
+    max_connections: usize,
     stuck_after: Duration,
     flush: Duration,
-}
-
-/// Why a session of a socket thread ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SessionEnd {
-    Closing,
-    Stuck,
-    Crowded,
 }
 
 impl Control {
     pub(crate) fn new(
         listener: Listener,
+        door: Arc<Door>,
         inbox: InboxSender,
         queue: Arc<ReplyQueue>,
         replies: mpsc::Receiver<Reply>,
@@ -65,10 +60,11 @@ impl Control {
     ) -> Self {
         Self {
             listener,
+            door,
             inbox,
             queue,
             replies,
-            max_connection_tasks: config.max_connection_tasks,
+            max_connections: config.max_connections,
             stuck_after: config.stuck_after,
             flush: config.flush,
         }
@@ -83,10 +79,17 @@ impl Control {
         })
     }
 
-    async fn session(&mut self, mut closing: Closing) -> Result<SessionEnd, zeromq::ZmqError> {
+    async fn session(&mut self, mut closing: Closing) -> Result<(), zeromq::ZmqError> {
         let mut router = RouterSocket::new();
         let monitor = router.monitor();
-        router.bind_listener(self.listener.adoptable()?).await?;
+        let (gate, behind_it) = Gate::new(
+            &self.listener,
+            &self.door,
+            &gate::Kind::Control,
+            self.max_connections,
+            &self.queue.counters,
+        )?;
+        router.bind_listener(behind_it).await?;
         let backend = router.backend();
         let (sender, mut receiver) = router.split();
         let mut outlet = Outlet {
@@ -96,21 +99,20 @@ impl Control {
         };
         let accounts = RefCell::new(Accounts::new(Arc::clone(&self.queue)));
         let left = |identity: &[u8]| accounts.borrow().gone(identity);
-        let end = tokio::select! {
-            () = receive(&mut receiver, &self.inbox, &accounts) => SessionEnd::Closing,
-            () = outlet.send_all(&mut self.replies) => SessionEnd::Closing,
-            () = watch(monitor, &self.queue.counters, left) => SessionEnd::Closing,
-            () = overfull(&self.queue, self.stuck_after) => SessionEnd::Stuck,
-            () = crowded(self.max_connection_tasks) => SessionEnd::Crowded,
-            () = closing.begun() => SessionEnd::Closing,
-        };
-        if end == SessionEnd::Closing {
-            let flushed = outlet.flush(&mut self.replies, receiver);
-            if tokio::time::timeout(self.flush, flushed).await.is_err() {
-                tracing::warn!("closed before every connection had its replies");
-            }
+        tokio::select! {
+            () = receive(&mut receiver, &self.inbox, &accounts) => {}
+            () = outlet.send_all(&mut self.replies) => {}
+            () = watch(monitor, &self.queue.counters, left) => {}
+            never = relieve(&self.queue, &gate, self.stuck_after) => match never {},
+            never = gate.accept() => match never {},
+            () = closing.begun() => {}
         }
-        Ok(end)
+        gate.end_strangers();
+        let flushed = outlet.flush(&mut self.replies, receiver);
+        if tokio::time::timeout(self.flush, flushed).await.is_err() {
+            tracing::warn!("closed before every connection had its replies");
+        }
+        Ok(())
     }
 }
 
@@ -118,7 +120,7 @@ impl Control {
 pub(crate) fn sessions(
     counters: &ServerCounters,
     socket: &str,
-    mut session: impl FnMut(tokio::runtime::Runtime) -> Result<SessionEnd, zeromq::ZmqError>,
+    mut session: impl FnMut(tokio::runtime::Runtime) -> Result<(), zeromq::ZmqError>,
 ) {
     loop {
         let runtime = match thread::runtime() {
@@ -137,23 +139,7 @@ pub(crate) fn sessions(
                 counters.resets.one();
                 tracing::error!(socket, "a session panicked: its connections are ended");
             }
-            Ok(Ok(SessionEnd::Closing)) => return,
-            Ok(Ok(SessionEnd::Stuck)) => {
-                counters.resets.one();
-                tracing::warn!(
-                    socket,
-                    "peers leave too much unread: all connections of the socket are ended"
-                );
-            }
-            Ok(Ok(SessionEnd::Crowded)) => {
-                counters.resets.one();
-                tracing::warn!(
-                    socket,
-                    "there are too many connections: all of the socket are ended"
-                );
-                // Those that wait to be accepted come next.
-                std::thread::park_timeout(REST);
-            }
+            Ok(Ok(())) => return,
             Ok(Err(error)) => {
                 tracing::error!(socket, %error, "a socket could not be set up");
                 std::thread::park_timeout(REST);
@@ -257,9 +243,8 @@ impl Outlet {
         }
     }
 
-    /// Ends a connection. What zeromq holds for it, and its descriptor, stay
-    /// until its writer gets on: for tcp until the kernel gives up after
-    /// [`USER_TIMEOUT`](crate::listener::USER_TIMEOUT).
+    /// Ends a connection. What zeromq holds for it stays until its writer gets on,
+    /// which is for as long as the gate bears a peer that takes nothing.
     fn disconnect(&self, account: &Account) {
         match PeerIdentity::try_from(account.identity.clone()) {
             Ok(identity) => self.backend.peer_disconnected(&identity),
@@ -309,15 +294,16 @@ pub(crate) async fn watch(
     std::future::pending::<()>().await;
 }
 
-/// Returns when too much was held for peers during the whole of `patience`.
-async fn overfull(queue: &ReplyQueue, patience: Duration) {
+/// Ends connections, those first that are behind for longest, where too much is held for
+/// peers during the whole of `patience`.
+async fn relieve(queue: &ReplyQueue, gate: &Gate, patience: Duration) -> Infallible {
     let mut since = Instant::now();
     loop {
         tokio::time::sleep(patience / 8).await;
         if !queue.total.is_nearly_full() {
             since = Instant::now();
         } else if since.elapsed() >= patience {
-            return;
+            gate.end_slowest(patience);
         }
     }
 }

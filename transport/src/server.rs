@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::budget::Budget;
 use crate::endpoint::Endpoint;
 use crate::events::Events;
+use crate::gate::Door;
 use crate::lanes::Lanes;
 use crate::listener::{BindError, Listener};
 use crate::publisher::{self, Publisher};
@@ -39,28 +40,28 @@ pub struct ServerConfig {
     /// Bytes of replies, over all peers, that are not yet written to a socket.
     /// Beyond it peers that already have unread replies of 64 KiB are cut when
     /// they are sent more; and where half of it is held for
-    /// [`stuck_after`](Self::stuck_after) without a break, all control
-    /// connections are ended, and clients come back. Default 256 MiB.
+    /// [`stuck_after`](Self::stuck_after) without a break, connections end that were
+    /// behind for as long, one after another. Default 256 MiB.
     pub max_reply_bytes: usize,
     /// Bytes of replies that one peer may leave unread before it is cut.
     /// Default 64 MiB.
     pub max_peer_reply_bytes: usize,
-    /// Events that are queued or not yet written to every subscriber. Beyond it
+    /// Events that are queued or not yet on their way to every subscriber. Beyond it
     /// new events are dropped and counted, and those of one source beyond a quarter of
-    /// what is left of it. Where that happens, or half of it is held, and the
-    /// system has taken nothing for the slowest subscriber for [`stuck_after`](Self::stuck_after), all event
-    /// connections are ended, and clients come back. At most 99,000,
-    /// since zeromq drops silently at 100,000. Default 65,536.
+    /// what is left of it. At most 99,000, since zeromq drops silently at 100,000.
+    /// Default 65,536.
     pub max_events: usize,
-    /// Bytes of such events; the same. Default 64 MiB.
+    /// Bytes of such events, the same; and bytes of events that subscribers have not
+    /// taken, of all together. One may be behind by a quarter of what the others leave,
+    /// and by 64 KiB at least. Beyond it events are left out for that subscriber, and
+    /// counted. Default 64 MiB.
     pub max_event_bytes: usize,
-    /// Tasks that the connections of one socket may have: one while a connection
-    /// shakes hands, two at most from then on. Beyond it, or beyond a fifth of the
-    /// descriptors that the process may open, all connections of the socket are
-    /// ended, since none can be refused, and clients come back. Default 16,384.
-    pub max_connection_tasks: usize,
-    /// After which time queues that nobody reads are freed by ending all
-    /// connections of their socket. Default 5 s.
+    /// Connections of one socket. Beyond it, or beyond a fifteenth of the
+    /// descriptors that the process may open, the one that was silent for longest
+    /// is ended for each that comes. Default 8,192.
+    pub max_connections: usize,
+    /// After which time replies that are not read are freed by ending connections.
+    /// Default 5 s.
     pub stuck_after: Duration,
     /// How long closing may take to write what is queued. Default 1 s.
     pub flush: Duration,
@@ -81,7 +82,7 @@ impl ServerConfig {
             max_peer_reply_bytes: 64 * MIB,
             max_events: 65_536,
             max_event_bytes: 64 * MIB,
-            max_connection_tasks: 16_384,
+            max_connections: 8192,
             stuck_after: Duration::from_secs(5),
             flush: Duration::from_secs(1),
         }
@@ -127,14 +128,28 @@ pub fn serve(mut config: ServerConfig) -> Result<(Wire, Sockets), BindError> {
         events: Arc::clone(&event_budget),
     };
 
-    let control = Control::new(control, inbox_sender, replies, reply_receiver, &config)
-        .start()
-        .map_err(BindError::Thread)?;
+    let door = || match Door::make() {
+        Ok(door) => Ok(Arc::new(door)),
+        Err(source) => Err(BindError::Door {
+            folder: std::env::temp_dir().display().to_string(),
+            source,
+        }),
+    };
+    let control = Control::new(
+        control,
+        door()?,
+        inbox_sender,
+        replies,
+        reply_receiver,
+        &config,
+    )
+    .start()
+    .map_err(BindError::Thread)?;
     let (publisher, events) = match events {
         Some(listener) => {
             let lanes = Lanes::new(Arc::clone(&event_budget));
             let publisher = Publisher::over_socket(&lanes, &counters);
-            let thread = Events::new(listener, lanes, event_budget, counters, &config)
+            let thread = Events::new(listener, door()?, lanes, event_budget, counters, &config)
                 .start()
                 .map_err(BindError::Thread)?;
             (publisher, Some(thread))

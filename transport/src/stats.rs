@@ -42,6 +42,7 @@ pub(crate) struct ServerCounters {
     pub(crate) events_published: Count,
     pub(crate) event_bytes: Count,
     pub(crate) events_dropped: Count,
+    pub(crate) events_left_out: Count,
 }
 
 /// What a host's wire counted since it began.
@@ -50,7 +51,7 @@ pub(crate) struct ServerCounters {
 pub struct ServerStats {
     /// Control messages that reached the inbox, malformed ones too.
     pub messages_in: u64,
-    /// Bytes of their payloads.
+    /// Bytes of their payloads, without those of malformed ones.
     pub bytes_in: u64,
     /// Messages without exactly one payload frame, or with one over the cap.
     pub malformed: u64,
@@ -68,10 +69,9 @@ pub struct ServerStats {
     pub peers_left: u64,
     /// Connections that ended in their handshake.
     pub handshakes_failed: u64,
-    /// Peers cut because they did not read their replies.
+    /// Peers cut because they did not read what they were sent.
     pub peers_cut: u64,
-    /// How often all connections of a socket were ended to get rid of queues
-    /// that nobody read.
+    /// How often all connections of a socket were ended because something of it panicked.
     pub resets: u64,
     /// Events taken for publishing.
     pub events_published: u64,
@@ -79,9 +79,11 @@ pub struct ServerStats {
     pub event_bytes: u64,
     /// Events refused because too much is queued.
     pub events_dropped: u64,
+    /// Events left out for one subscriber, because it did not take what it was sent.
+    pub events_left_out: u64,
     /// Bytes of replies that are queued or not yet written, now.
     pub reply_bytes_held: u64,
-    /// Bytes of events that are queued or not yet written, now.
+    /// Bytes of events that are queued or not yet on their way to subscribers, now.
     pub event_bytes_held: u64,
 }
 
@@ -114,6 +116,7 @@ impl Meter {
             events_published: c.events_published.get(),
             event_bytes: c.event_bytes.get(),
             events_dropped: c.events_dropped.get(),
+            events_left_out: c.events_left_out.get(),
             reply_bytes_held: self.replies.bytes() as u64,
             event_bytes_held: self.events.bytes() as u64,
         }

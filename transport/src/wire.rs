@@ -151,15 +151,10 @@ pub(crate) fn inbox(
 impl InboxSender {
     /// Queues a message; waits for room. Cancelling it drops the message.
     pub(crate) async fn send(&self, inbound: Inbound) -> Result<(), InboxGone> {
-        let bytes = match &inbound.payload {
-            Ok(payload) => payload.len(),
-            Err(FramingError::TooLarge { bytes, .. }) => *bytes,
-            Err(_) => 0,
-        };
         let malformed = inbound.payload.is_err();
+        let bytes = inbound.payload.as_ref().map_or(0, Bytes::len);
         // A message over the whole bound takes all of it, and waits for that.
-        let held = if malformed { 0 } else { bytes };
-        let share = u32::try_from(held).unwrap_or(u32::MAX).min(self.max_bytes);
+        let share = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.max_bytes);
         let room = Arc::clone(&self.room)
             .acquire_many_owned(share)
             .await

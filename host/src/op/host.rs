@@ -106,7 +106,7 @@ pub fn stats(core: &Core) -> Stats {
             bytes_in: transport.bytes_in,
             bytes_out: transport.bytes_out,
             events: transport.events_published,
-            events_dropped: transport.events_dropped,
+            events_dropped: transport.events_dropped + transport.events_left_out,
             peers_cut: transport.peers_cut,
         },
         records: core.records.load(std::sync::atomic::Ordering::Relaxed),

@@ -43,7 +43,7 @@ impl<'a> Envelope<'a> {
         if payload.len() > MAX_PAYLOAD {
             return Err(Rejection {
                 id: peek_id(payload),
-                error: too_large(payload.len()),
+                error: too_large(),
             });
         }
         let malformed = |why: Malformed| Rejection {
@@ -181,11 +181,11 @@ fn unsupported_version() -> WireError {
 
 /// The refusal of a payload over [`MAX_PAYLOAD`].
 #[must_use]
-pub fn too_large(bytes: usize) -> WireError {
+pub fn too_large() -> WireError {
     let mut error = WireError::new(
         ErrorCode::TooLarge,
         format!(
-            "the payload has {bytes} bytes, {MAX_PAYLOAD} are allowed: send large components in chunks with component.put"
+            "the payload is over {MAX_PAYLOAD} bytes, the most that is taken: send large components in chunks with component.put"
         ),
     );
     error.details.limit = Some("payload_bytes".to_owned());

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use skep_protocol::RequestId;
 use skep_transport::{Connection, Endpoint, Publisher, ServerConfig, Sockets, Wire, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use zeromq::{DealerSocket, Socket, SocketSend, SubSocket};
+use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend, SubSocket};
 
 use crate::support::*;
 
@@ -52,35 +53,48 @@ async fn a_peer_that_does_not_read_is_cut_and_counted() {
 }
 
 #[tokio::test]
-async fn idle_connections_are_ended_when_they_are_too_many_and_clients_come_back() {
+async fn where_there_are_too_many_connections_the_silent_ones_give_way() {
     let mut config = config();
-    config.max_connection_tasks = 20;
+    config.max_connections = 10;
     let (sockets, _publisher) = echo_host(config);
     let control = sockets.control_endpoint().clone();
-    // A few do not disturb anybody.
     let clients: Vec<_> = (0..5)
         .map(|_| Connection::connect(eager(&control)))
         .collect();
     for client in &clients {
         ask(client, b"before").await;
     }
-    let Endpoint::Tcp { port, .. } = control else {
-        panic!("asked for tcp")
-    };
     let mut idle = Vec::new();
-    while sockets.stats().resets == 0 {
-        assert!(idle.len() < 10_000, "{:?}", sockets.stats());
-        idle.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(address(&control)).await.unwrap());
     }
     let mut greeting = Vec::new();
     // It ends, however it does.
     let _ = soon("the end of the first", idle[0].read_to_end(&mut greeting)).await;
-    drop(idle);
     for client in &clients {
-        state(client, &skep_transport::ConnectionState::Connected).await;
         ask(client, b"after").await;
+        assert_eq!(client.stats().reconnections, 0);
     }
+    // Whoever comes now is let in, though nobody has left.
+    let newcomer = Connection::connect(eager(&control));
+    ask(&newcomer, b"new").await;
+    sockets.close().await;
+}
+
+#[tokio::test]
+async fn those_who_shook_hands_and_say_nothing_give_way_too_and_come_back() {
+    let mut config = config();
+    config.max_connections = 4;
+    let (sockets, _publisher) = echo_host(config);
+    let control = sockets.control_endpoint().clone();
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let client = Connection::connect(eager(&control));
+        ask(&client, b"each is answered").await;
+        clients.push(client);
+    }
+    ask(&clients[0], b"again").await;
+    assert!(clients[0].stats().reconnections > 0);
     sockets.close().await;
 }
 
@@ -181,57 +195,98 @@ async fn deaf_to(events: &Endpoint, topic: &str) -> SubSocket {
     deaf
 }
 
-/// A host with room for 4 MiB of events, which waits so long for who does not read.
-fn patient(folder: &tempfile::TempDir, patience: Duration) -> (Endpoint, Sockets, Publisher) {
+/// A host with room for 4 MiB of events.
+fn small(folder: &tempfile::TempDir) -> (Endpoint, Sockets, Publisher) {
     let events = Endpoint::Ipc(folder.path().join("events"));
     let mut config = ServerConfig::new(any_port(), Some(events.clone()));
     config.max_event_bytes = 4 * MIB;
-    config.stuck_after = patience;
     let (sockets, publisher) = echo_host(config);
     (events, sockets, publisher)
 }
 
-/// Fills one, and shows that another gets events again.
-async fn is_got_rid_of(publish: fn(&Publisher, Vec<u8>) -> bool) {
+#[tokio::test]
+async fn a_subscriber_that_does_not_read_costs_no_other_an_event() {
     let folder = tempfile::tempdir().unwrap();
-    let (events, sockets, publisher) = patient(&folder, Duration::from_millis(400));
-
-    let deaf = deaf_to(&events, "log.").await;
+    let (events, sockets, publisher) = small(&folder);
+    let _deaf = [
+        deaf_to(&events, "log.").await,
+        deaf_to(&events, "log.").await,
+    ];
     let connection = Connection::connect(eager(sockets.control_endpoint()));
     connection.subscribe_events(&events);
     let mut subscription = connection.subscribe("log.").await;
     publish_until_seen(&publisher, &mut subscription, "log.a", "ready").await;
 
-    until("a reset", || {
-        publish(&publisher, vec![0; 64 * 1024]);
-        let stats = sockets.stats();
-        assert!(stats.event_bytes_held <= 4 * MIB as u64 + 1024, "{stats:?}");
-        stats.resets >= 1
-    })
-    .await;
-    assert!(sockets.stats().events_dropped > 0);
-    drop(deaf);
-    publish_until_seen(&publisher, &mut subscription, "log.a", "again").await;
-    assert!(subscription.interruptions() >= 1);
-    ask(&connection, b"control is undisturbed").await;
-    assert_eq!(connection.stats().reconnections, 0);
+    // Until much was left out for those who do not read, whoever reads has everything.
+    let mut number = 0_u64;
+    while sockets.stats().events_left_out < 100 {
+        let mut payload = number.to_be_bytes().to_vec();
+        payload.resize(64 * 1024, 0);
+        assert!(publisher.try_publish("log.a", payload), "{number}");
+        let read = loop {
+            let event = soon("an event", subscription.recv()).await.unwrap();
+            if event.payload != "ready" {
+                break event.payload;
+            }
+        };
+        assert_eq!(read[..8], number.to_be_bytes());
+        number += 1;
+    }
+    assert!(number < 1000, "{:?}", sockets.stats());
+    assert_eq!(subscription.interruptions(), 0);
+    assert_eq!(sockets.stats().resets, 0);
     sockets.close().await;
 }
 
+/// Nobody takes a reader that is slow for one that does not read: it has whole events, in
+/// their order, with holes where it was too slow.
 #[tokio::test]
-async fn a_subscriber_that_does_not_read_is_got_rid_of() {
-    is_got_rid_of(|publisher, payload| publisher.try_publish_beyond_share("log.a", payload)).await;
-}
-
-#[tokio::test]
-async fn one_that_does_not_read_the_share_of_one_source_is_got_rid_of() {
-    is_got_rid_of(|publisher, payload| publisher.try_publish("log.a", payload)).await;
+async fn a_slow_subscriber_has_whole_events_with_holes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, sockets, publisher) = small(&folder);
+    let mut slow = deaf_to(&events, "log.").await;
+    until("its subscription", || {
+        publisher.try_publish("log.a", "ready");
+        slow.recv().now_or_never().is_some()
+    })
+    .await;
+    let payload = |number: u64| {
+        let mut payload = number.to_be_bytes().to_vec();
+        payload.resize(usize::try_from(8 + number % 5000).unwrap(), b'x');
+        payload
+    };
+    let (mut last, mut holes, mut read) = (None, 0, 0);
+    let mut sent = 0;
+    until("a hole, and something after it", || {
+        for _ in 0..50 {
+            publisher.try_publish("log.a", payload(sent));
+            sent += 1;
+        }
+        let Some(event) = slow.recv().now_or_never() else {
+            return false;
+        };
+        let frames = event.unwrap().into_vec();
+        assert_eq!(frames[0], "log.a");
+        if frames[1] == "ready" {
+            return false;
+        }
+        let number = u64::from_be_bytes(frames[1][..8].try_into().unwrap());
+        assert!(frames[1] == payload(number), "{number}");
+        assert!(last.is_none_or(|last| number > last));
+        holes += u64::from(last.is_some_and(|last| number > last + 1));
+        last = Some(number);
+        read += 1;
+        holes >= 2 && read > 100
+    })
+    .await;
+    assert_eq!(sockets.stats().peers_left, 0);
+    sockets.close().await;
 }
 
 #[tokio::test]
 async fn a_flood_that_is_not_read_costs_no_other_source_an_event() {
     let folder = tempfile::tempdir().unwrap();
-    let (events, sockets, publisher) = patient(&folder, Duration::from_secs(3600));
+    let (events, sockets, publisher) = small(&folder);
     let connection = Connection::connect(eager(sockets.control_endpoint()));
     connection.subscribe_events(&events);
     let mut subscription = connection.subscribe("log.quiet").await;
@@ -240,13 +295,14 @@ async fn a_flood_that_is_not_read_costs_no_other_source_an_event() {
 
     let flood = publisher.of_its_own();
     let pours = || (0..1000).all(|_| flood.try_publish("log.flood", vec![0; 16 * 1024]));
-    until("a full share that is not read", || {
-        !pours() && sockets.stats().event_bytes_held > MIB as u64 / 2
+    until("a flood that is not read", || {
+        pours();
+        sockets.stats().events_left_out > 1000
     })
     .await;
     let quiet = publisher.of_its_own();
     for number in 0..100 {
-        assert!(!pours());
+        pours();
         let line = format!("line {number}");
         assert!(quiet.try_publish("log.quiet", line.clone()), "{number}");
         let event = loop {
@@ -261,39 +317,190 @@ async fn a_flood_that_is_not_read_costs_no_other_source_an_event() {
     sockets.close().await;
 }
 
+/// The address of a tcp endpoint.
+fn address(endpoint: &Endpoint) -> (&'static str, u16) {
+    let Endpoint::Tcp { port, .. } = endpoint else {
+        panic!("asked for tcp")
+    };
+    ("127.0.0.1", *port)
+}
+
+/// A peer that writes what it likes, after a good handshake as a socket of that type.
+async fn stranger(endpoint: &Endpoint, socket_type: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address(endpoint)).await.unwrap();
+    let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0];
+    greeting.extend_from_slice(b"NULL");
+    greeting.resize(64, 0);
+    let length = u8::try_from(socket_type.len()).unwrap();
+    let ready = [
+        b"\x05READY\x0bSocket-Type\0\0\0",
+        &[length][..],
+        socket_type.as_bytes(),
+    ];
+    let ready = ready.concat();
+    greeting.extend_from_slice(&[4, u8::try_from(ready.len()).unwrap()]);
+    greeting.extend_from_slice(&ready);
+    stream.write_all(&greeting).await.unwrap();
+    stream
+}
+
 /// What comes after a good handshake and is no message ends its connection only.
 #[tokio::test]
 async fn bytes_that_are_no_message_cost_only_their_sender() {
     let (sockets, _publisher) = echo_host(config());
     let connection = Connection::connect(eager(sockets.control_endpoint()));
     ask(&connection, b"before").await;
-    let Endpoint::Tcp { port, .. } = *sockets.control_endpoint() else {
-        panic!("asked for tcp")
-    };
-    let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0];
-    greeting.extend_from_slice(b"NULL");
-    greeting.resize(64, 0);
-    let ready = b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER";
-    greeting.extend_from_slice(&[4, u8::try_from(ready.len()).unwrap()]);
-    greeting.extend_from_slice(ready);
     for bytes in [
-        &[4, 0][..],                             // a command without a name
-        &[4, 2, 9, b'x'],                        // a name beyond its frame
-        b"\x04\x05\x04PING",                     // a command that zeromq does not know
-        b"\x04\x07\x05READY\x09",                // a property beyond its frame
-        b"\x02\xff\xff\xff\xff\xff\xff\xff\xff", // a frame of 2^64 - 1 bytes
+        &[4, 0][..],               // a command without a name
+        &[4, 2, 9, b'x'],          // a name beyond its frame
+        b"\x04\x05\x04PING",       // a command that zeromq does not know
+        b"\x04\x07\x05READY\x09",  // a property beyond its frame
+        b"\x06\0\0\x01\0\0\0\0\0", // a command of 2^40 bytes
     ] {
-        let left = sockets.stats().peers_left;
-        let mut stranger = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        stranger.write_all(&greeting).await.unwrap();
+        let ended = || sockets.stats().peers_left + sockets.stats().handshakes_failed;
+        let before = ended();
+        let mut stranger = stranger(sockets.control_endpoint(), "DEALER").await;
         stranger.write_all(bytes).await.unwrap();
         let mut answered = Vec::new();
         let end = stranger.read_to_end(&mut answered);
         // An error is a reset, which is an end as well.
         let _end = soon("the end of the connection", end).await;
-        until("its leaving", || sockets.stats().peers_left > left).await;
+        until("its leaving", || ended() > before).await;
         ask(&connection, b"undisturbed").await;
     }
+    assert_eq!(connection.stats().reconnections, 0);
+    assert_eq!(sockets.stats().resets, 0);
+    sockets.close().await;
+}
+
+/// A header that claims 2^40 to 2^64 - 1 bytes reserves nothing, before the handshake and
+/// after it: the payload is too large as soon as it is over the cap, and what comes of it
+/// goes nowhere.
+#[tokio::test]
+async fn what_a_header_claims_is_not_believed() {
+    let (sockets, _publisher) = echo_host(config());
+    let connection = Connection::connect(eager(sockets.control_endpoint()));
+    ask(&connection, b"before").await;
+    for claimed in [1 << 40, 1 << 62, u64::MAX] {
+        let header = [&[2][..], &u64::to_be_bytes(claimed)].concat();
+        for endpoint in [
+            sockets.control_endpoint(),
+            sockets.events_endpoint().unwrap(),
+        ] {
+            let mut early = TcpStream::connect(address(endpoint)).await.unwrap();
+            let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0];
+            greeting.extend_from_slice(b"NULL");
+            greeting.resize(64, 0);
+            early.write_all(&greeting).await.unwrap();
+            early.write_all(&header).await.unwrap();
+            ask(&connection, b"undisturbed").await;
+        }
+        let mut late = stranger(sockets.control_endpoint(), "DEALER").await;
+        late.write_all(&header).await.unwrap();
+        let malformed = sockets.stats().malformed;
+        let payload = vec![b'x'; MIB];
+        for _ in 0..11 {
+            late.write_all(&payload).await.unwrap();
+        }
+        until("an answer", || sockets.stats().malformed > malformed).await;
+        // The rest of it is still the same message.
+        for _ in 0..100 {
+            late.write_all(&payload).await.unwrap();
+        }
+        assert_eq!(sockets.stats().malformed, malformed + 1);
+        ask(&connection, b"undisturbed").await;
+    }
+    assert_eq!(connection.stats().reconnections, 0);
+    sockets.close().await;
+}
+
+#[tokio::test]
+async fn a_message_of_endless_frames_is_answered_once_and_is_not_kept() {
+    let (sockets, _publisher) = echo_host(config());
+    let mut endless = stranger(sockets.control_endpoint(), "DEALER").await;
+    let frames = [1, 1, b'x'].repeat(100_000);
+    for _ in 0..10 {
+        endless.write_all(&frames).await.unwrap();
+    }
+    until("an answer", || sockets.stats().malformed > 0).await;
+    // Its last frame, and a message of one.
+    endless.write_all(&[0, 1, b'x', 0, 1, b'y']).await.unwrap();
+    until("the next", || sockets.stats().messages_in > 1).await;
+    let stats = sockets.stats();
+    assert_eq!((stats.messages_in, stats.malformed), (2, 1));
+    sockets.close().await;
+}
+
+#[tokio::test]
+async fn subscriptions_beyond_the_bound_end_their_connection_only() {
+    let (sockets, publisher) = echo_host(config());
+    let events = sockets.events_endpoint().unwrap().clone();
+    let connection = Connection::connect(eager(sockets.control_endpoint()));
+    connection.subscribe_events(&events);
+    let mut subscription = connection.subscribe("log.").await;
+    publish_until_seen(&publisher, &mut subscription, "log.a", "before").await;
+
+    let mut greedy = stranger(&events, "SUB").await;
+    let subscribe = |number: u32| {
+        let topic = format!("log.{number:08}");
+        [&[0, 13, 1][..], topic.as_bytes()].concat()
+    };
+    let left = sockets.stats().peers_left;
+    for number in 0..4096 {
+        greedy.write_all(&subscribe(number)).await.unwrap();
+        // What changes nothing does not count.
+        greedy.write_all(&subscribe(number)).await.unwrap();
+        greedy.write_all(b"\0\x06\x00none.").await.unwrap();
+    }
+    // It has them all.
+    let mut answered = Vec::new();
+    until("the last topic", || {
+        publisher.try_publish("log.00004095", "seen");
+        let mut chunk = [0; 4096];
+        if let Ok(read) = greedy.try_read(&mut chunk) {
+            answered.extend_from_slice(&chunk[..read]);
+        }
+        answered.windows(4).any(|found| found == b"seen")
+    })
+    .await;
+    assert_eq!(sockets.stats().peers_left, left);
+    greedy.write_all(&subscribe(4096)).await.unwrap();
+    // An error is a reset, which is an end as well.
+    let _end = soon("the end", greedy.read_to_end(&mut answered)).await;
+    publish_until_seen(&publisher, &mut subscription, "log.a", "after").await;
+    assert_eq!(subscription.interruptions(), 0);
+    sockets.close().await;
+}
+
+/// Those end that leave their replies unread, and nobody else does.
+#[tokio::test]
+async fn peers_that_leave_too_much_unread_end_and_others_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    // No timeout of the kernel's ends these.
+    let control = Endpoint::Ipc(folder.path().join("control"));
+    let mut config = ServerConfig::new(control.clone(), None);
+    config.max_reply_bytes = 16 * MIB;
+    config.stuck_after = Duration::from_millis(400);
+    let (sockets, _publisher) = echo_host(config);
+    let connection = Connection::connect(eager(&control));
+    ask(&connection, b"before").await;
+    let mut deaf = Vec::new();
+    for _ in 0..3 {
+        let mut one = DealerSocket::new();
+        one.connect(&control.to_string()).await.unwrap();
+        // The first is written in part, and no longer held.
+        for _ in 0..2 {
+            one.send(vec![b'x'; 5 * MIB].into()).await.unwrap();
+        }
+        deaf.push(one);
+    }
+    until("too much that is unread", || {
+        sockets.stats().reply_bytes_held > 8 * MIB as u64
+    })
+    .await;
+    until("room", || sockets.stats().reply_bytes_held < 8 * MIB as u64).await;
+    assert!(sockets.stats().peers_cut > 0);
+    ask(&connection, b"after").await;
     assert_eq!(connection.stats().reconnections, 0);
     assert_eq!(sockets.stats().resets, 0);
     sockets.close().await;

@@ -1,0 +1,258 @@
+//! What zeromq has sent and its peer has not yet taken.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::{Buf, BytesMut};
+
+use super::scan::{Piece, Scanner};
+use super::stream::CHUNK;
+
+/// A subscriber may be behind by at least so much.
+const LEAST: usize = CHUNK;
+
+/// Beyond that, by this part of what nobody holds.
+const SHARE: usize = 4;
+
+/// What all subscribers of a socket are behind by.
+#[derive(Debug)]
+pub(super) struct Behind {
+    max: usize,
+    all: AtomicUsize,
+}
+
+/// What one peer is behind by.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    bytes: BytesMut,
+    events: Option<Events>,
+}
+
+/// Of a subscriber: events for which there is no room are left out, each as a whole.
+#[derive(Debug)]
+struct Events {
+    behind: Arc<Behind>,
+    counted: usize,
+    scanner: Scanner,
+    /// Of the event under way, if one has begun.
+    is_left_out: Option<bool>,
+    /// Until half of what there is is taken: many holes cost more than one.
+    is_full: bool,
+}
+
+impl Behind {
+    pub(super) fn new(max: usize) -> Arc<Self> {
+        let all = AtomicUsize::new(0);
+        Arc::new(Self { max, all })
+    }
+
+    fn share(&self) -> usize {
+        let left = self.max.saturating_sub(self.all.load(Ordering::Relaxed));
+        LEAST.max(left / SHARE)
+    }
+}
+
+impl Backlog {
+    /// Of a client: while there is something, nothing more is read of zeromq, which
+    /// bounds what waits for it.
+    pub(super) fn of_replies() -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            events: None,
+        }
+    }
+
+    pub(super) fn of_events(behind: &Arc<Behind>) -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            events: Some(Events {
+                behind: Arc::clone(behind),
+                counted: 0,
+                scanner: Scanner::new(),
+                is_left_out: None,
+                is_full: false,
+            }),
+        }
+    }
+
+    /// Whether more may come.
+    pub(super) fn has_room(&self) -> bool {
+        self.events.is_some() || self.bytes.is_empty()
+    }
+
+    /// Takes what zeromq has sent, and tells how many events were left out.
+    pub(super) fn add(&mut self, chunk: &[u8]) -> usize {
+        let Some(events) = &mut self.events else {
+            self.bytes.extend_from_slice(chunk);
+            return 0;
+        };
+        let left_out = events.add(chunk, &mut self.bytes);
+        events.count(self.bytes.len());
+        left_out
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn taken(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if self.bytes.is_empty() {
+            // An idle connection holds nothing.
+            self.bytes = BytesMut::new();
+        }
+        if let Some(events) = &mut self.events {
+            events.count(self.bytes.len());
+        }
+    }
+}
+
+impl Events {
+    fn add(&mut self, mut chunk: &[u8], bytes: &mut BytesMut) -> usize {
+        let mut left_out = 0;
+        let mut header = Vec::with_capacity(9);
+        while let Some(piece) = self.scanner.next(&mut chunk) {
+            match piece {
+                Piece::Greeting(part) => bytes.extend_from_slice(part),
+                Piece::Header(found) => {
+                    let is_left_out = match self.is_left_out {
+                        Some(of_event) => of_event,
+                        None => !found.command && self.is_without_room(bytes.len()),
+                    };
+                    self.is_left_out = Some(is_left_out);
+                    if !is_left_out {
+                        header.clear();
+                        found.encode(&mut header);
+                        bytes.extend_from_slice(&header);
+                    }
+                }
+                Piece::Body(part) => {
+                    if self.is_left_out == Some(false) {
+                        bytes.extend_from_slice(part);
+                    }
+                }
+                Piece::End(found) if !found.more => {
+                    left_out += usize::from(self.is_left_out.take() == Some(true));
+                }
+                Piece::End(_) => {}
+            }
+        }
+        left_out
+    }
+
+    fn is_without_room(&mut self, behind: usize) -> bool {
+        // What is not yet counted is of this connection.
+        let share = self.behind.share();
+        self.is_full = behind > if self.is_full { share / 2 } else { share };
+        self.is_full
+    }
+
+    fn count(&mut self, behind: usize) {
+        let all = &self.behind.all;
+        all.fetch_add(behind, Ordering::Relaxed);
+        all.fetch_sub(self.counted, Ordering::Relaxed);
+        self.counted = behind;
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.count(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::scan::Header;
+
+    const EVENT: usize = 1024;
+
+    /// An event of a topic and a payload, a kibibyte as it is sent.
+    fn event(number: u16) -> Vec<u8> {
+        let mut out = Vec::new();
+        let (command, len) = (false, 2);
+        Header {
+            command,
+            more: true,
+            len,
+        }
+        .encode(&mut out);
+        out.extend(number.to_be_bytes());
+        let left = EVENT - out.len() - 9;
+        let (more, len) = (false, left as u64);
+        Header { command, more, len }.encode(&mut out);
+        out.resize(EVENT, b'x');
+        out
+    }
+
+    fn numbers(backlog: &Backlog) -> Vec<u16> {
+        let numbers = backlog.bytes().chunks(EVENT);
+        numbers
+            .map(|event| u16::from_be_bytes([event[2], event[3]]))
+            .collect()
+    }
+
+    /// After its greeting.
+    fn subscriber(behind: &Arc<Behind>) -> Backlog {
+        let mut backlog = Backlog::of_events(behind);
+        assert_eq!(backlog.add(&[0; 64]), 0);
+        backlog.taken(64);
+        backlog
+    }
+
+    #[test]
+    fn whole_events_are_left_out_and_who_reads_on_gets_later_ones() {
+        let behind = Behind::new(1 << 20);
+        let mut slow = subscriber(&behind);
+        let mut left_out = 0;
+        for number in 0..1000 {
+            // In parts, as zeromq's writes may come.
+            for part in event(number).chunks(100) {
+                left_out += slow.add(part);
+            }
+        }
+        // A quarter of what is left: a fifth of all.
+        let held = slow.bytes().len();
+        assert_eq!(held + left_out * EVENT, 1000 * EVENT);
+        assert!((200 * 1024..230 * 1024).contains(&held), "{held}");
+        let count = u16::try_from(held / EVENT).unwrap();
+        assert!(numbers(&slow).into_iter().eq(0..count));
+
+        slow.taken(held / EVENT / 4 * EVENT);
+        assert_eq!(slow.add(&event(5000)), 1, "still more than half");
+        slow.taken(held / EVENT / 2 * EVENT);
+        assert_eq!(slow.add(&event(5001)), 0);
+        assert_eq!(numbers(&slow).last(), Some(&5001));
+    }
+
+    #[test]
+    fn many_who_do_not_read_leave_room_for_one_who_does() {
+        let behind = Behind::new(1 << 20);
+        let mut deaf: Vec<_> = (0..100).map(|_| subscriber(&behind)).collect();
+        for number in 0..1000 {
+            for one in &mut deaf {
+                one.add(&event(number));
+            }
+        }
+        let all = behind.all.load(Ordering::Relaxed);
+        assert!(all < (1 << 20) + 100 * (LEAST + EVENT), "{all}");
+        let mut reads = subscriber(&behind);
+        for number in 0..1000 {
+            assert_eq!(reads.add(&event(number)), 0);
+            reads.taken(EVENT);
+        }
+        drop(deaf);
+        assert_eq!(behind.all.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_client_is_sent_everything() {
+        let mut backlog = Backlog::of_replies();
+        assert!(backlog.has_room());
+        assert_eq!(backlog.add(&[1; 3 * CHUNK]), 0);
+        assert!(!backlog.has_room());
+        backlog.taken(3 * CHUNK);
+        assert!(backlog.has_room());
+    }
+}

@@ -1,0 +1,128 @@
+//! A connection of either kind, without a task or a buffer of its own.
+
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::listener::Listener;
+
+/// How much is read at once.
+pub(super) const CHUNK: usize = 64 * 1024;
+
+/// How long it is waited before what had no room is tried again.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// Where connections come in.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Incoming {
+    pub(super) fn of(listener: &Listener) -> io::Result<Self> {
+        listener.adopt(
+            |tcp| TcpListener::from_std(tcp).map(Self::Tcp),
+            |unix| UnixListener::from_std(unix).map(Self::Unix),
+        )
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // A small reply is not to wait for the acknowledgement of the one before.
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+            Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Self::Unix(stream)
+    }
+}
+
+impl Stream {
+    /// The next bytes, at most a [`CHUNK`]; none at the end. Nothing is lost where it is
+    /// cancelled, and nothing is kept while it waits.
+    pub(super) async fn read(&self) -> io::Result<Vec<u8>> {
+        loop {
+            match self {
+                Self::Tcp(stream) => stream.readable().await?,
+                Self::Unix(stream) => stream.readable().await?,
+            }
+            let mut chunk = Vec::with_capacity(CHUNK);
+            let read = match self {
+                Self::Tcp(stream) => stream.try_read_buf(&mut chunk),
+                Self::Unix(stream) => stream.try_read_buf(&mut chunk),
+            };
+            match read {
+                Ok(_) => return Ok(chunk),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.write(bytes).await?;
+            bytes = bytes.get(written..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Writes what there is room for, which is at least a byte. The same where it is
+    /// cancelled as for [`read`](Self::read).
+    pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self {
+                Self::Tcp(stream) => stream.writable().await?,
+                Self::Unix(stream) => stream.writable().await?,
+            }
+            let written = match self {
+                Self::Tcp(stream) => stream.try_write(bytes),
+                Self::Unix(stream) => stream.try_write(bytes),
+            };
+            match written {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                written => return written,
+            }
+        }
+    }
+
+    /// Tells the other end that nothing more comes.
+    pub(super) fn end_writing(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+            Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+        }
+    }
+}
+
+/// Tries again where the other end of a Unix socket has no room for a connection, which
+/// the system tells instead of waiting.
+pub(super) async fn patiently<F>(connect: impl Fn() -> F) -> io::Result<UnixStream>
+where
+    F: Future<Output = io::Result<UnixStream>>,
+{
+    loop {
+        match connect().await {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::time::sleep(AGAIN).await,
+            connected => return connected,
+        }
+    }
+}
