@@ -416,8 +416,9 @@ pub struct TransportCounts {
     pub bytes_out: u64,
     /// Events published.
     pub events: u64,
-    /// Events that were dropped since the queue to the socket was full. They
-    /// are in the history.
+    /// Events that were dropped since the queue to the socket was full, and those left
+    /// out for one subscriber since it did not take what it was sent. They are in the
+    /// history.
     pub events_dropped: u64,
     /// Peers cut off since they did not read.
     pub peers_cut: u64,

@@ -40,8 +40,9 @@ impl Incoming {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                // A small reply is not to wait for the acknowledgement of the one before.
-                stream.set_nodelay(true)?;
+                // A small reply is not to wait for the acknowledgement of the one before. It
+                // fails where the peer has gone, which is found out anyway.
+                let _gone = stream.set_nodelay(true);
                 Ok(Stream::Tcp(stream))
             }
             Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),

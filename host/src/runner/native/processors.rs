@@ -15,13 +15,14 @@ use nix::unistd::Pid;
 const THIS: Pid = Pid::from_raw(0);
 
 /// How the names begin of threads that serve all agents: those of the sockets, the logs,
-/// the store and the record of requests.
-const SERVICES: [&str; 5] = [
+/// the store, the record of requests, and of what the host says itself.
+const SERVICES: [&str; 6] = [
     "skep-control",
     "skep-events",
     "skep-log-",
     "skep-store",
     "skep-audit",
+    "skep-stderr",
 ];
 
 /// What this process may use of the machine, in two parts.
