@@ -65,7 +65,7 @@ pub enum BindError {
     /// The socket between the gate and zeromq could not be made.
     #[error(
         "cannot make a socket in {folder}, where one is needed for a moment, or reach it by \
-         /proc/self/fd: {source}; name another directory in TMPDIR, and mount /proc"
+         /proc/self/fd: {source}; name a directory in TMPDIR that can be written to, and see that /proc is mounted"
     )]
     Door {
         /// Where it was tried.

@@ -1,15 +1,13 @@
 //! What zeromq has sent and its peer has not yet taken.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::{Buf, BytesMut};
-
 use super::scan::{Piece, Scanner};
-use super::stream::CHUNK;
 
 /// A subscriber may be behind by at least so much.
-const LEAST: usize = CHUNK;
+const LEAST: usize = 64 * 1024;
 
 /// Beyond that, by this part of what nobody holds.
 const SHARE: usize = 4;
@@ -24,7 +22,7 @@ pub(super) struct Behind {
 /// What one peer is behind by.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    bytes: BytesMut,
+    bytes: VecDeque<u8>,
     events: Option<Events>,
 }
 
@@ -57,14 +55,14 @@ impl Backlog {
     /// bounds what waits for it.
     pub(super) fn of_replies() -> Self {
         Self {
-            bytes: BytesMut::new(),
+            bytes: VecDeque::new(),
             events: None,
         }
     }
 
     pub(super) fn of_events(behind: &Arc<Behind>) -> Self {
         Self {
-            bytes: BytesMut::new(),
+            bytes: VecDeque::new(),
             events: Some(Events {
                 behind: Arc::clone(behind),
                 counted: 0,
@@ -83,37 +81,43 @@ impl Backlog {
     /// Takes what zeromq has sent, and tells how many events were left out.
     pub(super) fn add(&mut self, chunk: &[u8]) -> usize {
         let Some(events) = &mut self.events else {
-            self.bytes.extend_from_slice(chunk);
+            self.bytes.extend(chunk);
             return 0;
         };
         let left_out = events.add(chunk, &mut self.bytes);
-        events.count(self.bytes.len());
+        events.count(self.bytes.capacity());
         left_out
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// What comes next, or some of it.
+    pub(super) fn next(&self) -> &[u8] {
+        self.bytes.as_slices().0
     }
 
     pub(super) fn taken(&mut self, count: usize) {
-        self.bytes.advance(count);
-        if self.bytes.is_empty() {
-            // An idle connection holds nothing.
-            self.bytes = BytesMut::new();
+        self.bytes.drain(..count);
+        // An idle connection holds nothing, and one that has taken much not much.
+        let len = self.bytes.len();
+        if len == 0 || self.bytes.capacity() / 4 > len.max(LEAST) {
+            self.bytes.shrink_to(2 * len);
         }
         if let Some(events) = &mut self.events {
-            events.count(self.bytes.len());
+            events.count(self.bytes.capacity());
         }
     }
 }
 
 impl Events {
-    fn add(&mut self, mut chunk: &[u8], bytes: &mut BytesMut) -> usize {
+    fn add(&mut self, mut chunk: &[u8], bytes: &mut VecDeque<u8>) -> usize {
         let mut left_out = 0;
         let mut header = Vec::with_capacity(9);
         while let Some(piece) = self.scanner.next(&mut chunk) {
             match piece {
-                Piece::Greeting(part) => bytes.extend_from_slice(part),
+                Piece::Greeting(part) => bytes.extend(part),
                 Piece::Header(found) => {
                     let is_left_out = match self.is_left_out {
                         Some(of_event) => of_event,
@@ -123,12 +127,12 @@ impl Events {
                     if !is_left_out {
                         header.clear();
                         found.encode(&mut header);
-                        bytes.extend_from_slice(&header);
+                        bytes.extend(&header);
                     }
                 }
                 Piece::Body(part) => {
                     if self.is_left_out == Some(false) {
-                        bytes.extend_from_slice(part);
+                        bytes.extend(part);
                     }
                 }
                 Piece::End(found) if !found.more => {
@@ -147,11 +151,12 @@ impl Events {
         self.is_full
     }
 
-    fn count(&mut self, behind: usize) {
+    /// The memory that it takes, which is more than what is in it.
+    fn count(&mut self, capacity: usize) {
         let all = &self.behind.all;
-        all.fetch_add(behind, Ordering::Relaxed);
+        all.fetch_add(capacity, Ordering::Relaxed);
         all.fetch_sub(self.counted, Ordering::Relaxed);
-        self.counted = behind;
+        self.counted = capacity;
     }
 }
 
@@ -187,7 +192,8 @@ mod tests {
     }
 
     fn numbers(backlog: &Backlog) -> Vec<u16> {
-        let numbers = backlog.bytes().chunks(EVENT);
+        let bytes: Vec<u8> = backlog.bytes.iter().copied().collect();
+        let numbers = bytes.chunks(EVENT);
         numbers
             .map(|event| u16::from_be_bytes([event[2], event[3]]))
             .collect()
@@ -212,10 +218,10 @@ mod tests {
                 left_out += slow.add(part);
             }
         }
-        // A quarter of what is left: a fifth of all.
-        let held = slow.bytes().len();
+        // At most a quarter of what is left, which memory grows to by doubling.
+        let held = slow.bytes.len();
         assert_eq!(held + left_out * EVENT, 1000 * EVENT);
-        assert!((200 * 1024..230 * 1024).contains(&held), "{held}");
+        assert!((100 * 1024..230 * 1024).contains(&held), "{held}");
         let count = u16::try_from(held / EVENT).unwrap();
         assert!(numbers(&slow).into_iter().eq(0..count));
 
@@ -224,6 +230,22 @@ mod tests {
         slow.taken(held / EVENT / 2 * EVENT);
         assert_eq!(slow.add(&event(5001)), 0);
         assert_eq!(numbers(&slow).last(), Some(&5001));
+    }
+
+    #[test]
+    fn who_has_taken_most_holds_no_more_memory_than_it_needs() {
+        let behind = Behind::new(64 << 20);
+        let mut slow = subscriber(&behind);
+        for number in 0..8192 {
+            assert_eq!(slow.add(&event(number)), 0);
+        }
+        assert!(behind.all.load(Ordering::Relaxed) >= 8 << 20);
+        slow.taken((8 << 20) - EVENT);
+        assert_eq!(numbers(&slow), [8191]);
+        let all = behind.all.load(Ordering::Relaxed);
+        assert!(all <= 4 * LEAST, "{all}");
+        slow.taken(EVENT);
+        assert_eq!(behind.all.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -236,7 +258,7 @@ mod tests {
             }
         }
         let all = behind.all.load(Ordering::Relaxed);
-        assert!(all < (1 << 20) + 100 * (LEAST + EVENT), "{all}");
+        assert!(all < (1 << 20) + 100 * 2 * (LEAST + EVENT), "{all}");
         let mut reads = subscriber(&behind);
         for number in 0..1000 {
             assert_eq!(reads.add(&event(number)), 0);
@@ -250,9 +272,9 @@ mod tests {
     fn a_client_is_sent_everything() {
         let mut backlog = Backlog::of_replies();
         assert!(backlog.has_room());
-        assert_eq!(backlog.add(&[1; 3 * CHUNK]), 0);
+        assert_eq!(backlog.add(&[1; 3 * LEAST]), 0);
         assert!(!backlog.has_room());
-        backlog.taken(3 * CHUNK);
+        backlog.taken(3 * LEAST);
         assert!(backlog.has_room());
     }
 }

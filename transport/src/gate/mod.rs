@@ -24,33 +24,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_protocol::MAX_PAYLOAD;
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::Instant;
-
 use self::backlog::Behind;
 pub(crate) use self::door::Door;
 use self::relay::Relay;
-use self::scan::Header;
 use self::stream::Incoming;
 use self::table::Table;
 use crate::listener::Listener;
 use crate::router::REST;
 use crate::stats::ServerCounters;
 
-/// Bytes of a command, of which ZMTP has READY, with an identity of 255 bytes at most.
+/// Bytes of the one command of a connection, READY, with an identity of 255 bytes at most.
 const MOST_COMMAND: u64 = 4096;
-
-/// Bytes of messages over 16 KiB that are on their way through at once, of all
-/// connections together: a dozen of the largest. More have to wait.
-const MOST_UNDER_WAY: usize = 12 * (MAX_PAYLOAD + 1);
-
-/// How long one change of a subscription may take zeromq, which looks at all
-/// of a connection.
-const CHANGE: Duration = Duration::from_micros(80);
-
-/// Changes that may come at once after a time without.
-const CHANGES_AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Which of a host's two sockets it is.
 #[derive(Debug, Clone)]
@@ -77,28 +61,15 @@ struct Shared {
     counters: Arc<ServerCounters>,
     /// What all subscribers are behind by, where it is the socket of events.
     behind: Option<Arc<Behind>>,
-    /// Bytes.
-    under_way: Semaphore,
-    /// When the next change of a subscription may come; each waits for those before it.
-    next_change: Mutex<Instant>,
 }
 
 /// Why what a peer sends is not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum Refused {
-    #[error("it sent a command over {MOST_COMMAND} bytes")]
+    #[error("it sent a command that is no handshake")]
     Command,
     #[error("it has more than {} subscriptions", subscriptions::MOST_OF_ONE)]
     Subscriptions,
-}
-
-/// The bytes of a command that are passed on: all.
-fn command(header: Header, out: &mut Vec<u8>) -> Result<u64, Refused> {
-    if header.len > MOST_COMMAND {
-        return Err(Refused::Command);
-    }
-    header.encode(out);
-    Ok(header.len)
 }
 
 impl Gate {
@@ -166,40 +137,6 @@ impl Shared {
                 Kind::Control => None,
                 Kind::Events { max_bytes } => Some(Behind::new(*max_bytes)),
             },
-            under_way: Semaphore::new(MOST_UNDER_WAY),
-            next_change: Mutex::new(Instant::now()),
         }
-    }
-
-    /// Waits until so many changes of subscriptions may come.
-    async fn change(&self, count: u32) {
-        let mut next = self.next_change.lock().await;
-        tokio::time::sleep_until(*next).await;
-        let now = Instant::now();
-        let earliest = now.checked_sub(CHANGES_AT_ONCE).unwrap_or(now);
-        *next = earliest.max(*next) + CHANGE * count;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn changes_of_subscriptions_have_a_rate() {
-        let kind = Kind::Events { max_bytes: 1 };
-        let door = Arc::new(Door::make().unwrap());
-        let shared = Shared::new(&door, &kind, 1, Arc::default());
-        let changes = async |count: u32| {
-            let asked = Instant::now();
-            for _ in 0..count / 100 {
-                shared.change(100).await;
-            }
-            asked.elapsed()
-        };
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(changes(2500).await, Duration::ZERO);
-        let second = changes(12_500).await.as_millis();
-        assert!((980..1050).contains(&second), "{second} ms");
     }
 }

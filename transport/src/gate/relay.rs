@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backlog::Backlog;
@@ -14,7 +13,7 @@ use super::scan::{Piece, Scanner};
 use super::stream::Stream;
 use super::subscriptions::Subscriptions;
 use super::table::Connection;
-use super::{Refused, Shared};
+use super::{MOST_COMMAND, Refused, Shared};
 use crate::listener::USER_TIMEOUT;
 
 /// How long a peer may take to shake hands, and for each message, without the time in
@@ -25,8 +24,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// bears it of a tcp peer.
 const DEAF: Duration = USER_TIMEOUT;
 
-/// Changes of subscriptions that are passed on at once.
-const CHANGES: u32 = 64;
+/// How long one message of a subscriber counts, and how many seconds' worth may come at
+/// once: each may cost zeromq a look at all of the connection's subscriptions.
+const CHANGE: Duration = Duration::from_millis(1);
+const AT_ONCE: Duration = Duration::from_millis(8192);
+
+/// How much is read at once. Of a peer it is little: a turn is as long as that takes, of
+/// the shortest frames.
+const INWARDS: usize = 16 * 1024;
+const OUTWARDS: usize = 64 * 1024;
+
+/// How long whoever sends many frames that go nowhere has to wait, whenever a read brought
+/// nothing else: they cost as much as those that do.
+const REST: Duration = Duration::from_millis(10);
+const FEW: u32 = 64;
 
 #[derive(Debug)]
 pub(super) struct Relay {
@@ -96,29 +107,20 @@ impl Relay {
 
     /// From the peer to zeromq.
     async fn inwards(&self, zeromq: &Stream) -> Result<Infallible, End> {
-        let mut inwards = Inwards {
-            zeromq,
-            shared: &self.shared,
-            inspector: match self.shared.behind {
-                None => Inspector::Requests(Requests::default()),
-                Some(_) => Inspector::Subscriptions(Subscriptions::default()),
-            },
-            out: Vec::new(),
-            changes: 0,
-            reserved: None,
-            has_shaken_hands: false,
-        };
         let mut scanner = Scanner::new();
+        let mut inspector = Inspector::new(self.shared.behind.is_some());
+        let mut out = Vec::new();
         let mut patience = PATIENCE;
+        let mut paid_until = Instant::now();
         loop {
-            let chunk = if inwards.is_amid() {
+            let chunk = if inspector.is_amid() {
                 let asked = Instant::now();
-                let read = timeout(patience, self.peer.read()).await;
+                let read = timeout(patience, self.peer.read(INWARDS)).await;
                 patience = patience.saturating_sub(asked.elapsed());
                 read.map_err(|_elapsed| End::Slow)??
             } else {
                 patience = PATIENCE;
-                self.peer.read().await?
+                self.peer.read(INWARDS).await?
             };
             if chunk.is_empty() {
                 // What zeromq has for it is still sent, and then it ends the connection.
@@ -126,19 +128,49 @@ impl Relay {
                 return std::future::pending().await;
             }
             self.shared.table.heard(&self.connection);
+            let (mut frames, mut ended, mut passed) = (0_u32, 0, 0);
             let mut input = &chunk[..];
             while let Some(piece) = scanner.next(&mut input) {
-                if inwards.pass(&piece).await? {
-                    patience = PATIENCE;
-                    self.shared.table.shook_hands(&self.connection);
+                inspector.pass(&piece, &mut out)?;
+                if matches!(piece, Piece::End(_)) {
+                    frames += 1;
+                    if !inspector.is_amid() {
+                        patience = PATIENCE;
+                        ended += 1;
+                    }
+                }
+                if out.len() >= inspector.portion() {
+                    zeromq.write_all(&out).await?;
+                    passed += out.len();
+                    out.clear();
+                    tokio::task::yield_now().await;
                 }
             }
-            inwards.flush().await?;
-            if let Inspector::Subscriptions(subscriptions) = &inwards.inspector {
-                self.shared
-                    .table
-                    .subscribed(&self.connection, subscriptions.count());
+            zeromq.write_all(&out).await?;
+            passed += out.len();
+            out.clear();
+            self.note(&inspector);
+            if passed == 0 && frames > FEW {
+                tokio::time::sleep(REST).await;
             }
+            if matches!(inspector.of, Of::Subscriber(_)) {
+                let now = Instant::now();
+                paid_until = paid_until.max(now) + CHANGE * ended;
+                tokio::time::sleep(paid_until.saturating_duration_since(now + AT_ONCE)).await;
+            }
+            // However fast it sends, everybody else has a turn in between.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn note(&self, inspector: &Inspector) {
+        let (table, connection) = (&self.shared.table, &self.connection);
+        if inspector.has_shaken_hands {
+            table.shook_hands(connection);
+        }
+        match &inspector.of {
+            Of::Client(requests) => table.holds(connection, requests.under_way()),
+            Of::Subscriber(subscriptions) => table.subscribed(connection, subscriptions.count()),
         }
     }
 
@@ -151,22 +183,23 @@ impl Relay {
         let mut has_ended = false;
         let mut deaf_at = Instant::now() + DEAF;
         loop {
-            let is_waited_for = !backlog.bytes().is_empty();
+            let is_waited_for = !backlog.is_empty();
             if has_ended && !is_waited_for {
                 return Err(End::Closed);
             }
             tokio::select! {
-                written = self.peer.write(backlog.bytes()), if is_waited_for => {
+                written = self.peer.write(backlog.next()), if is_waited_for => {
                     backlog.taken(written?);
                     deaf_at = Instant::now() + DEAF;
-                    if backlog.bytes().is_empty() {
+                    if backlog.is_empty() {
                         self.shared.table.behind(&self.connection, false);
                     }
+                    tokio::task::yield_now().await;
                 }
-                chunk = zeromq.read(), if !has_ended && backlog.has_room() => {
+                chunk = zeromq.read(OUTWARDS), if !has_ended && backlog.has_room() => {
                     let chunk = chunk?;
                     has_ended = chunk.is_empty();
-                    if !is_waited_for {
+                    if !is_waited_for && !has_ended {
                         deaf_at = Instant::now() + DEAF;
                         self.shared.table.behind(&self.connection, true);
                     }
@@ -179,87 +212,79 @@ impl Relay {
     }
 }
 
-/// What is on its way to zeromq.
-struct Inwards<'a> {
-    zeromq: &'a Stream,
-    shared: &'a Shared,
-    inspector: Inspector,
-    out: Vec<u8>,
-    /// Those in `out`.
-    changes: u32,
-    reserved: Option<SemaphorePermit<'a>>,
+/// What looks at the bytes of a peer.
+#[derive(Debug)]
+struct Inspector {
+    of: Of,
+    /// Whether its one command has begun, and ended.
+    has_greeted: bool,
     has_shaken_hands: bool,
 }
 
-enum Inspector {
-    Requests(Requests),
-    Subscriptions(Subscriptions),
+#[derive(Debug)]
+enum Of {
+    Client(Requests),
+    Subscriber(Subscriptions),
 }
 
-impl Inwards<'_> {
-    /// Whether this ended a message or the handshake.
-    async fn pass(&mut self, piece: &Piece<'_>) -> Result<bool, End> {
-        match &mut self.inspector {
-            Inspector::Requests(requests) => {
-                if let Some(bytes) = requests.pass(piece, &mut self.out)? {
-                    self.flush().await?;
-                    // It is never closed.
-                    self.reserved = self.shared.under_way.acquire_many(bytes).await.ok();
-                }
-            }
-            Inspector::Subscriptions(subscriptions) => {
-                if subscriptions.pass(piece, &mut self.out)? {
-                    self.changes += 1;
-                }
-                if self.changes == CHANGES {
-                    self.flush().await?;
-                }
-            }
+impl Inspector {
+    fn new(is_of_events: bool) -> Self {
+        Self {
+            of: if is_of_events {
+                Of::Subscriber(Subscriptions::default())
+            } else {
+                Of::Client(Requests::default())
+            },
+            has_greeted: false,
+            has_shaken_hands: false,
         }
-        let Piece::End(header) = piece else {
-            return Ok(false);
-        };
-        self.has_shaken_hands |= header.command;
-        if self.reserved.is_some() && !self.inspector.is_amid() {
-            self.flush().await?;
-            self.reserved = None;
-        }
-        Ok(!self.is_amid())
     }
 
-    async fn flush(&mut self) -> Result<(), End> {
-        if self.changes > 0 {
-            self.shared.change(std::mem::take(&mut self.changes)).await;
+    fn pass(&mut self, piece: &Piece, out: &mut Vec<u8>) -> Result<(), Refused> {
+        match piece {
+            Piece::Header(header) if header.command => {
+                if self.has_greeted || header.len > MOST_COMMAND {
+                    return Err(Refused::Command);
+                }
+                self.has_greeted = true;
+            }
+            Piece::End(header) if header.command => self.has_shaken_hands = true,
+            _ => {}
         }
-        self.zeromq.write_all(&self.out).await?;
-        self.out.clear();
+        match &mut self.of {
+            Of::Client(requests) => requests.pass(piece, out),
+            Of::Subscriber(subscriptions) => subscriptions.pass(piece, out)?,
+        }
         Ok(())
     }
 
     /// Whether the peer owes something.
     fn is_amid(&self) -> bool {
-        !self.has_shaken_hands || self.inspector.is_amid()
+        let of_message = match &self.of {
+            Of::Client(requests) => requests.is_amid(),
+            Of::Subscriber(subscriptions) => subscriptions.is_amid(),
+        };
+        !self.has_shaken_hands || of_message
     }
-}
 
-impl Inspector {
-    fn is_amid(&self) -> bool {
-        match self {
-            Self::Requests(requests) => requests.is_amid(),
-            Self::Subscriptions(subscriptions) => subscriptions.is_amid(),
+    /// After how many bytes zeromq has its turn: it looks at all subscriptions to take one
+    /// back.
+    fn portion(&self) -> usize {
+        match self.of {
+            Of::Client(_) => INWARDS,
+            Of::Subscriber(_) => 1024,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use skep_protocol::MAX_PAYLOAD;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{UnixListener, UnixStream};
     use tokio::task::JoinHandle;
 
     use super::super::scan::Header;
-    use super::super::{Door, Kind, MOST_UNDER_WAY};
+    use super::super::{Door, Kind};
     use super::*;
 
     const MIB: usize = 1 << 20;
@@ -320,15 +345,6 @@ mod tests {
             self.peer.write_all(bytes).await.unwrap();
         }
 
-        /// What zeromq has got by now.
-        async fn passed(&mut self) -> usize {
-            // Time stands still as long as there is something to do.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            let mut passed = Vec::new();
-            while self.zeromq.try_read_buf(&mut passed).is_ok_and(|n| n > 0) {}
-            passed.len()
-        }
-
         async fn ended_after(self) -> Duration {
             let asked = Instant::now();
             self.relay.await.unwrap();
@@ -368,44 +384,36 @@ mod tests {
         );
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn only_so_much_is_under_way() {
+    #[tokio::test]
+    async fn a_second_command_is_refused() {
         let played = Played::new(&Kind::Control);
-        let begun = [handshake(), header(false, MAX_PAYLOAD), vec![b'x']].concat();
-        let mut under_way = Vec::new();
-        for _ in 0..MOST_UNDER_WAY / MAX_PAYLOAD {
-            let mut ends = played.connect().await;
-            ends.sends(&begun).await;
-            assert_eq!(ends.passed().await, begun.len());
-            under_way.push(ends);
-        }
-        let mut small = played.connect().await;
-        small.sends(&handshake()).await;
-        let mut waits = played.connect().await;
-        waits.sends(&begun).await;
-        assert_eq!(waits.passed().await, begun.len() - 1, "nothing of the body");
-        small.sends(&header(false, 1)).await;
-        small.sends(b"x").await;
-        assert_eq!(small.passed().await, handshake().len() + 3);
+        let mut ends = played.connect().await;
+        ends.sends(&handshake()).await;
+        ends.sends(&header(true, 0)).await;
+        ends.relay.await.unwrap();
+        let mut long = played.connect().await;
+        long.sends(&[0; 64]).await;
+        long.sends(&header(true, 4097)).await;
+        long.relay.await.unwrap();
+    }
 
-        // One that ends, in either way, makes room for one.
-        drop(under_way.pop());
-        assert_eq!(waits.passed().await, 1);
-        let mut next = played.connect().await;
-        next.sends(&begun).await;
-        assert_eq!(next.passed().await, begun.len() - 1);
-        let mut first = under_way.remove(0);
-        let mut body = vec![0; MAX_PAYLOAD - 1];
-        let read = first.zeromq.read_exact(&mut body);
-        let (read, ()) = tokio::join!(read, async {
-            first
-                .peer
-                .write_all(&vec![b'x'; MAX_PAYLOAD - 1])
-                .await
-                .unwrap();
-        });
-        read.unwrap();
-        assert_eq!(next.passed().await, 1);
+    #[tokio::test(start_paused = true)]
+    async fn changes_of_subscriptions_have_a_rate() {
+        let played = Played::new(&Kind::Events { max_bytes: MIB });
+        let mut hasty = played.connect().await;
+        hasty.sends(&handshake()).await;
+        let again = [header(false, 5), b"\x01log.".to_vec()].concat();
+        // Most of it is the same again, and is not passed on, but counts.
+        let asked = Instant::now();
+        hasty.sends(&again.repeat(18_192)).await;
+        hasty
+            .sends(&[header(false, 4), b"\x01end".to_vec()].concat())
+            .await;
+        let mut passed = vec![0; handshake().len() + again.len() + 6];
+        hasty.zeromq.read_exact(&mut passed).await.unwrap();
+        let taken = asked.elapsed().as_secs();
+        // What was read together with the last is waited for afterwards.
+        assert!((7..11).contains(&taken), "{taken} s");
     }
 
     #[tokio::test(start_paused = true)]

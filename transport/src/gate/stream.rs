@@ -9,9 +9,6 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::listener::Listener;
 
-/// How much is read at once.
-pub(super) const CHUNK: usize = 64 * 1024;
-
 /// How long it is waited before what had no room is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -57,15 +54,16 @@ impl From<UnixStream> for Stream {
 }
 
 impl Stream {
-    /// The next bytes, at most a [`CHUNK`]; none at the end. Nothing is lost where it is
-    /// cancelled, and nothing is kept while it waits.
-    pub(super) async fn read(&self) -> io::Result<Vec<u8>> {
+    /// The next bytes, so many at most; none at the end. Nothing is lost where it is
+    /// cancelled, and nothing is kept while it waits. It does not leave the processor to
+    /// others where there is something.
+    pub(super) async fn read(&self, most: usize) -> io::Result<Vec<u8>> {
         loop {
             match self {
                 Self::Tcp(stream) => stream.readable().await?,
                 Self::Unix(stream) => stream.readable().await?,
             }
-            let mut chunk = Vec::with_capacity(CHUNK);
+            let mut chunk = Vec::with_capacity(most);
             let read = match self {
                 Self::Tcp(stream) => stream.try_read_buf(&mut chunk),
                 Self::Unix(stream) => stream.try_read_buf(&mut chunk),

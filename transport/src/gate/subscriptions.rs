@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use super::Refused;
 use super::scan::{Header, Piece};
-use super::{Refused, command};
 
 /// Subscriptions of one connection.
 pub(super) const MOST_OF_ONE: usize = 4096;
@@ -31,14 +31,13 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Whether zeromq was sent a change.
-    pub(super) fn pass(&mut self, piece: &Piece, out: &mut Vec<u8>) -> Result<bool, Refused> {
+    pub(super) fn pass(&mut self, piece: &Piece, out: &mut Vec<u8>) -> Result<(), Refused> {
         match piece {
             Piece::Greeting(bytes) => out.extend_from_slice(bytes),
             Piece::Header(header) => {
                 self.is_command = header.command;
                 if header.command {
-                    command(*header, out)?;
+                    header.encode(out);
                 } else {
                     self.frames = self.frames.saturating_add(1);
                     self.is_nothing |= self.frames > 1 || header.len > MOST_TOPIC as u64 + 1;
@@ -50,11 +49,13 @@ impl Subscriptions {
                 let message = std::mem::take(&mut self.message);
                 let is_nothing = std::mem::take(&mut self.is_nothing);
                 self.frames = 0;
-                return Ok(!is_nothing && self.change(&message, out)?);
+                if !is_nothing {
+                    self.change(&message, out)?;
+                }
             }
             Piece::Body(_) | Piece::End(_) => {}
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Whether a message has begun and not ended.
@@ -67,9 +68,9 @@ impl Subscriptions {
         self.prefixes.len()
     }
 
-    fn change(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<bool, Refused> {
+    fn change(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Refused> {
         let Some((kind, prefix)) = message.split_first() else {
-            return Ok(false);
+            return Ok(());
         };
         let count = self.prefixes.len();
         let changes = match (*kind, self.prefixes.entry(prefix.into())) {
@@ -104,7 +105,7 @@ impl Subscriptions {
             .encode(out);
             out.extend_from_slice(message);
         }
-        Ok(changes)
+        Ok(())
     }
 }
 

@@ -19,6 +19,16 @@ const DESCRIPTORS: u64 = 3;
 /// A process of few descriptors serves a few clients all the same.
 const FEW: usize = 32;
 
+/// Bytes of messages that zeromq keeps for connections: of each as many as its longest
+/// message had, for as long as it is there.
+const MOST_HELD: usize = 256 * 1024 * 1024;
+
+/// What does not count of them: it has as much anyway.
+const UNCOUNTED: usize = 64 * 1024;
+
+/// How often at most it is told that somebody gave way.
+const TELL: Duration = Duration::from_secs(10);
+
 /// Subscriptions of all connections: zeromq compares each event with all of them.
 const MOST_SUBSCRIPTIONS: usize = 16_384;
 
@@ -28,6 +38,8 @@ pub(super) struct Table {
     since: Instant,
     numbers: AtomicU64,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    /// Milliseconds on its clock.
+    told: AtomicU64,
 }
 
 /// What is known of a connection.
@@ -40,6 +52,8 @@ pub(super) struct Connection {
     /// Milliseconds since the table is there.
     last_heard: AtomicU64,
     subscriptions: AtomicUsize,
+    /// Bytes of its longest message, or of the one under way.
+    held: AtomicUsize,
     /// The same clock: when there began to be something for the peer that it has not
     /// taken; 0 while there is nothing.
     behind_since: AtomicU64,
@@ -52,6 +66,7 @@ impl Table {
             since: Instant::now(),
             numbers: AtomicU64::new(0),
             connections: Mutex::default(),
+            told: AtomicU64::new(0),
         }
     }
 
@@ -65,6 +80,7 @@ impl Table {
             has_shaken_hands: AtomicBool::new(false),
             last_heard: AtomicU64::new(self.now()),
             subscriptions: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             behind_since: AtomicU64::new(0),
         });
         let mut connections = self.connections();
@@ -76,7 +92,7 @@ impl Table {
             if let Some(number) = silent.map(|c| c.number)
                 && let Some(silent) = connections.remove(&number)
             {
-                tracing::info!("there are too many connections: the one silent for longest ends");
+                self.tell("there are too many connections: those silent for longest end");
                 silent.end.cancel();
             }
         }
@@ -115,8 +131,36 @@ impl Table {
                 .map(|c| c.number)
             && let Some(most) = connections.remove(&number)
         {
-            tracing::info!("there are too many subscriptions: the connection with most ends");
+            self.tell("there are too many subscriptions: the connections with most end");
             most.end.cancel();
+        }
+    }
+
+    /// Notes how many bytes it has sent of a message. Where too much is held for all,
+    /// whoever is silent for longest of those for whom there is some ends: who sends
+    /// is not waited for, and who says nothing keeps nobody waiting.
+    pub(super) fn holds(&self, connection: &Connection, bytes: usize) {
+        let held = |c: &Connection| c.held.load(Ordering::Relaxed);
+        if bytes <= UNCOUNTED.max(held(connection)) {
+            return;
+        }
+        connection.held.store(bytes, Ordering::Relaxed);
+        let mut connections = self.connections();
+        let mut all: usize = connections.values().map(|c| held(c)).sum();
+        while all > MOST_HELD {
+            let silent = connections
+                .values()
+                .filter(|c| held(c) > 0)
+                .min_by_key(|c| (c.last_heard.load(Ordering::Relaxed), c.number));
+            let Some(silent) = silent
+                .map(|c| c.number)
+                .and_then(|n| connections.remove(&n))
+            else {
+                return;
+            };
+            all -= held(&silent);
+            self.tell("messages take too much memory: connections silent for longest end");
+            silent.end.cancel();
         }
     }
 
@@ -140,7 +184,7 @@ impl Table {
         let Some(slowest) = slowest.and_then(|(_, number)| connections.remove(&number)) else {
             return false;
         };
-        tracing::warn!("too much is unread: the connection that is behind for longest ends");
+        self.tell("too much is unread: the connections that are behind for longest end");
         slowest.end.cancel();
         true
     }
@@ -153,6 +197,15 @@ impl Table {
             }
             shaken
         });
+    }
+
+    /// Tells why a connection gave way, of many once.
+    fn tell(&self, why: &str) {
+        let (now, told) = (self.now().max(1), self.told.load(Ordering::Relaxed));
+        if told == 0 || u128::from(now - told.min(now)) >= TELL.as_millis() {
+            self.told.store(now, Ordering::Relaxed);
+            tracing::info!("{why}");
+        }
     }
 
     fn now(&self) -> u64 {
@@ -232,5 +285,29 @@ mod tests {
         assert!(slower.end.is_cancelled() && !slow.end.is_cancelled());
         assert!(table.end_slowest(2 * second) && slow.end.is_cancelled());
         assert!(!table.end_slowest(2 * second) && !reads.end.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_silent_gives_way_to_those_who_send() {
+        const MIB: usize = 1024 * 1024;
+        let table = Table::new(100);
+        let few = table.enter();
+        let idle: Vec<_> = (0..26).map(|_| table.enter()).collect();
+        table.holds(&few, UNCOUNTED);
+        for connection in &idle {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            table.heard(connection);
+            table.holds(connection, 5 * MIB);
+            table.holds(connection, 10 * MIB);
+        }
+        let ended = |c: &&Arc<Connection>| c.end.is_cancelled();
+        assert_eq!(idle.iter().filter(ended).count(), 1);
+        assert!(ended(&&idle[0]) && !ended(&&few), "little does not count");
+        // What zeromq has made room for does not count again.
+        table.holds(&idle[1], 10 * MIB);
+        table.heard(&idle[1]);
+        let sends = table.enter();
+        table.holds(&sends, 10 * MIB);
+        assert!(!ended(&&idle[1]) && ended(&&idle[2]) && !ended(&&sends));
     }
 }

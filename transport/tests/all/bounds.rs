@@ -1,5 +1,7 @@
 //! What happens at each bound of a host, and that it happens to nobody else.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -494,14 +496,74 @@ async fn peers_that_leave_too_much_unread_end_and_others_stay() {
         }
         deaf.push(one);
     }
-    until("too much that is unread", || {
-        sockets.stats().reply_bytes_held > 8 * MIB as u64
-    })
-    .await;
+    until("one that is ended", || sockets.stats().peers_cut > 0).await;
     until("room", || sockets.stats().reply_bytes_held < 8 * MIB as u64).await;
-    assert!(sockets.stats().peers_cut > 0);
     ask(&connection, b"after").await;
     assert_eq!(connection.stats().reconnections, 0);
     assert_eq!(sockets.stats().resets, 0);
+    sockets.close().await;
+}
+
+/// Sends the same, after a good handshake, as fast as it is taken, until it is told to end.
+struct Flood {
+    is_over: Arc<AtomicBool>,
+    sender: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    async fn of(endpoint: &Endpoint, socket_type: &str, bytes: &[u8]) -> Self {
+        let stream = stranger(endpoint, socket_type).await.into_std().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (told, much) = (Arc::clone(&is_over), bytes.repeat(64 * 1024));
+        let sender = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                // In full, or the rest would be something else.
+                let mut left = &much[..];
+                while !left.is_empty() && !told.load(Ordering::Relaxed) {
+                    match std::io::Write::write(&mut &stream, left) {
+                        Ok(written) => left = left.split_at(written).1,
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                        Err(_ended) => return,
+                    }
+                }
+            }
+        });
+        Self {
+            is_over,
+            sender: Some(sender),
+        }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.sender.take().unwrap().join().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_sends_without_end_leaves_turns_to_others() {
+    let (sockets, publisher) = echo_host(config());
+    let control = sockets.control_endpoint();
+    let events = sockets.events_endpoint().unwrap();
+    let connection = Connection::connect(eager(control));
+    connection.subscribe_events(events);
+    let mut subscription = connection.subscribe("log.").await;
+    publish_until_seen(&publisher, &mut subscription, "log.a", "before").await;
+    let endless_frames = Flood::of(control, "DEALER", &[1, 0]).await;
+    let nothing_taken_back = Flood::of(events, "SUB", &[0, 1, 0]).await;
+    let frames_of_events = Flood::of(events, "SUB", &[1, 0]).await;
+    for _ in 0..20 {
+        ask(&connection, b"beside it").await;
+        publish_until_seen(&publisher, &mut subscription, "log.a", "beside it").await;
+    }
+    drop((endless_frames, nothing_taken_back, frames_of_events));
+    assert_eq!(connection.stats().reconnections, 0);
+    assert_eq!(subscription.interruptions(), 0);
     sockets.close().await;
 }
