@@ -21,7 +21,8 @@ use crate::listener::USER_TIMEOUT;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a peer may take nothing while something waits for it: as long as the kernel
-/// bears it of a tcp peer.
+/// bears it of a tcp peer. What a peer takes is seen when the kernel has room again, a
+/// quarter to a third of its buffer: below some 10 kB a second that may be too late.
 const DEAF: Duration = USER_TIMEOUT;
 
 /// How long one message of a subscriber counts, and how many seconds' worth may come at
