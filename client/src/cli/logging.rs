@@ -270,16 +270,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn so_many_lines_wait_and_those_that_are_lost_are_told_once() {
-        const FIT: usize = WAITING_BYTES / (2 * LINE_BYTES);
+    /// A log, what lets its stderr begin to take, and what that took.
+    fn held_back() -> (Lines, WorkerGuard, Sender<()>, Receiver<String>) {
         let (begin, begins) = channel();
         let (reads, read) = channel();
-        let (mut lines, _guard) = Lines::to(Reader {
+        let (lines, guard) = Lines::to(Reader {
             begin: begins,
             begun: false,
             read: reads,
         });
+        (lines, guard, begin, read)
+    }
+
+    #[test]
+    fn so_many_lines_wait_and_those_that_are_lost_are_told_once() {
+        const FIT: usize = WAITING_BYTES / (2 * LINE_BYTES);
+        let (mut lines, _guard, begin, read) = held_back();
         let line = |number: usize| format!("{number:0>width$}\n", width = LINE_BYTES - 1);
         for number in 0..FIT + 7 {
             lines.write_all(line(number).as_bytes()).unwrap();
@@ -297,13 +303,7 @@ mod tests {
 
     #[test]
     fn a_line_for_which_there_is_never_room_is_lost() {
-        let (begin, begins) = channel();
-        let (reads, read) = channel();
-        let (mut lines, _guard) = Lines::to(Reader {
-            begin: begins,
-            begun: false,
-            read: reads,
-        });
+        let (mut lines, _guard, begin, read) = held_back();
         begin.send(()).unwrap();
         lines.write_all(&vec![b'x'; WAITING_BYTES]).unwrap();
         lines.write_all(b"later\n").unwrap();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::scan::{Piece, Scanner};
+use super::scan::{Header, Piece, Scanner};
 
 /// A subscriber may be behind by at least so much.
 const LEAST: usize = 64 * 1024;
@@ -23,6 +23,9 @@ pub(super) struct Behind {
 #[derive(Debug)]
 pub(super) struct Backlog {
     bytes: VecDeque<u8>,
+    scanner: Scanner,
+    /// Bytes of the longest frame that there was.
+    longest: usize,
     events: Option<Events>,
 }
 
@@ -31,8 +34,9 @@ pub(super) struct Backlog {
 struct Events {
     behind: Arc<Behind>,
     counted: usize,
-    scanner: Scanner,
-    /// Of the event under way, if one has begun.
+    /// Of the event under way: what there is of it until its length is known, and then
+    /// whether there is no room for it.
+    head: Vec<u8>,
     is_left_out: Option<bool>,
     /// Until half of what there is is taken: many holes cost more than one.
     is_full: bool,
@@ -54,22 +58,25 @@ impl Backlog {
     /// Of a client: while there is something, nothing more is read of zeromq, which
     /// bounds what waits for it.
     pub(super) fn of_replies() -> Self {
-        Self {
-            bytes: VecDeque::new(),
-            events: None,
-        }
+        Self::of(None)
     }
 
     pub(super) fn of_events(behind: &Arc<Behind>) -> Self {
+        Self::of(Some(Events {
+            behind: Arc::clone(behind),
+            counted: 0,
+            head: Vec::new(),
+            is_left_out: None,
+            is_full: false,
+        }))
+    }
+
+    fn of(events: Option<Events>) -> Self {
         Self {
             bytes: VecDeque::new(),
-            events: Some(Events {
-                behind: Arc::clone(behind),
-                counted: 0,
-                scanner: Scanner::new(),
-                is_left_out: None,
-                is_full: false,
-            }),
+            scanner: Scanner::new(),
+            longest: 0,
+            events,
         }
     }
 
@@ -80,13 +87,27 @@ impl Backlog {
 
     /// Takes what zeromq has sent, and tells how many events were left out.
     pub(super) fn add(&mut self, chunk: &[u8]) -> usize {
-        let Some(events) = &mut self.events else {
-            self.bytes.extend(chunk);
-            return 0;
-        };
-        let left_out = events.add(chunk, &mut self.bytes);
-        events.count(self.bytes.capacity());
+        let mut left_out = 0;
+        let mut rest = chunk;
+        while let Some(piece) = self.scanner.next(&mut rest) {
+            if let Piece::Header(header) = piece {
+                let len = usize::try_from(header.len).unwrap_or(usize::MAX);
+                self.longest = self.longest.max(len);
+            }
+            if let Some(events) = &mut self.events {
+                left_out += usize::from(events.add(&piece, &mut self.bytes));
+            }
+        }
+        match &mut self.events {
+            None => self.bytes.extend(chunk),
+            Some(events) => events.count(self.bytes.capacity()),
+        }
         left_out
+    }
+
+    /// Bytes of the longest frame that zeromq has sent: it keeps as much for the next.
+    pub(super) fn longest(&self) -> usize {
+        self.longest
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -112,40 +133,44 @@ impl Backlog {
 }
 
 impl Events {
-    fn add(&mut self, mut chunk: &[u8], bytes: &mut VecDeque<u8>) -> usize {
-        let mut left_out = 0;
-        let mut header = Vec::with_capacity(9);
-        while let Some(piece) = self.scanner.next(&mut chunk) {
-            match piece {
-                Piece::Greeting(part) => bytes.extend(part),
-                Piece::Header(found) => {
-                    let is_left_out = match self.is_left_out {
-                        Some(of_event) => of_event,
-                        None => !found.command && self.is_without_room(bytes.len()),
-                    };
-                    self.is_left_out = Some(is_left_out);
-                    if !is_left_out {
-                        header.clear();
-                        found.encode(&mut header);
-                        bytes.extend(&header);
-                    }
-                }
-                Piece::Body(part) => {
-                    if self.is_left_out == Some(false) {
-                        bytes.extend(part);
-                    }
-                }
-                Piece::End(found) if !found.more => {
-                    left_out += usize::from(self.is_left_out.take() == Some(true));
-                }
-                Piece::End(_) => {}
+    /// Whether this ended an event that was left out.
+    fn add(&mut self, piece: &Piece, bytes: &mut VecDeque<u8>) -> bool {
+        match piece {
+            Piece::Greeting(part) => bytes.extend(*part),
+            Piece::Header(header) => self.begin(*header, bytes),
+            Piece::Body(part) => match self.is_left_out {
+                None => self.head.extend_from_slice(part),
+                Some(false) => bytes.extend(*part),
+                Some(true) => {}
+            },
+            Piece::End(header) if !header.more => {
+                self.head.clear();
+                return self.is_left_out.take() == Some(true);
             }
+            Piece::End(_) => {}
         }
-        left_out
+        false
+    }
+
+    /// Knows with its last frame how long an event is, and whether it has room.
+    fn begin(&mut self, header: Header, bytes: &mut VecDeque<u8>) {
+        header.encode(&mut self.head);
+        if header.more {
+            return;
+        }
+        let len = usize::try_from(header.len).unwrap_or(usize::MAX);
+        let behind = bytes
+            .len()
+            .saturating_add(self.head.len())
+            .saturating_add(len);
+        let is_left_out = !header.command && self.is_without_room(behind);
+        self.is_left_out = Some(is_left_out);
+        if !is_left_out {
+            bytes.extend(&self.head);
+        }
     }
 
     fn is_without_room(&mut self, behind: usize) -> bool {
-        // What is not yet counted is of this connection.
         let share = self.behind.share();
         self.is_full = behind > if self.is_full { share / 2 } else { share };
         self.is_full
@@ -169,7 +194,6 @@ impl Drop for Events {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::scan::Header;
 
     const EVENT: usize = 1024;
 
@@ -266,6 +290,25 @@ mod tests {
         }
         drop(deaf);
         assert_eq!(behind.all.load(Ordering::Relaxed), 0);
+    }
+
+    /// However large an event is, nobody who does not read holds more than its share.
+    #[test]
+    fn an_event_larger_than_the_room_is_left_out() {
+        let behind = Behind::new(1 << 20);
+        let mut large = event(0);
+        large.truncate(4);
+        let (command, more, len) = (false, false, 512 * 1024);
+        Header { command, more, len }.encode(&mut large);
+        large.resize(large.len() + 512 * 1024, b'x');
+        let mut deaf: Vec<_> = (0..100).map(|_| subscriber(&behind)).collect();
+        for one in &mut deaf {
+            assert_eq!(one.add(&large), 1);
+            assert_eq!(one.add(&event(1)), 0);
+            assert_eq!(numbers(one), [1]);
+        }
+        let all = behind.all.load(Ordering::Relaxed);
+        assert!(all < 100 * 4 * EVENT, "{all}");
     }
 
     #[test]

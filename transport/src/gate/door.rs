@@ -1,20 +1,23 @@
 //! The socket by which zeromq is reached, by this process alone.
 
 use std::fs::Permissions;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
 
-use super::stream::patiently;
-
 /// Connections that wait until zeromq has taken them.
 const BACKLOG: i32 = 128;
+
+/// How long it is waited before a connection that had no room there is tried again: the
+/// system refuses it instead of waiting.
+const AGAIN: Duration = Duration::from_millis(1);
 
 /// Leads to a listening socket that has no name: it is found by a descriptor of its file,
 /// which is removed as soon as it is made.
@@ -55,7 +58,14 @@ impl Door {
     /// A connection to zeromq, which may have to wait for its turn.
     pub(super) async fn open(&self) -> io::Result<UnixStream> {
         let path = path(&self.file);
-        patiently(|| UnixStream::connect(&path)).await
+        loop {
+            match UnixStream::connect(&path).await {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                connected => return connected,
+            }
+        }
     }
 }
 
@@ -65,7 +75,7 @@ fn path(descriptor: &impl AsFd) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::Read;
 
     use super::*;
 
@@ -81,7 +91,6 @@ mod tests {
         let (mut accepted, _) = listener.accept().unwrap();
         accepted.read_to_string(&mut heard).unwrap();
         assert_eq!(heard, "knock");
-        accepted.flush().unwrap();
         let address = listener.local_addr().unwrap();
         assert!(!address.as_pathname().unwrap().exists());
     }

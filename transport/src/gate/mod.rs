@@ -94,8 +94,8 @@ impl Gate {
         loop {
             match self.incoming.accept().await {
                 Ok(peer) => {
-                    let connection = self.shared.table.enter();
-                    let relay = Relay::new(peer, connection, Arc::clone(&self.shared));
+                    let place = self.shared.table.enter();
+                    let relay = Relay::new(peer, place, Arc::clone(&self.shared));
                     tokio::spawn(relay.run());
                     // Those that there are come before the next.
                     tokio::task::yield_now().await;

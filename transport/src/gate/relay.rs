@@ -12,7 +12,7 @@ use super::requests::Requests;
 use super::scan::{Piece, Scanner};
 use super::stream::Stream;
 use super::subscriptions::Subscriptions;
-use super::table::Connection;
+use super::table::{Place, Way};
 use super::{MOST_COMMAND, Refused, Shared};
 use crate::listener::USER_TIMEOUT;
 
@@ -37,13 +37,13 @@ const OUTWARDS: usize = 64 * 1024;
 
 /// How long whoever sends many frames that go nowhere has to wait, whenever a read brought
 /// nothing else: they cost as much as those that do.
-const REST: Duration = Duration::from_millis(10);
-const FEW: u32 = 64;
+const PAUSE: Duration = Duration::from_millis(10);
+const MANY: u32 = 64;
 
 #[derive(Debug)]
 pub(super) struct Relay {
     peer: Stream,
-    connection: Arc<Connection>,
+    place: Place,
     shared: Arc<Shared>,
 }
 
@@ -66,15 +66,15 @@ enum End {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.shared.table.leave(&self.connection);
+        self.shared.table.leave(&self.place);
     }
 }
 
 impl Relay {
-    pub(super) fn new(peer: Stream, connection: Arc<Connection>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(peer: Stream, place: Place, shared: Arc<Shared>) -> Self {
         Self {
             peer,
-            connection,
+            place,
             shared,
         }
     }
@@ -82,7 +82,7 @@ impl Relay {
     pub(super) async fn run(self) {
         let end = tokio::select! {
             end = self.pass() => end,
-            () = self.connection.end.cancelled() => End::GaveWay,
+            () = self.place.end.cancelled() => End::GaveWay,
         };
         if matches!(end, End::Deaf) {
             self.shared.counters.peers_cut.one();
@@ -92,7 +92,7 @@ impl Relay {
 
     async fn pass(&self) -> End {
         let zeromq = match timeout(PATIENCE, self.shared.door.open()).await {
-            Ok(Ok(stream)) => Stream::from(stream),
+            Ok(Ok(stream)) => Stream::Unix(stream),
             Ok(Err(error)) => {
                 tracing::error!(%error, "a connection found no way to its socket");
                 return error.into();
@@ -128,7 +128,7 @@ impl Relay {
                 zeromq.end_writing()?;
                 return std::future::pending().await;
             }
-            self.shared.table.heard(&self.connection);
+            self.shared.table.heard(&self.place);
             let (mut frames, mut ended, mut passed) = (0_u32, 0, 0);
             let mut input = &chunk[..];
             while let Some(piece) = scanner.next(&mut input) {
@@ -151,8 +151,8 @@ impl Relay {
             passed += out.len();
             out.clear();
             self.note(&inspector);
-            if passed == 0 && frames > FEW {
-                tokio::time::sleep(REST).await;
+            if passed == 0 && frames > MANY {
+                tokio::time::sleep(PAUSE).await;
             }
             if matches!(inspector.of, Of::Subscriber(_)) {
                 let now = Instant::now();
@@ -165,13 +165,13 @@ impl Relay {
     }
 
     fn note(&self, inspector: &Inspector) {
-        let (table, connection) = (&self.shared.table, &self.connection);
+        let (table, place) = (&self.shared.table, &self.place);
         if inspector.has_shaken_hands {
-            table.shook_hands(connection);
+            table.shook_hands(place);
         }
         match &inspector.of {
-            Of::Client(requests) => table.holds(connection, requests.under_way()),
-            Of::Subscriber(subscriptions) => table.subscribed(connection, subscriptions.count()),
+            Of::Client(requests) => table.holds(place, Way::In, requests.under_way()),
+            Of::Subscriber(subscriptions) => table.subscribed(place, subscriptions.count()),
         }
     }
 
@@ -193,7 +193,7 @@ impl Relay {
                     backlog.taken(written?);
                     deaf_at = Instant::now() + DEAF;
                     if backlog.is_empty() {
-                        self.shared.table.behind(&self.connection, false);
+                        self.shared.table.behind(&self.place, false);
                     }
                     tokio::task::yield_now().await;
                 }
@@ -202,10 +202,11 @@ impl Relay {
                     has_ended = chunk.is_empty();
                     if !is_waited_for && !has_ended {
                         deaf_at = Instant::now() + DEAF;
-                        self.shared.table.behind(&self.connection, true);
+                        self.shared.table.behind(&self.place, true);
                     }
                     let left_out = backlog.add(&chunk);
                     self.shared.counters.events_left_out.add(left_out);
+                    self.shared.table.holds(&self.place, Way::Out, backlog.longest());
                 }
                 () = sleep_until(deaf_at), if is_waited_for => return Err(End::Deaf),
             }
@@ -317,8 +318,8 @@ mod tests {
 
         async fn connect(&self) -> Ends {
             let (peer, of_relay) = UnixStream::pair().unwrap();
-            let connection = self.shared.table.enter();
-            let relay = Relay::new(of_relay.into(), connection, Arc::clone(&self.shared));
+            let place = self.shared.table.enter();
+            let relay = Relay::new(Stream::Unix(of_relay), place, Arc::clone(&self.shared));
             let relay = tokio::spawn(relay.run());
             let (zeromq, _) = self.behind_it.accept().await.unwrap();
             Ends {
@@ -419,7 +420,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_ended() {
-        for kind in [Kind::Control, Kind::Events { max_bytes: MIB }] {
+        // With room for the event, for each of the two.
+        let max_bytes = 64 * MIB;
+        for kind in [Kind::Control, Kind::Events { max_bytes }] {
             let played = Played::new(&kind);
             let mut deaf = played.connect().await;
             let mut slow = played.connect().await;

@@ -2,15 +2,11 @@
 
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
-use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::listener::Listener;
-
-/// How long it is waited before what had no room is tried again.
-const AGAIN: Duration = Duration::from_millis(1);
 
 /// Where connections come in.
 #[derive(Debug)]
@@ -44,12 +40,6 @@ impl Incoming {
             }
             Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
         }
-    }
-}
-
-impl From<UnixStream> for Stream {
-    fn from(stream: UnixStream) -> Self {
-        Self::Unix(stream)
     }
 }
 
@@ -108,20 +98,6 @@ impl Stream {
         match self {
             Self::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
             Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
-        }
-    }
-}
-
-/// Tries again where the other end of a Unix socket has no room for a connection, which
-/// the system tells instead of waiting.
-pub(super) async fn patiently<F>(connect: impl Fn() -> F) -> io::Result<UnixStream>
-where
-    F: Future<Output = io::Result<UnixStream>>,
-{
-    loop {
-        match connect().await {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::time::sleep(AGAIN).await,
-            connected => return connected,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The connections of a gate. Where there are too many, one is ended for the newcomer.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
@@ -19,8 +19,8 @@ const DESCRIPTORS: u64 = 3;
 /// A process of few descriptors serves a few clients all the same.
 const FEW: usize = 32;
 
-/// Bytes of messages that zeromq keeps for connections: of each as many as its longest
-/// message had, for as long as it is there.
+/// Bytes that zeromq keeps for connections: of each as many as its longest message had,
+/// and the longest that it was sent, for as long as it is there.
 const MOST_HELD: usize = 256 * 1024 * 1024;
 
 /// What does not count of them: it has as much anyway.
@@ -35,187 +35,200 @@ const MOST_SUBSCRIPTIONS: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Table {
     max: usize,
-    since: Instant,
-    numbers: AtomicU64,
-    connections: Mutex<HashMap<u64, Arc<Connection>>>,
-    /// Milliseconds on its clock.
-    told: AtomicU64,
+    known: Mutex<Known>,
 }
 
-/// What is known of a connection.
+#[derive(Debug, Default)]
+struct Known {
+    connections: HashMap<u64, Entry>,
+    newest: u64,
+    /// The sums of all entries.
+    held: usize,
+    subscriptions: usize,
+    told: Option<Instant>,
+}
+
 #[derive(Debug)]
-pub(super) struct Connection {
+struct Entry {
+    end: CancellationToken,
+    has_shaken_hands: bool,
+    last_heard: Instant,
+    subscriptions: usize,
+    /// Bytes of the longest message that it has sent, and that it was sent.
+    longest: [usize; 2],
+    /// When there began to be something for its peer that it has not taken.
+    behind_since: Option<Instant>,
+}
+
+/// A place in the table.
+#[derive(Debug)]
+pub(super) struct Place {
     number: u64,
-    /// Resolves when it shall end.
+    /// Resolves when the connection shall end.
     pub(super) end: CancellationToken,
-    has_shaken_hands: AtomicBool,
-    /// Milliseconds since the table is there.
-    last_heard: AtomicU64,
-    subscriptions: AtomicUsize,
-    /// Bytes of its longest message, or of the one under way.
-    held: AtomicUsize,
-    /// The same clock: when there began to be something for the peer that it has not
-    /// taken; 0 while there is nothing.
-    behind_since: AtomicU64,
+}
+
+/// On its way to zeromq, or from there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    In,
+    Out,
 }
 
 impl Table {
     pub(super) fn new(max: usize) -> Self {
-        Self {
-            max,
-            since: Instant::now(),
-            numbers: AtomicU64::new(0),
-            connections: Mutex::default(),
-            told: AtomicU64::new(0),
-        }
+        let known = Mutex::default();
+        Self { max, known }
     }
 
     /// A place for a newcomer. If there is none, the connection that was silent for
     /// longest ends, whoever has not shaken hands first: those who only sit there keep
     /// nobody out, and who is ended comes back.
-    pub(super) fn enter(&self) -> Arc<Connection> {
-        let connection = Arc::new(Connection {
-            number: self.numbers.fetch_add(1, Ordering::Relaxed),
-            end: CancellationToken::new(),
-            has_shaken_hands: AtomicBool::new(false),
-            last_heard: AtomicU64::new(self.now()),
-            subscriptions: AtomicUsize::new(0),
-            held: AtomicUsize::new(0),
-            behind_since: AtomicU64::new(0),
-        });
-        let mut connections = self.connections();
-        if connections.len() >= self.max.min(share()) {
-            let silent = connections.values().min_by_key(|c| {
-                let shaken = c.has_shaken_hands.load(Ordering::Relaxed);
-                (shaken, c.last_heard.load(Ordering::Relaxed), c.number)
+    pub(super) fn enter(&self) -> Place {
+        let mut known = self.known();
+        if known.connections.len() >= self.max.min(share()) {
+            let why = "there are too many connections: those silent for longest end";
+            known.end_first(why, |entry| {
+                Some((entry.has_shaken_hands, entry.last_heard))
             });
-            if let Some(number) = silent.map(|c| c.number)
-                && let Some(silent) = connections.remove(&number)
-            {
-                self.tell("there are too many connections: those silent for longest end");
-                silent.end.cancel();
-            }
         }
-        connections.insert(connection.number, Arc::clone(&connection));
-        connection
+        let (number, end) = (known.newest, CancellationToken::new());
+        known.newest += 1;
+        let entry = Entry {
+            end: end.clone(),
+            has_shaken_hands: false,
+            last_heard: Instant::now(),
+            subscriptions: 0,
+            longest: [0; 2],
+            behind_since: None,
+        };
+        known.connections.insert(number, entry);
+        Place { number, end }
     }
 
-    pub(super) fn leave(&self, connection: &Connection) {
-        self.connections().remove(&connection.number);
+    pub(super) fn leave(&self, place: &Place) {
+        self.known().remove(place.number);
     }
 
     /// It has sent something.
-    pub(super) fn heard(&self, connection: &Connection) {
-        connection.last_heard.store(self.now(), Ordering::Relaxed);
+    pub(super) fn heard(&self, place: &Place) {
+        self.with(place, |entry| entry.last_heard = Instant::now());
     }
 
-    pub(super) fn shook_hands(&self, connection: &Connection) {
-        connection.has_shaken_hands.store(true, Ordering::Relaxed);
+    pub(super) fn shook_hands(&self, place: &Place) {
+        self.with(place, |entry| entry.has_shaken_hands = true);
     }
 
     /// Notes how many subscriptions it has. Where all have too many, whoever has most
     /// ends.
-    pub(super) fn subscribed(&self, connection: &Connection, count: usize) {
-        let subscriptions = |c: &Connection| c.subscriptions.load(Ordering::Relaxed);
-        let before = connection.subscriptions.swap(count, Ordering::Relaxed);
-        if count <= before {
+    pub(super) fn subscribed(&self, place: &Place, count: usize) {
+        let mut known = self.known();
+        let Some(entry) = known.connections.get_mut(&place.number) else {
             return;
-        }
-        let mut connections = self.connections();
-        // Few have more than a few, and it is only looked at where one gets another.
-        let all: usize = connections.values().map(|c| subscriptions(c)).sum();
-        if all > MOST_SUBSCRIPTIONS
-            && let Some(number) = connections
-                .values()
-                .max_by_key(|c| subscriptions(c))
-                .map(|c| c.number)
-            && let Some(most) = connections.remove(&number)
-        {
-            self.tell("there are too many subscriptions: the connections with most end");
-            most.end.cancel();
+        };
+        let before = std::mem::replace(&mut entry.subscriptions, count);
+        known.subscriptions = known.subscriptions - before + count;
+        if known.subscriptions > MOST_SUBSCRIPTIONS {
+            let why = "there are too many subscriptions: the connections with most end";
+            known.end_first(why, |entry| Some(Reverse(entry.subscriptions)));
         }
     }
 
-    /// Notes how many bytes it has sent of a message. Where too much is held for all,
-    /// whoever is silent for longest of those for whom there is some ends: who sends
-    /// is not waited for, and who says nothing keeps nobody waiting.
-    pub(super) fn holds(&self, connection: &Connection, bytes: usize) {
-        let held = |c: &Connection| c.held.load(Ordering::Relaxed);
-        if bytes <= UNCOUNTED.max(held(connection)) {
+    /// Notes how long a message of it is. Where too much is held for all, whoever is
+    /// silent for longest of those for whom there is some ends: who sends is not waited
+    /// for, and who says nothing keeps nobody waiting.
+    pub(super) fn holds(&self, place: &Place, way: Way, bytes: usize) {
+        if bytes <= UNCOUNTED {
             return;
         }
-        connection.held.store(bytes, Ordering::Relaxed);
-        let mut connections = self.connections();
-        let mut all: usize = connections.values().map(|c| held(c)).sum();
-        while all > MOST_HELD {
-            let silent = connections
-                .values()
-                .filter(|c| held(c) > 0)
-                .min_by_key(|c| (c.last_heard.load(Ordering::Relaxed), c.number));
-            let Some(silent) = silent
-                .map(|c| c.number)
-                .and_then(|n| connections.remove(&n))
-            else {
+        let mut known = self.known();
+        let Some(entry) = known.connections.get_mut(&place.number) else {
+            return;
+        };
+        let [sent, was_sent] = &mut entry.longest;
+        let longest = match way {
+            Way::In => sent,
+            Way::Out => was_sent,
+        };
+        let before = *longest;
+        *longest = before.max(bytes);
+        known.held += bytes.saturating_sub(before);
+        while known.held > MOST_HELD {
+            let why = "messages take too much memory: connections silent for longest end";
+            let silent = |entry: &Entry| (entry.held() > 0).then_some(entry.last_heard);
+            if !known.end_first(why, silent) {
                 return;
-            };
-            all -= held(&silent);
-            self.tell("messages take too much memory: connections silent for longest end");
-            silent.end.cancel();
+            }
         }
     }
 
     /// Notes whether something waits for its peer.
-    pub(super) fn behind(&self, connection: &Connection, is_behind: bool) {
-        let since = if is_behind { self.now().max(1) } else { 0 };
-        connection.behind_since.store(since, Ordering::Relaxed);
+    pub(super) fn behind(&self, place: &Place, is_behind: bool) {
+        self.with(place, |entry| {
+            entry.behind_since = is_behind.then(Instant::now);
+        });
     }
 
     /// Whether one was behind for so long without a break, and is ended.
     pub(super) fn end_slowest(&self, patience: Duration) -> bool {
-        let now = self.now();
-        let is_slow =
-            |since: u64| since > 0 && u128::from(now - since.min(now)) >= patience.as_millis();
-        let mut connections = self.connections();
-        let slowest = connections
-            .values()
-            .map(|c| (c.behind_since.load(Ordering::Relaxed), c.number))
-            .filter(|(since, _)| is_slow(*since))
-            .min();
-        let Some(slowest) = slowest.and_then(|(_, number)| connections.remove(&number)) else {
-            return false;
-        };
-        self.tell("too much is unread: the connections that are behind for longest end");
-        slowest.end.cancel();
-        true
+        let why = "too much is unread: the connections that are behind for longest end";
+        self.known().end_first(why, |entry| {
+            entry
+                .behind_since
+                .filter(|since| since.elapsed() >= patience)
+        })
     }
 
     pub(super) fn end_strangers(&self) {
-        self.connections().retain(|_, c| {
-            let shaken = c.has_shaken_hands.load(Ordering::Relaxed);
-            if !shaken {
-                c.end.cancel();
+        for entry in self.known().connections.values() {
+            if !entry.has_shaken_hands {
+                entry.end.cancel();
             }
-            shaken
-        });
-    }
-
-    /// Tells why a connection gave way, of many once.
-    fn tell(&self, why: &str) {
-        let (now, told) = (self.now().max(1), self.told.load(Ordering::Relaxed));
-        if told == 0 || u128::from(now - told.min(now)) >= TELL.as_millis() {
-            self.told.store(now, Ordering::Relaxed);
-            tracing::info!("{why}");
         }
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    fn with(&self, place: &Place, change: impl FnOnce(&mut Entry)) {
+        // One that was ended is no longer there.
+        if let Some(entry) = self.known().connections.get_mut(&place.number) {
+            change(entry);
+        }
     }
 
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Ends the connection that comes first by `order`, of those that have one, and of
+    /// equal ones the oldest; tells why, of many once. Whether there was one.
+    fn end_first<T: Ord>(&mut self, why: &str, order: impl Fn(&Entry) -> Option<T>) -> bool {
+        let places = self.connections.iter();
+        let first = places
+            .filter_map(|(number, entry)| Some((order(entry)?, *number)))
+            .min();
+        let Some(entry) = first.and_then(|(_, number)| self.remove(number)) else {
+            return false;
+        };
+        entry.end.cancel();
+        if self.told.is_none_or(|told| told.elapsed() >= TELL) {
+            self.told = Some(Instant::now());
+            tracing::info!("{why}");
+        }
+        true
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.connections.remove(&number)?;
+        self.held -= entry.held();
+        self.subscriptions -= entry.subscriptions;
+        Some(entry)
+    }
+}
+
+impl Entry {
+    fn held(&self) -> usize {
+        self.longest.iter().sum()
     }
 }
 
@@ -293,21 +306,26 @@ mod tests {
         let table = Table::new(100);
         let few = table.enter();
         let idle: Vec<_> = (0..26).map(|_| table.enter()).collect();
-        table.holds(&few, UNCOUNTED);
+        table.holds(&few, Way::In, UNCOUNTED);
         for connection in &idle {
             tokio::time::advance(Duration::from_millis(10)).await;
             table.heard(connection);
-            table.holds(connection, 5 * MIB);
-            table.holds(connection, 10 * MIB);
+            table.holds(connection, Way::In, 5 * MIB);
+            table.holds(connection, Way::In, 10 * MIB);
         }
-        let ended = |c: &&Arc<Connection>| c.end.is_cancelled();
+        let ended = |place: &&Place| place.end.is_cancelled();
         assert_eq!(idle.iter().filter(ended).count(), 1);
         assert!(ended(&&idle[0]) && !ended(&&few), "little does not count");
         // What zeromq has made room for does not count again.
-        table.holds(&idle[1], 10 * MIB);
+        table.holds(&idle[1], Way::In, 10 * MIB);
         table.heard(&idle[1]);
         let sends = table.enter();
-        table.holds(&sends, 10 * MIB);
+        table.holds(&sends, Way::In, 10 * MIB);
         assert!(!ended(&&idle[1]) && ended(&&idle[2]) && !ended(&&sends));
+        // What it is sent is kept besides.
+        table.holds(&sends, Way::Out, MIB);
+        assert!(!ended(&&idle[3]));
+        table.holds(&sends, Way::Out, 10 * MIB);
+        assert!(ended(&&idle[3]) && !ended(&&sends));
     }
 }

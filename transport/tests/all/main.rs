@@ -6,4 +6,5 @@ mod bounds;
 mod client;
 mod local;
 mod server;
+mod strangers;
 mod support;

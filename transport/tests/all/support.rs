@@ -11,6 +11,8 @@ use skep_transport::{
 };
 use tokio::task::JoinHandle;
 
+pub(crate) const MIB: usize = 1024 * 1024;
+
 /// Ten times what anything here should take.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
