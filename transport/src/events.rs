@@ -2,9 +2,9 @@
 //! Never waits for a subscriber: the gate takes at once what zeromq has for one, and
 //! leaves out what the subscriber does not take.
 //!
-//! zeromq drops silently beyond 100,000 events in its own queues. That bound is
-//! never met: an event counts as held from `try_publish` until the gate has it for
-//! its last subscriber, and what is held is bounded below that.
+//! zeromq has a queue and a buffer for each subscriber, keeps as much memory for both as
+//! they ever needed, and drops silently beyond 100,000 events. So it has few in hand at
+//! once: the next when the last subscriber's buffer has one of them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,10 +17,15 @@ use crate::budget::Budget;
 use crate::gate::{Door, Gate, Kind};
 use crate::lanes::{Lanes, Outgoing};
 use crate::listener::Listener;
-use crate::router::{BATCH, sessions, watch};
+use crate::router::{sessions, watch};
 use crate::server::ServerConfig;
 use crate::stats::ServerCounters;
 use crate::thread::{self, Closing, SocketThread};
+
+/// Events that zeromq has in hand at once, and their bytes; a longer one goes alone. It
+/// writes as many at once for a subscriber.
+const IN_HAND: usize = 128;
+const IN_HAND_BYTES: usize = 32 * 1024;
 
 /// What the events thread owns.
 #[derive(Debug)]
@@ -69,6 +74,7 @@ impl Events {
 
     async fn session(&mut self, mut closing: Closing) -> Result<(), zeromq::ZmqError> {
         let mut socket = PubSocket::new();
+        let in_hand = Budget::new(IN_HAND, IN_HAND_BYTES);
         let monitor = socket.monitor();
         let (gate, behind_it) = Gate::new(
             &self.listener,
@@ -79,13 +85,13 @@ impl Events {
         )?;
         socket.bind_listener(behind_it).await?;
         tokio::select! {
-            never = publish(&mut socket, &self.lanes) => match never {},
+            never = publish(&mut socket, &self.lanes, &in_hand) => match never {},
             never = gate.accept() => match never {},
             () = watch(monitor, &self.counters, |_| {}) => {}
             () = closing.begun() => {}
         }
         gate.end_strangers();
-        let flushed = flush(socket, &self.lanes, &self.budget);
+        let flushed = flush(socket, &self.lanes, &self.budget, &in_hand);
         if tokio::time::timeout(self.flush, flushed).await.is_err() {
             tracing::warn!("closed before every subscriber had its events");
             self.lanes.clear();
@@ -94,41 +100,98 @@ impl Events {
     }
 }
 
-fn send(socket: &mut PubSocket, event: Outgoing) {
-    let (topic, payload) = event.into_frames();
+fn send(socket: &mut PubSocket, event: Outgoing, in_hand: &Arc<Budget>) {
+    let held = in_hand.take_anyway(event.bytes());
+    let (topic, payload) = event.into_frames(held);
     let mut message = ZmqMessage::from(payload);
     message.push_front(topic);
     // PUB's send never waits, and fails only by dropping.
     let _sent = socket.send(message).now_or_never();
 }
 
-/// Publishes events as they come. Nothing is in hand where it waits.
-async fn publish(socket: &mut PubSocket, lanes: &Lanes) -> Infallible {
-    let mut batch = Vec::with_capacity(BATCH);
+async fn room(in_hand: &Budget) {
+    while in_hand.is_full() {
+        in_hand.released().await;
+    }
+}
+
+/// Publishes events as they come. Nothing is lost where it waits.
+async fn publish(socket: &mut PubSocket, lanes: &Lanes, in_hand: &Arc<Budget>) -> Infallible {
     loop {
-        lanes.take(BATCH, &mut batch).await;
-        for event in batch.drain(..) {
-            send(socket, event);
-        }
-        // The task that hands events to subscribers runs only now.
-        tokio::task::yield_now().await;
+        room(in_hand).await;
+        send(socket, lanes.next().await, in_hand);
     }
 }
 
 /// Publishes what is queued and waits until zeromq has written it.
-async fn flush(mut socket: PubSocket, lanes: &Lanes, budget: &Budget) {
+async fn flush(mut socket: PubSocket, lanes: &Lanes, budget: &Budget, in_hand: &Arc<Budget>) {
     // What comes from now on is counted as dropped.
     lanes.close();
-    let mut batch = Vec::with_capacity(1);
-    loop {
-        lanes.take_now(1, &mut batch);
-        let Some(event) = batch.pop() else { break };
-        send(&mut socket, event);
-        tokio::task::yield_now().await;
+    while let Some(event) = lanes.next_now() {
+        send(&mut socket, event, in_hand);
+        room(in_hand).await;
     }
     while budget.items() > 0 {
         budget.released().await;
     }
     drop(socket);
     thread::quiet().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use zeromq::{SocketRecv, SubSocket};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// However much waits, zeromq has little of it, and its subscriber gets everything.
+    #[tokio::test]
+    async fn zeromq_has_few_events_in_hand() {
+        const EVENTS: u32 = 10_000;
+        let lanes = Lanes::new(Budget::new(usize::MAX, usize::MAX));
+        let lane = lanes.open();
+        let push = |payload: Bytes| assert!(lane.push("log.a".to_owned(), payload));
+        let in_hand = Budget::new(IN_HAND, IN_HAND_BYTES);
+        let mut socket = PubSocket::new();
+        let endpoint = socket.bind("tcp://127.0.0.1:0").await.unwrap();
+        let mut subscriber = SubSocket::new();
+        subscriber.connect(&endpoint.to_string()).await.unwrap();
+        subscriber.subscribe("log.").await.unwrap();
+
+        let read = async {
+            while subscriber.recv().now_or_never().is_none() {
+                push(Bytes::from_static(b"ready"));
+                tokio::task::yield_now().await;
+            }
+            for number in 0..EVENTS {
+                let mut payload = number.to_be_bytes().to_vec();
+                payload.resize(1000, 0);
+                push(payload.into());
+            }
+            let mut number = 0;
+            while number < EVENTS {
+                let event = subscriber.recv().await.unwrap().into_vec();
+                if event[1] != "ready" {
+                    assert_eq!(event[1][..4], number.to_be_bytes());
+                    number += 1;
+                }
+            }
+        };
+        let mut most = 0;
+        let look = async {
+            loop {
+                most = most.max(in_hand.bytes());
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            never = publish(&mut socket, &lanes, &in_hand) => match never {},
+            () = look => {}
+            read = tokio::time::timeout(DEADLINE, read) => read.unwrap(),
+        }
+        assert!((1..IN_HAND_BYTES + 1100).contains(&most), "{most}");
+    }
 }

@@ -1,12 +1,12 @@
-//! What is published and not yet handed to zeromq: a lane for each source, and one after
-//! another they have their turn, so that nobody waits here behind a flood of another.
-//! From there on a subscriber reads what it subscribed to in the order of those turns.
+//! What is published and not yet handed to zeromq: a lane for each source, of which each
+//! has as much of the way as the others, in bytes, so that nobody waits here behind a flood
+//! of another. From there on a subscriber reads what it subscribed to in that order.
 //!
 //! All lanes together have one bound, of what is held until the last subscriber has it. Of
 //! what is left of it, each may hold a [`SHARE`]: however many floods there are, there is
 //! room for who has little to say.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,8 +20,9 @@ use crate::budget::{Budget, Held};
 /// last.
 const SHARE: usize = 4;
 
-/// How many events a lane hands over before the next has its turn.
-const QUANTUM: usize = 8;
+/// What an event costs besides its bytes, in bytes: as much as it takes to hand that many
+/// to a subscriber.
+const COST: u64 = 256;
 
 /// An event on its way to the events thread.
 #[derive(Debug)]
@@ -34,10 +35,14 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Topic and payload. Both budgets are relieved when it is on its way to every
-    /// subscriber.
-    pub(crate) fn into_frames(self) -> (Bytes, Bytes) {
-        let payload = self.held.bind(self.payload, self.of_share);
+    pub(crate) fn bytes(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+
+    /// Topic and payload. All budgets are relieved when it is on its way to every
+    /// subscriber, that in which it is `in_hand` as well.
+    pub(crate) fn into_frames(self, in_hand: Held) -> (Bytes, Bytes) {
+        let payload = self.held.bind(self.payload, (self.of_share, in_hand));
         (self.topic, payload)
     }
 }
@@ -47,14 +52,16 @@ pub(crate) struct Lanes {
     all: Arc<Budget>,
     waiting: Mutex<Waiting>,
     filled: Notify,
-    opened: AtomicU64,
 }
 
+/// Start-time fair queueing (Goyal, Vin and Cheng, 1996): an event starts when the one
+/// before it in its lane is through, by a clock that tells what every busy lane has sent.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Those that are not empty, each of which has one turn to come.
-    lanes: HashMap<u64, VecDeque<Outgoing>>,
-    turns: VecDeque<u64>,
+    /// By their start, and of those that start together by their number.
+    events: BTreeMap<(u64, u64), Outgoing>,
+    newest: u64,
+    now: u64,
     closed: bool,
 }
 
@@ -62,8 +69,9 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Lane {
     lanes: Arc<Lanes>,
-    number: u64,
     held: Arc<Budget>,
+    /// When its last event is through. Used under the lock of what waits.
+    through: AtomicU64,
 }
 
 impl Lanes {
@@ -72,44 +80,34 @@ impl Lanes {
             all,
             waiting: Mutex::default(),
             filled: Notify::new(),
-            opened: AtomicU64::new(0),
         })
     }
 
     pub(crate) fn open(self: &Arc<Self>) -> Lane {
         Lane {
             lanes: Arc::clone(self),
-            number: self.opened.fetch_add(1, Ordering::Relaxed),
             held: Budget::new(usize::MAX, usize::MAX),
+            through: AtomicU64::new(0),
         }
     }
 
-    /// Takes up to `most` events, of each lane a few; waits until there are some.
-    pub(crate) async fn take(&self, most: usize, batch: &mut Vec<Outgoing>) {
+    /// The event whose turn it is; waits until there is one. Nothing is lost where it is
+    /// cancelled.
+    pub(crate) async fn next(&self) -> Outgoing {
         loop {
-            self.take_now(most, batch);
-            if !batch.is_empty() {
-                return;
+            if let Some(event) = self.next_now() {
+                return event;
             }
             self.filled.notified().await;
         }
     }
 
     /// The same, and waits for none.
-    pub(crate) fn take_now(&self, most: usize, batch: &mut Vec<Outgoing>) {
+    pub(crate) fn next_now(&self) -> Option<Outgoing> {
         let mut waiting = self.waiting();
-        while batch.len() < most
-            && let Some(number) = waiting.turns.pop_front()
-            && let Some(lane) = waiting.lanes.get_mut(&number)
-        {
-            let count = lane.len().min(QUANTUM).min(most - batch.len());
-            batch.extend(lane.drain(..count));
-            if lane.is_empty() {
-                waiting.lanes.remove(&number);
-            } else {
-                waiting.turns.push_back(number);
-            }
-        }
+        let ((start, _), event) = waiting.events.pop_first()?;
+        waiting.now = start;
+        Some(event)
     }
 
     /// From now on nothing more is let in.
@@ -119,9 +117,7 @@ impl Lanes {
 
     /// Drops what is left.
     pub(crate) fn clear(&self) {
-        let mut waiting = self.waiting();
-        waiting.turns.clear();
-        waiting.lanes.clear();
+        self.waiting().events.clear();
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -164,11 +160,13 @@ impl Lane {
         if waiting.closed {
             return false;
         }
-        let lane = waiting.lanes.entry(self.number).or_default();
-        lane.push_back(event);
-        if lane.len() == 1 {
-            waiting.turns.push_back(self.number);
-        }
+        let start = waiting.now.max(self.through.load(Ordering::Relaxed));
+        let cost = COST.saturating_add(event.bytes() as u64);
+        self.through
+            .store(start.saturating_add(cost), Ordering::Relaxed);
+        let number = waiting.newest;
+        waiting.newest += 1;
+        waiting.events.insert((start, number), event);
         drop(waiting);
         self.lanes.filled.notify_one();
         true
@@ -183,8 +181,12 @@ mod tests {
         lane.push("log.a".to_owned(), Bytes::from_static(text.as_bytes()))
     }
 
-    fn texts(batch: &[Outgoing]) -> Vec<&[u8]> {
-        batch.iter().map(|event| &*event.payload).collect()
+    fn take(lanes: &Lanes, most: usize) -> Vec<Outgoing> {
+        (0..most).map_while(|_| lanes.next_now()).collect()
+    }
+
+    fn texts(taken: &[Outgoing]) -> Vec<&[u8]> {
+        taken.iter().map(|event| &*event.payload).collect()
     }
 
     #[test]
@@ -194,13 +196,29 @@ mod tests {
         let held = (0..1000).filter(|_| push(&flood, "flood")).count();
         assert_eq!(held, 200);
         assert!(push(&other, "first") && push(&other, "second"));
-        let mut batch = Vec::new();
-        lanes.take_now(QUANTUM + 2, &mut batch);
-        assert_eq!(texts(&batch)[QUANTUM..], [&b"first"[..], b"second"]);
+        let taken = take(&lanes, 4);
+        assert_eq!(
+            texts(&taken),
+            [&b"flood"[..], b"first", b"flood", b"second"]
+        );
         // What is taken is held until it is read.
         assert!(!push(&flood, "more"));
-        drop(batch);
+        drop(taken);
         assert!(push(&flood, "more"));
+    }
+
+    #[test]
+    fn who_says_much_at_once_waits_for_who_says_little() {
+        let lanes = Lanes::new(Budget::new(1000, 1 << 20));
+        let (much, little) = (lanes.open(), lanes.open());
+        for _ in 0..2 {
+            assert!(much.push("log.a".to_owned(), vec![b'x'; 16 * 1024].into()));
+        }
+        assert!((0..20).all(|_| push(&little, "line")));
+        let taken = take(&lanes, 22);
+        let lens: Vec<_> = taken.iter().map(|event| event.payload.len()).collect();
+        assert_eq!((lens[0], lens[21]), (16 * 1024, 16 * 1024));
+        assert!(lens[1..21].iter().all(|len| *len == 4));
     }
 
     #[test]
@@ -209,9 +227,8 @@ mod tests {
         let flood = lanes.open();
         while push(&flood, "flood") {}
         assert!(flood.push_beyond_share("status.a".to_owned(), Bytes::from_static(b"end")));
-        let mut batch = Vec::new();
-        lanes.take_now(10, &mut batch);
-        assert_eq!(texts(&batch), [&b"flood"[..], b"flood", b"end"]);
+        let taken = take(&lanes, 10);
+        assert_eq!(texts(&taken), [&b"flood"[..], b"flood", b"end"]);
     }
 
     #[test]
@@ -230,8 +247,6 @@ mod tests {
         assert!(push(&lane, "before"));
         lanes.close();
         assert!(!push(&lane, "after"));
-        let mut batch = Vec::new();
-        lanes.take_now(QUANTUM, &mut batch);
-        assert_eq!(texts(&batch), [b"before"]);
+        assert_eq!(texts(&take(&lanes, 10)), [b"before"]);
     }
 }

@@ -32,7 +32,7 @@ use crate::thread::{self, Closing, SocketThread};
 use crate::wire::{Inbound, InboxSender, Peer, PeerKind};
 
 /// Messages handled before others on the thread have their turn.
-pub(crate) const BATCH: usize = 32;
+const BATCH: usize = 32;
 /// How long a broken socket rests before it is tried again.
 pub(crate) const REST: Duration = Duration::from_millis(100);
 

@@ -16,9 +16,6 @@ use crate::stats::{Meter, ServerCounters, ServerStats};
 use crate::thread::SocketThread;
 use crate::wire::{Wire, inbox};
 
-/// Below the 100,000 at which zeromq drops events without telling.
-const MOST_EVENTS: usize = 99_000;
-
 /// Where a host listens and how much it holds for others.
 ///
 /// Start with [`ServerConfig::new`] and change what differs.
@@ -48,13 +45,13 @@ pub struct ServerConfig {
     pub max_peer_reply_bytes: usize,
     /// Events that are queued or not yet on their way to every subscriber. Beyond it
     /// new events are dropped and counted, and those of one source beyond a quarter of
-    /// what is left of it. At most 99,000, since zeromq drops silently at 100,000.
-    /// Default 65,536.
+    /// what is left of it. Default 65,536.
     pub max_events: usize,
     /// Bytes of such events, the same; and bytes of events that subscribers have not
     /// taken, of all together. One may be behind by a quarter of what the others leave,
     /// and by 64 KiB at least. Beyond it events are left out for that subscriber, and
-    /// counted. Default 64 MiB.
+    /// counted; where all are behind by twice as much, whoever is for longest ends.
+    /// Default 64 MiB.
     pub max_event_bytes: usize,
     /// Connections of one socket. Beyond it, or beyond a fifteenth of the
     /// descriptors that the process may open, the one that was silent for longest
@@ -107,8 +104,7 @@ pub struct Sockets {
 ///
 /// # Errors
 /// See [`BindError`]: the operator's to mend. Nothing is left behind.
-pub fn serve(mut config: ServerConfig) -> Result<(Wire, Sockets), BindError> {
-    config.max_events = config.max_events.clamp(1, MOST_EVENTS);
+pub fn serve(config: ServerConfig) -> Result<(Wire, Sockets), BindError> {
     let control = Listener::bind(&config.control)?;
     let events = config.events.as_ref().map(Listener::bind).transpose()?;
     let control_endpoint = control.endpoint().clone();

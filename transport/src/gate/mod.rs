@@ -24,7 +24,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::backlog::Behind;
 pub(crate) use self::door::Door;
 use self::relay::Relay;
 use self::stream::Incoming;
@@ -57,10 +56,9 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 struct Shared {
     door: Arc<Door>,
+    is_of_events: bool,
     table: Table,
     counters: Arc<ServerCounters>,
-    /// What all subscribers are behind by, where it is the socket of events.
-    behind: Option<Arc<Behind>>,
 }
 
 /// Why what a peer sends is not passed on.
@@ -111,9 +109,8 @@ impl Gate {
     /// Ends the connection whose peer has left something waiting for longest, if for so
     /// long.
     pub(crate) fn end_slowest(&self, patience: Duration) {
-        if self.shared.table.end_slowest(patience) {
-            self.shared.counters.peers_cut.one();
-        }
+        let ended = self.shared.table.end_slowest(patience);
+        self.shared.counters.peers_cut.add(usize::from(ended));
     }
 
     /// Ends the connections that have not shaken hands: nothing is owed to them.
@@ -129,14 +126,16 @@ impl Shared {
         max_connections: usize,
         counters: Arc<ServerCounters>,
     ) -> Self {
+        let (is_of_events, most_behind) = match kind {
+            // What waits for clients is bounded where replies come from.
+            Kind::Control => (false, usize::MAX),
+            Kind::Events { max_bytes } => (true, *max_bytes),
+        };
         Self {
             door: Arc::clone(door),
-            table: Table::new(max_connections),
+            is_of_events,
+            table: Table::new(max_connections, most_behind),
             counters,
-            behind: match kind {
-                Kind::Control => None,
-                Kind::Events { max_bytes } => Some(Behind::new(*max_bytes)),
-            },
         }
     }
 }

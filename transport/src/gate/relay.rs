@@ -109,7 +109,7 @@ impl Relay {
     /// From the peer to zeromq.
     async fn inwards(&self, zeromq: &Stream) -> Result<Infallible, End> {
         let mut scanner = Scanner::new();
-        let mut inspector = Inspector::new(self.shared.behind.is_some());
+        let mut inspector = Inspector::new(self.shared.is_of_events);
         let mut out = Vec::new();
         let mut patience = PATIENCE;
         let mut paid_until = Instant::now();
@@ -177,9 +177,10 @@ impl Relay {
 
     /// From zeromq to the peer.
     async fn outwards(&self, zeromq: &Stream) -> Result<Infallible, End> {
-        let mut backlog = match &self.shared.behind {
-            None => Backlog::of_replies(),
-            Some(behind) => Backlog::of_events(behind),
+        let mut backlog = if self.shared.is_of_events {
+            Backlog::of_events()
+        } else {
+            Backlog::of_replies()
         };
         let mut has_ended = false;
         let mut deaf_at = Instant::now() + DEAF;
@@ -192,25 +193,28 @@ impl Relay {
                 written = self.peer.write(backlog.next()), if is_waited_for => {
                     backlog.taken(written?);
                     deaf_at = Instant::now() + DEAF;
-                    if backlog.is_empty() {
-                        self.shared.table.behind(&self.place, false);
-                    }
+                    self.behind(&backlog);
                     tokio::task::yield_now().await;
                 }
                 chunk = zeromq.read(OUTWARDS), if !has_ended && backlog.has_room() => {
                     let chunk = chunk?;
                     has_ended = chunk.is_empty();
-                    if !is_waited_for && !has_ended {
+                    if !is_waited_for {
                         deaf_at = Instant::now() + DEAF;
-                        self.shared.table.behind(&self.place, true);
                     }
-                    let left_out = backlog.add(&chunk);
+                    let left_out = backlog.add(&chunk, self.shared.table.share());
                     self.shared.counters.events_left_out.add(left_out);
                     self.shared.table.holds(&self.place, Way::Out, backlog.longest());
+                    self.behind(&backlog);
                 }
                 () = sleep_until(deaf_at), if is_waited_for => return Err(End::Deaf),
             }
         }
+    }
+
+    fn behind(&self, backlog: &Backlog) {
+        let ended = self.shared.table.behind(&self.place, backlog.memory());
+        self.shared.counters.peers_cut.add(ended);
     }
 }
 

@@ -11,13 +11,20 @@ use tokio_util::sync::CancellationToken;
 
 /// Of the descriptors that the process may open, connections of one socket have a
 /// fifth: guests have half of them, and logs need some.
-const SHARE: u64 = 5;
+const DESCRIPTORS_SHARE: u64 = 5;
 
 /// Of a connection: the peer's, and both ends of the one to zeromq.
 const DESCRIPTORS: u64 = 3;
 
 /// A process of few descriptors serves a few clients all the same.
 const FEW: usize = 32;
+
+/// One connection may be behind by this part of what no other is behind by.
+const SHARE: usize = 4;
+
+/// And by so much whatever others do, until all together have twice what they may: then
+/// whoever is behind for longest ends.
+const LEAST: usize = 64 * 1024;
 
 /// Bytes that zeromq keeps for connections: of each as many as its longest message had,
 /// and the longest that it was sent, for as long as it is there.
@@ -35,6 +42,7 @@ const MOST_SUBSCRIPTIONS: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Table {
     max: usize,
+    most_behind: usize,
     known: Mutex<Known>,
 }
 
@@ -45,6 +53,7 @@ struct Known {
     /// The sums of all entries.
     held: usize,
     subscriptions: usize,
+    behind: usize,
     told: Option<Instant>,
 }
 
@@ -56,7 +65,8 @@ struct Entry {
     subscriptions: usize,
     /// Bytes of the longest message that it has sent, and that it was sent.
     longest: [usize; 2],
-    /// When there began to be something for its peer that it has not taken.
+    /// Bytes of memory for what its peer has not taken, and since when there were some.
+    behind: usize,
     behind_since: Option<Instant>,
 }
 
@@ -76,9 +86,13 @@ pub(super) enum Way {
 }
 
 impl Table {
-    pub(super) fn new(max: usize) -> Self {
-        let known = Mutex::default();
-        Self { max, known }
+    /// For so many connections, which may be behind by so many bytes in all.
+    pub(super) fn new(max: usize, most_behind: usize) -> Self {
+        Self {
+            max,
+            most_behind,
+            known: Mutex::default(),
+        }
     }
 
     /// A place for a newcomer. If there is none, the connection that was silent for
@@ -86,7 +100,7 @@ impl Table {
     /// nobody out, and who is ended comes back.
     pub(super) fn enter(&self) -> Place {
         let mut known = self.known();
-        if known.connections.len() >= self.max.min(share()) {
+        if known.connections.len() >= self.max.min(descriptors_allow()) {
             let why = "there are too many connections: those silent for longest end";
             known.end_first(why, |entry| {
                 Some((entry.has_shaken_hands, entry.last_heard))
@@ -100,6 +114,7 @@ impl Table {
             last_heard: Instant::now(),
             subscriptions: 0,
             longest: [0; 2],
+            behind: 0,
             behind_since: None,
         };
         known.connections.insert(number, entry);
@@ -162,21 +177,37 @@ impl Table {
         }
     }
 
-    /// Notes whether something waits for its peer.
-    pub(super) fn behind(&self, place: &Place, is_behind: bool) {
-        self.with(place, |entry| {
-            entry.behind_since = is_behind.then(Instant::now);
-        });
+    /// By how many bytes one connection may be behind now.
+    pub(super) fn share(&self) -> usize {
+        let left = self.most_behind.saturating_sub(self.known().behind);
+        LEAST.max(left / SHARE)
+    }
+
+    /// Notes how much memory what waits for its peer takes. Where it is twice too much for
+    /// all, whoever is behind for longest ends: others have their least. How many ended.
+    pub(super) fn behind(&self, place: &Place, bytes: usize) -> usize {
+        let mut known = self.known();
+        let Some(entry) = known.connections.get_mut(&place.number) else {
+            return 0;
+        };
+        let before = std::mem::replace(&mut entry.behind, bytes);
+        entry.behind_since = match entry.behind_since {
+            _ if bytes == 0 => None,
+            None => Some(Instant::now()),
+            since => since,
+        };
+        known.behind = known.behind - before + bytes;
+        let mut ended = 0;
+        while known.behind > self.most_behind.saturating_mul(2) && known.end_slowest(Duration::ZERO)
+        {
+            ended += 1;
+        }
+        ended
     }
 
     /// Whether one was behind for so long without a break, and is ended.
     pub(super) fn end_slowest(&self, patience: Duration) -> bool {
-        let why = "too much is unread: the connections that are behind for longest end";
-        self.known().end_first(why, |entry| {
-            entry
-                .behind_since
-                .filter(|since| since.elapsed() >= patience)
-        })
+        self.known().end_slowest(patience)
     }
 
     pub(super) fn end_strangers(&self) {
@@ -218,8 +249,18 @@ impl Known {
         true
     }
 
+    fn end_slowest(&mut self, patience: Duration) -> bool {
+        let why = "too much is unread: the connections that are behind for longest end";
+        self.end_first(why, |entry| {
+            entry
+                .behind_since
+                .filter(|since| since.elapsed() >= patience)
+        })
+    }
+
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.connections.remove(&number)?;
+        self.behind -= entry.behind;
         self.held -= entry.held();
         self.subscriptions -= entry.subscriptions;
         Some(entry)
@@ -232,10 +273,10 @@ impl Entry {
     }
 }
 
-fn share() -> usize {
+fn descriptors_allow() -> usize {
     // As of now: the host may ask for more when it has started.
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(descriptors / SHARE / DESCRIPTORS)
+    usize::try_from(descriptors / DESCRIPTORS_SHARE / DESCRIPTORS)
         .unwrap_or(usize::MAX)
         .max(FEW)
 }
@@ -244,9 +285,11 @@ fn share() -> usize {
 mod tests {
     use super::*;
 
+    const MIB: usize = 1024 * 1024;
+
     #[tokio::test(start_paused = true)]
     async fn whoever_was_silent_for_longest_gives_way() {
-        let table = Table::new(3);
+        let table = Table::new(3, MIB);
         let [first, second, stranger] = [(); 3].map(|()| table.enter());
         for known in [&first, &second] {
             table.shook_hands(known);
@@ -266,7 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_has_most_subscriptions_gives_way() {
-        let table = Table::new(100);
+        let table = Table::new(100, MIB);
         let [few, most, newcomer] = [(); 3].map(|()| table.enter());
         table.subscribed(&few, 10);
         table.subscribed(&most, MOST_SUBSCRIPTIONS - 11);
@@ -280,19 +323,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_is_behind_for_longest_gives_way() {
-        let table = Table::new(100);
+        let table = Table::new(100, MIB);
         let second = Duration::from_secs(1);
         let [reads, slow, slower] = [(); 3].map(|()| table.enter());
         for connection in [&slower, &slow] {
             tokio::time::advance(second).await;
-            table.behind(connection, true);
+            table.behind(connection, 1);
         }
         for _ in 0..5 {
-            table.behind(&reads, true);
+            table.behind(&reads, 1);
             tokio::time::advance(second).await;
-            table.behind(&reads, false);
+            table.behind(&reads, 0);
         }
-        table.behind(&reads, true);
+        table.behind(&reads, 1);
         assert!(!table.end_slowest(7 * second));
         assert!(table.end_slowest(2 * second));
         assert!(slower.end.is_cancelled() && !slow.end.is_cancelled());
@@ -301,9 +344,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn many_who_do_not_read_leave_room_for_one_who_does() {
+        let table = Table::new(100, MIB);
+        assert_eq!(table.share(), MIB / 4);
+        let deaf: Vec<_> = (0..30).map(|_| table.enter()).collect();
+        for one in &deaf[..20] {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            let share = table.share();
+            assert_eq!(table.behind(one, share), 0);
+        }
+        assert_eq!(table.share(), LEAST);
+        let reads = table.enter();
+        for one in &deaf[20..] {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            table.behind(&reads, LEAST);
+            table.behind(one, LEAST);
+            table.behind(&reads, 0);
+        }
+        let ended = deaf.iter().take_while(|one| one.end.is_cancelled()).count();
+        assert!((1..10).contains(&ended), "{ended}");
+        assert!(!deaf[ended..].iter().any(|one| one.end.is_cancelled()));
+        assert!(!reads.end.is_cancelled());
+        for one in deaf {
+            table.leave(&one);
+        }
+        assert_eq!(table.share(), MIB / 4);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn whoever_is_silent_gives_way_to_those_who_send() {
-        const MIB: usize = 1024 * 1024;
-        let table = Table::new(100);
+        let table = Table::new(100, MIB);
         let few = table.enter();
         let idle: Vec<_> = (0..26).map(|_| table.enter()).collect();
         table.holds(&few, Way::In, UNCOUNTED);
