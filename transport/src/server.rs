@@ -50,7 +50,7 @@ pub struct ServerConfig {
     /// Bytes of such events, the same; and bytes of events that subscribers have not
     /// taken, of all together. One may be behind by a quarter of what the others leave,
     /// and by 64 KiB at least. Beyond it events are left out for that subscriber, and
-    /// counted; where all are behind by twice as much, whoever is for longest ends.
+    /// counted; where it is twice as much, whoever has taken nothing for longest ends.
     /// Default 64 MiB.
     pub max_event_bytes: usize,
     /// Connections of one socket. Beyond it, or beyond a fifteenth of the

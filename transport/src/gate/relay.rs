@@ -194,6 +194,9 @@ impl Relay {
                     backlog.taken(written?);
                     deaf_at = Instant::now() + DEAF;
                     self.behind(&backlog);
+                    if self.shared.is_of_events {
+                        self.shared.table.took(&self.place);
+                    }
                     tokio::task::yield_now().await;
                 }
                 chunk = zeromq.read(OUTWARDS), if !has_ended && backlog.has_room() => {

@@ -65,7 +65,8 @@ struct Entry {
     subscriptions: usize,
     /// Bytes of the longest message that it has sent, and that it was sent.
     longest: [usize; 2],
-    /// Bytes of memory for what its peer has not taken, and since when there were some.
+    /// Bytes of memory for what its peer has not taken, and since when there were some; of
+    /// a subscriber, since when it has taken none.
     behind: usize,
     behind_since: Option<Instant>,
 }
@@ -203,6 +204,14 @@ impl Table {
             ended += 1;
         }
         ended
+    }
+
+    /// A subscriber that is behind has taken something. However slow it is, those come
+    /// before it that take nothing. What a client is owed waits until it has taken all.
+    pub(super) fn took(&self, place: &Place) {
+        self.with(place, |entry| {
+            entry.behind_since = entry.behind_since.map(|_| Instant::now());
+        });
     }
 
     /// Whether one was behind for so long without a break, and is ended.
@@ -347,6 +356,8 @@ mod tests {
     async fn many_who_do_not_read_leave_room_for_one_who_does() {
         let table = Table::new(100, MIB);
         assert_eq!(table.share(), MIB / 4);
+        let reads = table.enter();
+        table.behind(&reads, 1);
         let deaf: Vec<_> = (0..30).map(|_| table.enter()).collect();
         for one in &deaf[..20] {
             tokio::time::advance(Duration::from_millis(10)).await;
@@ -354,18 +365,17 @@ mod tests {
             assert_eq!(table.behind(one, share), 0);
         }
         assert_eq!(table.share(), LEAST);
-        let reads = table.enter();
         for one in &deaf[20..] {
             tokio::time::advance(Duration::from_millis(10)).await;
             table.behind(&reads, LEAST);
             table.behind(one, LEAST);
-            table.behind(&reads, 0);
+            table.took(&reads);
         }
         let ended = deaf.iter().take_while(|one| one.end.is_cancelled()).count();
         assert!((1..10).contains(&ended), "{ended}");
         assert!(!deaf[ended..].iter().any(|one| one.end.is_cancelled()));
         assert!(!reads.end.is_cancelled());
-        for one in deaf {
+        for one in deaf.into_iter().chain([reads]) {
             table.leave(&one);
         }
         assert_eq!(table.share(), MIB / 4);
