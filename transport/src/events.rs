@@ -118,8 +118,12 @@ async fn room(in_hand: &Budget) {
 /// Publishes events as they come. Nothing is lost where it waits.
 async fn publish(socket: &mut PubSocket, lanes: &Lanes, in_hand: &Arc<Budget>) -> Infallible {
     loop {
-        room(in_hand).await;
-        send(socket, lanes.next().await, in_hand);
+        for _ in 0..IN_HAND {
+            room(in_hand).await;
+            send(socket, lanes.next().await, in_hand);
+        }
+        // Where nobody is connected, nothing else waits here, and nobody could connect.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -130,6 +134,7 @@ async fn flush(mut socket: PubSocket, lanes: &Lanes, budget: &Budget, in_hand: &
     while let Some(event) = lanes.next_now() {
         send(&mut socket, event, in_hand);
         room(in_hand).await;
+        tokio::task::yield_now().await;
     }
     while budget.items() > 0 {
         budget.released().await;
