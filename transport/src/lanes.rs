@@ -1,10 +1,11 @@
-//! What is published and not yet handed to zeromq: a lane for each source, of which each
-//! has as much of the way as the others, in bytes, so that nobody waits here behind a flood
-//! of another. From there on a subscriber reads what it subscribed to in that order.
+//! What is published and not yet on its way to subscribers: a lane for each source, of
+//! which each has as much of the way as the others, in bytes, so that nobody waits here
+//! behind a flood of another. From there on a subscriber reads what it subscribed to in
+//! that order.
 //!
-//! All lanes together have one bound, of what is held until the last subscriber has it. Of
-//! what is left of it, each may hold a [`SHARE`]: however many floods there are, there is
-//! room for who has little to say.
+//! All lanes together have one bound, of what is held until it has arrived at the last
+//! subscriber's relay. Of what is left of it, each may hold a [`SHARE`]: however many
+//! floods there are, there is room for who has little to say.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,26 +25,19 @@ const SHARE: usize = 4;
 /// to a subscriber.
 const COST: u64 = 256;
 
-/// An event on its way to the events thread.
+/// An event on its way to subscribers. It counts as held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    topic: Bytes,
-    payload: Bytes,
-    held: Held,
+    pub(crate) topic: Bytes,
+    pub(crate) payload: Bytes,
+    _held: Held,
     /// If it counts against the share of its lane.
-    of_share: Option<Held>,
+    _of_share: Option<Held>,
 }
 
 impl Outgoing {
     pub(crate) fn bytes(&self) -> usize {
         self.topic.len() + self.payload.len()
-    }
-
-    /// Topic and payload. All budgets are relieved when it is on its way to every
-    /// subscriber, that in which it is `in_hand` as well.
-    pub(crate) fn into_frames(self, in_hand: Held) -> (Bytes, Bytes) {
-        let payload = self.held.bind(self.payload, (self.of_share, in_hand));
-        (self.topic, payload)
     }
 }
 
@@ -153,8 +147,8 @@ impl Lane {
         let event = Outgoing {
             topic: topic.into(),
             payload,
-            held,
-            of_share,
+            _held: held,
+            _of_share: of_share,
         };
         let mut waiting = self.lanes.waiting();
         if waiting.closed {
@@ -174,8 +168,16 @@ impl Lane {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// An event that comes alone.
+    pub(crate) fn event(topic: &str, payload: impl Into<Bytes>) -> Outgoing {
+        let lanes = Lanes::new(Budget::new(1, usize::MAX));
+        let lane = lanes.open();
+        assert!(lane.push_beyond_share(topic.to_owned(), payload.into()));
+        lanes.next_now().unwrap()
+    }
 
     fn push(lane: &Lane, text: &'static str) -> bool {
         lane.push("log.a".to_owned(), Bytes::from_static(text.as_bytes()))

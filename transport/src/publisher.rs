@@ -93,8 +93,8 @@ impl Publisher {
     }
 
     /// One for a source of its own. Each source has its share of what may be queued, and
-    /// as much of the way as others, in bytes: on the way to the socket a flood of one holds up no other. What comes
-    /// from different sources may arrive in another order than it was published in.
+    /// as much of the way as others, in bytes: a flood of one holds up no other. What
+    /// comes from different sources may arrive in another order than it was published in.
     #[must_use]
     pub fn of_its_own(&self) -> Self {
         match &self.0 {

@@ -48,14 +48,14 @@ pub struct ServerConfig {
     /// what is left of it. Default 65,536.
     pub max_events: usize,
     /// Bytes of such events, the same; and bytes of events that subscribers have not
-    /// taken, of all together. One may be behind by a quarter of what the others leave,
+    /// taken, each of them once. One may be behind by a quarter of what is left of it,
     /// and by 64 KiB at least. Beyond it events are left out for that subscriber, and
     /// counted; where it is twice as much, whoever has taken nothing for longest ends.
     /// Default 64 MiB.
     pub max_event_bytes: usize,
     /// Connections of one socket. Beyond it, or beyond a fifteenth of the
-    /// descriptors that the process may open, the one that was silent for longest
-    /// is ended for each that comes. Default 8,192.
+    /// descriptors that the process may open, the one that has neither sent nor taken
+    /// anything for longest is ended for each that comes. Default 8,192.
     pub max_connections: usize,
     /// After which time replies that are not read are freed by ending connections.
     /// Default 5 s.

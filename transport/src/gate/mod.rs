@@ -4,14 +4,20 @@
 //! runtime of its socket's session, and ends with it.
 //!
 //! ```text
-//!            ┌─────────────── Relay, one for each connection ──────────────┐
-//!  peer ───► │ Scanner ─► Requests or Subscriptions ──────────────────────►│ ─► Door ─► zeromq
-//!       ◄─── │◄────────────────────────── Backlog ◄────────────────────────│ ◄─
-//!            └─────────────────────────────────────────────────────────────┘
+//!            ┌──── Relay, one for each connection ───┐
+//!  peer ───► │ Scanner ─► Requests ─────────────────►│ ─► Door ─► zeromq
+//!            │         └► Subscriptions ─► Fanout    │
+//!            │                               │       │
+//!       ◄─── │◄───────────── Backlog ◄───────┴───────│◄── zeromq
+//!            └───────────────────────────────────────┘
 //! ```
+//!
+//! Of a subscriber zeromq sees the handshake alone: events go from the [`Fanout`] to the
+//! relays.
 
 mod backlog;
 mod door;
+mod fanout;
 mod relay;
 mod requests;
 mod scan;
@@ -25,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::door::Door;
+pub(crate) use self::fanout::Fanout;
 use self::relay::Relay;
 use self::stream::Incoming;
 use self::table::Table;
@@ -39,10 +46,7 @@ const MOST_COMMAND: u64 = 4096;
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
     Control,
-    /// With what all subscribers may be behind by.
-    Events {
-        max_bytes: usize,
-    },
+    Events(Arc<Fanout>),
 }
 
 /// The gate of one session.
@@ -56,7 +60,7 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 struct Shared {
     door: Arc<Door>,
-    is_of_events: bool,
+    kind: Kind,
     table: Table,
     counters: Arc<ServerCounters>,
 }
@@ -126,15 +130,14 @@ impl Shared {
         max_connections: usize,
         counters: Arc<ServerCounters>,
     ) -> Self {
-        let (is_of_events, most_behind) = match kind {
-            // What waits for clients is bounded where replies come from.
-            Kind::Control => (false, usize::MAX),
-            Kind::Events { max_bytes } => (true, *max_bytes),
+        let fanout = match kind {
+            Kind::Control => None,
+            Kind::Events(fanout) => Some(fanout),
         };
         Self {
             door: Arc::clone(door),
-            is_of_events,
-            table: Table::new(max_connections, most_behind),
+            kind: kind.clone(),
+            table: Table::new(max_connections, fanout),
             counters,
         }
     }

@@ -5,15 +5,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, PIECES};
+use super::fanout::Arrivals;
 use super::requests::Requests;
 use super::scan::{Piece, Scanner};
 use super::stream::Stream;
 use super::subscriptions::Subscriptions;
 use super::table::{Place, Way};
-use super::{MOST_COMMAND, Refused, Shared};
+use super::{Kind, MOST_COMMAND, Refused, Shared};
 use crate::listener::USER_TIMEOUT;
 
 /// How long a peer may take to shake hands, and for each message, without the time in
@@ -25,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// quarter to a third of its buffer: below some 10 kB a second that may be too late.
 const DEAF: Duration = USER_TIMEOUT;
 
-/// How long one message of a subscriber counts, and how many seconds' worth may come at
-/// once: each may cost zeromq a look at all of the connection's subscriptions.
+/// How long one message of a subscriber counts, and how much of that may come at once:
+/// however many connections there are, events have their turn.
 const CHANGE: Duration = Duration::from_millis(1);
 const AT_ONCE: Duration = Duration::from_millis(8192);
 
@@ -34,6 +35,10 @@ const AT_ONCE: Duration = Duration::from_millis(8192);
 /// the shortest frames.
 const INWARDS: usize = 16 * 1024;
 const OUTWARDS: usize = 64 * 1024;
+
+/// How many bytes zeromq collects before it writes them, besides the message with which
+/// it has so many: `asynchronous_codec`'s high water mark.
+const BUFFERED: usize = 128 * 1024;
 
 /// How long whoever sends many frames that go nowhere has to wait, whenever a read brought
 /// nothing else: they cost as much as those that do.
@@ -99,17 +104,23 @@ impl Relay {
             }
             Err(_elapsed) => return End::Slow,
         };
+        let (inspector, arrivals) = Inspector::of(&self.shared.kind);
+        let outwards = async {
+            match arrivals {
+                None => self.replies(&zeromq).await,
+                Some(arrivals) => self.events(&zeromq, arrivals).await,
+            }
+        };
         let end = tokio::select! {
-            end = self.inwards(&zeromq) => end.map(|never| match never {}),
-            end = self.outwards(&zeromq) => end.map(|never| match never {}),
+            end = self.inwards(&zeromq, inspector) => end.map(|never| match never {}),
+            end = outwards => end.map(|never| match never {}),
         };
         end.unwrap_or_else(|end| end)
     }
 
     /// From the peer to zeromq.
-    async fn inwards(&self, zeromq: &Stream) -> Result<Infallible, End> {
+    async fn inwards(&self, zeromq: &Stream, mut inspector: Inspector) -> Result<Infallible, End> {
         let mut scanner = Scanner::new();
-        let mut inspector = Inspector::new(self.shared.is_of_events);
         let mut out = Vec::new();
         let mut patience = PATIENCE;
         let mut paid_until = Instant::now();
@@ -140,7 +151,7 @@ impl Relay {
                         ended += 1;
                     }
                 }
-                if out.len() >= inspector.portion() {
+                if out.len() >= INWARDS {
                     zeromq.write_all(&out).await?;
                     passed += out.len();
                     out.clear();
@@ -175,50 +186,104 @@ impl Relay {
         }
     }
 
-    /// From zeromq to the peer.
-    async fn outwards(&self, zeromq: &Stream) -> Result<Infallible, End> {
-        let mut backlog = if self.shared.is_of_events {
-            Backlog::of_events()
-        } else {
-            Backlog::of_replies()
-        };
-        let mut has_ended = false;
+    /// To a client: what zeromq has for it. While some of it waits, nothing more is read
+    /// of zeromq, which bounds what waits there.
+    async fn replies(&self, zeromq: &Stream) -> Result<Infallible, End> {
+        let mut backlog = Backlog::default();
+        let mut scanner = Scanner::new();
+        // Bytes of the longest frame, and of what was read without a break, which zeromq
+        // may have had at once besides.
+        let (mut longest, mut at_once) = (0, 0);
+        let mut deaf_at = Instant::now() + DEAF;
+        loop {
+            if backlog.is_empty() {
+                let chunk = zeromq.read(OUTWARDS).await?;
+                if chunk.is_empty() {
+                    return Err(End::Closed);
+                }
+                longest = longest.max(longest_frame(&mut scanner, &chunk));
+                at_once += chunk.len();
+                let held = longest.saturating_add(at_once.min(BUFFERED));
+                self.shared.table.holds(&self.place, Way::Out, held);
+                if chunk.len() < OUTWARDS {
+                    at_once = 0;
+                }
+                backlog.push(chunk.into_boxed_slice().into());
+            } else {
+                let write = self.peer.write(|| backlog.next());
+                let written = timeout_at(deaf_at, write).await;
+                backlog.taken(written.map_err(|_elapsed| End::Deaf)??);
+                self.shared.table.took(&self.place);
+                tokio::task::yield_now().await;
+            }
+            deaf_at = Instant::now() + DEAF;
+            self.behind(&backlog);
+        }
+    }
+
+    /// To a subscriber: its part of the handshake, which is zeromq's, and then events.
+    async fn events(&self, zeromq: &Stream, mut arrivals: Arrivals) -> Result<Infallible, End> {
+        let mut backlog = Backlog::default();
+        let mut hello = Scanner::new();
+        let (mut has_greeted, mut has_ended) = (false, false);
+        let mut batch = Vec::new();
         let mut deaf_at = Instant::now() + DEAF;
         loop {
             let is_waited_for = !backlog.is_empty();
-            if has_ended && !is_waited_for {
+            if has_ended && !is_waited_for && arrivals.is_empty() {
                 return Err(End::Closed);
             }
             tokio::select! {
-                written = self.peer.write(backlog.next()), if is_waited_for => {
+                written = self.peer.write(|| backlog.next()), if is_waited_for => {
                     backlog.taken(written?);
                     deaf_at = Instant::now() + DEAF;
-                    self.behind(&backlog);
-                    if self.shared.is_of_events {
-                        self.shared.table.took(&self.place);
-                    }
+                    self.shared.table.took(&self.place);
                     tokio::task::yield_now().await;
                 }
-                chunk = zeromq.read(OUTWARDS), if !has_ended && backlog.has_room() => {
+                chunk = zeromq.read(OUTWARDS), if !has_ended => {
                     let chunk = chunk?;
                     has_ended = chunk.is_empty();
-                    if !is_waited_for {
-                        deaf_at = Instant::now() + DEAF;
+                    if !has_greeted && !has_ended {
+                        has_greeted = ends_command(&mut hello, &chunk);
+                        backlog.push(chunk.into_boxed_slice().into());
                     }
-                    let left_out = backlog.add(&chunk, self.shared.table.share());
-                    self.shared.counters.events_left_out.add(left_out);
-                    self.shared.table.holds(&self.place, Way::Out, backlog.longest());
-                    self.behind(&backlog);
+                }
+                _ = arrivals.recv_many(&mut batch, PIECES) => {
+                    let share = self.shared.table.share();
+                    for event in batch.drain(..) {
+                        // Whoever does not yet know who speaks is not spoken to.
+                        let left_out = has_greeted && !backlog.offer(event.frames, share);
+                        self.shared.counters.events_left_out.add(usize::from(left_out));
+                    }
                 }
                 () = sleep_until(deaf_at), if is_waited_for => return Err(End::Deaf),
             }
+            if !is_waited_for {
+                deaf_at = Instant::now() + DEAF;
+            }
+            self.behind(&backlog);
         }
     }
 
     fn behind(&self, backlog: &Backlog) {
-        let ended = self.shared.table.behind(&self.place, backlog.memory());
-        self.shared.counters.peers_cut.add(ended);
+        let ended = self.shared.table.behind(&self.place, backlog.handles());
+        self.shared.counters.peers_cut.add(usize::from(ended));
     }
+}
+
+/// Bytes of the longest frame that begins in what comes next of a stream.
+fn longest_frame(scanner: &mut Scanner, mut bytes: &[u8]) -> usize {
+    let lens = std::iter::from_fn(|| scanner.next(&mut bytes)).map(|piece| match piece {
+        Piece::Header(header) => usize::try_from(header.len).unwrap_or(usize::MAX),
+        _ => 0,
+    });
+    lens.max().unwrap_or(0)
+}
+
+/// Whether a command ends in what comes next of a stream.
+fn ends_command(scanner: &mut Scanner, mut bytes: &[u8]) -> bool {
+    std::iter::from_fn(|| scanner.next(&mut bytes))
+        .any(|piece| matches!(piece, Piece::End(header) if header.command))
 }
 
 /// What looks at the bytes of a peer.
@@ -237,16 +302,21 @@ enum Of {
 }
 
 impl Inspector {
-    fn new(is_of_events: bool) -> Self {
-        Self {
-            of: if is_of_events {
-                Of::Subscriber(Subscriptions::default())
-            } else {
-                Of::Client(Requests::default())
-            },
+    /// With what arrives for a subscriber.
+    fn of(kind: &Kind) -> (Self, Option<Arrivals>) {
+        let (of, arrivals) = match kind {
+            Kind::Control => (Of::Client(Requests::default()), None),
+            Kind::Events(fanout) => {
+                let (subscriptions, arrivals) = Subscriptions::of(fanout);
+                (Of::Subscriber(subscriptions), Some(arrivals))
+            }
+        };
+        let inspector = Self {
+            of,
             has_greeted: false,
             has_shaken_hands: false,
-        }
+        };
+        (inspector, arrivals)
     }
 
     fn pass(&mut self, piece: &Piece, out: &mut Vec<u8>) -> Result<(), Refused> {
@@ -275,15 +345,6 @@ impl Inspector {
         };
         !self.has_shaken_hands || of_message
     }
-
-    /// After how many bytes zeromq has its turn: it looks at all subscriptions to take one
-    /// back.
-    fn portion(&self) -> usize {
-        match self.of {
-            Of::Client(_) => INWARDS,
-            Of::Subscriber(_) => 1024,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -293,8 +354,9 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::super::scan::Header;
-    use super::super::{Door, Kind};
+    use super::super::{Door, Fanout};
     use super::*;
+    use crate::lanes::tests::event;
 
     const MIB: usize = 1 << 20;
 
@@ -408,41 +470,127 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn changes_of_subscriptions_have_a_rate() {
-        let played = Played::new(&Kind::Events { max_bytes: MIB });
+        let fanout = Fanout::new(MIB);
+        let played = Played::new(&Kind::Events(Arc::clone(&fanout)));
         let mut hasty = played.connect().await;
         hasty.sends(&handshake()).await;
         let again = [header(false, 5), b"\x01log.".to_vec()].concat();
-        // Most of it is the same again, and is not passed on, but counts.
+        // Most of it is the same again, and changes nothing, but counts.
         let asked = Instant::now();
         hasty.sends(&again.repeat(18_192)).await;
         hasty
             .sends(&[header(false, 4), b"\x01end".to_vec()].concat())
             .await;
-        let mut passed = vec![0; handshake().len() + again.len() + 6];
-        hasty.zeromq.read_exact(&mut passed).await.unwrap();
+        subscriptions(&fanout, 2).await;
         let taken = asked.elapsed().as_secs();
         // What was read together with the last is waited for afterwards.
         assert!((7..11).contains(&taken), "{taken} s");
     }
 
+    impl Ends {
+        /// Shakes hands, and subscribes to a topic where that is something.
+        async fn shakes_hands(&mut self, topic: &str) {
+            self.sends(&handshake()).await;
+            self.zeromq.write_all(&handshake()).await.unwrap();
+            let mut greeting = vec![0; handshake().len()];
+            self.peer.read_exact(&mut greeting).await.unwrap();
+            let subscription = [b"\x01", topic.as_bytes()].concat();
+            self.sends(&[header(false, subscription.len()), subscription].concat())
+                .await;
+        }
+    }
+
+    async fn subscriptions(fanout: &Fanout, count: usize) {
+        let all = async {
+            while fanout.subscriptions() < count {
+                tokio::time::sleep(CHANGE).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.expect("them all");
+    }
+
+    #[tokio::test]
+    async fn where_too_much_is_untaken_those_end_who_take_nothing() {
+        const DEAF_ONES: usize = 8;
+        let fanout = Fanout::new(64 * 1024);
+        let played = Played::new(&Kind::Events(Arc::clone(&fanout)));
+        let mut reads = played.connect().await;
+        reads.shakes_hands("").await;
+        let mut deaf = Vec::new();
+        for number in 0..DEAF_ONES {
+            let mut one = played.connect().await;
+            one.shakes_hands(&format!("log.{number}.")).await;
+            deaf.push(one);
+        }
+        subscriptions(&fanout, DEAF_ONES + 1).await;
+        let cut = || played.shared.counters.peers_cut.get();
+        let mut number = 0;
+        while cut() < 2 {
+            let topic = format!("log.{}.stdout", number % DEAF_ONES);
+            fanout.publish(event(&topic, vec![b'x'; 4096]));
+            let mut frames = vec![0; 2 + topic.len() + 9 + 4096];
+            reads.peer.read_exact(&mut frames).await.unwrap();
+            assert!(
+                frames
+                    .windows(topic.len())
+                    .any(|part| part == topic.as_bytes())
+            );
+            number += 1;
+            assert!(number < 10_000, "{}", fanout.untaken());
+        }
+        assert!(fanout.untaken() < 4 * 64 * 1024, "{}", fanout.untaken());
+        assert!(!reads.relay.is_finished());
+    }
+
+    #[tokio::test]
+    async fn what_clients_are_sent_counts_as_well() {
+        let played = Played::new(&Kind::Control);
+        let mut idle = Vec::new();
+        for _ in 0..26 {
+            let mut client = played.connect().await;
+            client.shakes_hands("").await;
+            let reply = [header(false, 10 * MIB), vec![0; 10 * MIB]].concat();
+            let mut read = vec![0; reply.len()];
+            let (sent, received) = tokio::join!(
+                client.zeromq.write_all(&reply),
+                client.peer.read_exact(&mut read)
+            );
+            assert!(sent.is_ok() && received.is_ok());
+            idle.push(client);
+        }
+        let first = tokio::time::timeout(PATIENCE, idle.remove(0).relay);
+        first.await.expect("an end").unwrap();
+        assert!(!idle.iter().any(|one| one.relay.is_finished()));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_ended() {
         // With room for the event, for each of the two.
-        let max_bytes = 64 * MIB;
-        for kind in [Kind::Control, Kind::Events { max_bytes }] {
+        let fanout = Fanout::new(64 * MIB);
+        for kind in [Kind::Control, Kind::Events(Arc::clone(&fanout))] {
             let played = Played::new(&kind);
             let mut deaf = played.connect().await;
             let mut slow = played.connect().await;
             for ends in [&mut deaf, &mut slow] {
-                ends.sends(&handshake()).await;
-                let event = [vec![0; 64], header(false, 4 * MIB), vec![0; 4 * MIB]].concat();
-                let (_, mut zeromq) = UnixStream::pair().unwrap();
-                std::mem::swap(&mut zeromq, &mut ends.zeromq);
-                tokio::spawn(async move {
-                    // It fails where the relay ends before.
-                    let _ended = zeromq.write_all(&event).await;
-                    std::future::pending::<()>().await;
-                });
+                ends.shakes_hands("").await;
+            }
+            match &kind {
+                Kind::Control => {
+                    for ends in [&mut deaf, &mut slow] {
+                        let (_, mut zeromq) = UnixStream::pair().unwrap();
+                        std::mem::swap(&mut zeromq, &mut ends.zeromq);
+                        tokio::spawn(async move {
+                            // It fails where the relay ends before.
+                            let reply = [header(false, 4 * MIB), vec![0; 4 * MIB]].concat();
+                            let _ended = zeromq.write_all(&reply).await;
+                            std::future::pending::<()>().await;
+                        });
+                    }
+                }
+                Kind::Events(fanout) => {
+                    subscriptions(fanout, 2).await;
+                    fanout.publish(event("log.a", vec![0; 4 * MIB]));
+                }
             }
             let deaf_at = tokio::spawn(deaf.ended_after());
             for _ in 0..10 {

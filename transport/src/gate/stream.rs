@@ -1,6 +1,6 @@
 //! A connection of either kind, without a task or a buffer of its own.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
 
 use socket2::SockRef;
@@ -68,23 +68,24 @@ impl Stream {
 
     pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = self.write(bytes).await?;
+            let written = self.write(|| vec![IoSlice::new(bytes)]).await?;
             bytes = bytes.get(written..).unwrap_or_default();
         }
         Ok(())
     }
 
-    /// Writes what there is room for, which is at least a byte. The same where it is
-    /// cancelled as for [`read`](Self::read).
-    pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes what there is room for of what comes next, which is at least a byte. The
+    /// same where it is cancelled as for [`read`](Self::read).
+    pub(super) async fn write<'a>(&self, next: impl Fn() -> Vec<IoSlice<'a>>) -> io::Result<usize> {
         loop {
             match self {
                 Self::Tcp(stream) => stream.writable().await?,
                 Self::Unix(stream) => stream.writable().await?,
             }
+            let slices = next();
             let written = match self {
-                Self::Tcp(stream) => stream.try_write(bytes),
-                Self::Unix(stream) => stream.try_write(bytes),
+                Self::Tcp(stream) => stream.try_write_vectored(&slices),
+                Self::Unix(stream) => stream.try_write_vectored(&slices),
             };
             match written {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}

@@ -1,12 +1,14 @@
-//! What of a subscriber's messages zeromq gets to see: those by which something changes.
-//! It keeps every subscription that it is sent, compares each event with all of them, and
-//! looks at all of them to find one that is taken back.
+//! What a subscriber asks for. zeromq gets to see its greeting and its command alone: it
+//! would keep every subscription that it is sent, compare each event with all of them, and
+//! look at all of them to find one that is taken back.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use super::Refused;
-use super::scan::{Header, Piece};
+use super::fanout::{Arrivals, Fanout, Subscriber};
+use super::scan::Piece;
 
 /// Subscriptions of one connection.
 pub(super) const MOST_OF_ONE: usize = 4096;
@@ -17,9 +19,11 @@ const MOST_TOPIC: usize = 1024;
 const SUBSCRIBE: u8 = 1;
 const UNSUBSCRIBE: u8 = 0;
 
-/// The subscriptions of one connection.
-#[derive(Debug, Default)]
+/// The subscriptions of one connection, which end with it.
+#[derive(Debug)]
 pub(super) struct Subscriptions {
+    fanout: Arc<Fanout>,
+    subscriber: Arc<Subscriber>,
     /// How often each was asked for: it ends when it was taken back as often.
     prefixes: HashMap<Box<[u8]>, u32>,
     /// Of the message under way.
@@ -30,7 +34,29 @@ pub(super) struct Subscriptions {
     is_command: bool,
 }
 
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        for prefix in self.prefixes.keys() {
+            self.fanout.unsubscribe(&self.subscriber, prefix);
+        }
+    }
+}
+
 impl Subscriptions {
+    pub(super) fn of(fanout: &Arc<Fanout>) -> (Self, Arrivals) {
+        let (subscriber, arrivals) = fanout.enter();
+        let subscriptions = Self {
+            fanout: Arc::clone(fanout),
+            subscriber,
+            prefixes: HashMap::new(),
+            frames: 0,
+            message: Vec::new(),
+            is_nothing: false,
+            is_command: false,
+        };
+        (subscriptions, arrivals)
+    }
+
     pub(super) fn pass(&mut self, piece: &Piece, out: &mut Vec<u8>) -> Result<(), Refused> {
         match piece {
             Piece::Greeting(bytes) => out.extend_from_slice(bytes),
@@ -50,7 +76,7 @@ impl Subscriptions {
                 let is_nothing = std::mem::take(&mut self.is_nothing);
                 self.frames = 0;
                 if !is_nothing {
-                    self.change(&message, out)?;
+                    self.change(&message)?;
                 }
             }
             Piece::Body(_) | Piece::End(_) => {}
@@ -68,42 +94,31 @@ impl Subscriptions {
         self.prefixes.len()
     }
 
-    fn change(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Refused> {
+    fn change(&mut self, message: &[u8]) -> Result<(), Refused> {
         let Some((kind, prefix)) = message.split_first() else {
             return Ok(());
         };
         let count = self.prefixes.len();
-        let changes = match (*kind, self.prefixes.entry(prefix.into())) {
+        match (*kind, self.prefixes.entry(prefix.into())) {
             (SUBSCRIBE, Entry::Vacant(_)) if count == MOST_OF_ONE => {
                 return Err(Refused::Subscriptions);
             }
             (SUBSCRIBE, Entry::Vacant(new)) => {
                 new.insert(1);
-                true
+                self.fanout.subscribe(&self.subscriber, prefix);
             }
             (SUBSCRIBE, Entry::Occupied(mut known)) => {
                 let times = known.get_mut();
                 *times = times.saturating_add(1);
-                false
             }
             (UNSUBSCRIBE, Entry::Occupied(mut known)) => {
                 *known.get_mut() -= 1;
-                let is_last = *known.get() == 0;
-                if is_last {
+                if *known.get() == 0 {
                     known.remove();
+                    self.fanout.unsubscribe(&self.subscriber, prefix);
                 }
-                is_last
             }
-            _ => false,
-        };
-        if changes {
-            Header {
-                command: false,
-                more: false,
-                len: message.len() as u64,
-            }
-            .encode(out);
-            out.extend_from_slice(message);
+            _ => {}
         }
         Ok(())
     }
@@ -112,19 +127,28 @@ impl Subscriptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::scan::Scanner;
+    use crate::gate::scan::{Header, Scanner};
 
-    /// Messages of frames of a subscriber, each with what zeromq is sent of it.
-    struct Subscriber(Subscriptions, Scanner);
+    /// Messages of frames of a subscriber.
+    struct Sender {
+        subscriptions: Subscriptions,
+        _arrivals: Arrivals,
+        scanner: Scanner,
+    }
 
-    impl Subscriber {
+    impl Sender {
         fn new() -> Self {
             let mut scanner = Scanner::new();
             assert!(scanner.next(&mut &[0; 64][..]).is_some());
-            Self(Subscriptions::default(), scanner)
+            let (subscriptions, _arrivals) = Subscriptions::of(&Fanout::new(1000));
+            Self {
+                subscriptions,
+                _arrivals,
+                scanner,
+            }
         }
 
-        fn sends(&mut self, frames: &[&[u8]]) -> Result<Vec<u8>, Refused> {
+        fn sends(&mut self, frames: &[&[u8]]) -> Result<(), Refused> {
             let mut stream = Vec::new();
             for (at, frame) in frames.iter().enumerate() {
                 Header {
@@ -136,62 +160,63 @@ mod tests {
                 stream.extend_from_slice(frame);
             }
             let (mut input, mut out) = (&stream[..], Vec::new());
-            while let Some(piece) = self.1.next(&mut input) {
-                self.0.pass(&piece, &mut out)?;
+            while let Some(piece) = self.scanner.next(&mut input) {
+                self.subscriptions.pass(&piece, &mut out)?;
             }
-            assert!(!self.0.is_amid());
-            Ok(out)
+            assert!(!self.subscriptions.is_amid() && out.is_empty());
+            Ok(())
         }
 
-        fn passes(&mut self, message: &[u8]) -> bool {
-            let sent = self.sends(&[message]).unwrap();
-            assert!(sent.is_empty() || sent[2..] == *message, "{sent:?}");
-            !sent.is_empty()
+        /// How many subscriptions it has after a message, which the fan-out has as well.
+        fn has_after(&mut self, message: &[u8]) -> usize {
+            self.sends(&[message]).unwrap();
+            let count = self.subscriptions.count();
+            assert_eq!(self.subscriptions.fanout.subscriptions(), count);
+            count
         }
     }
 
     #[test]
-    fn only_changes_are_passed_on() {
-        let mut subscriber = Subscriber::new();
-        assert!(subscriber.passes(b"\x01log."));
-        assert!(!subscriber.passes(b"\x01log."));
-        assert!(!subscriber.passes(b"\x00other"));
-        assert!(!subscriber.passes(b"\x00log."), "it was asked for twice");
-        assert!(subscriber.passes(b"\x00log."));
-        assert!(!subscriber.passes(b"\x00log."));
-        assert!(subscriber.passes(b"\x01"), "everything");
-        assert_eq!(subscriber.0.count(), 1);
+    fn one_is_there_until_it_was_taken_back_as_often() {
+        let mut sender = Sender::new();
+        assert_eq!(sender.has_after(b"\x01log."), 1);
+        assert_eq!(sender.has_after(b"\x01log."), 1);
+        assert_eq!(sender.has_after(b"\x00other"), 1);
+        assert_eq!(sender.has_after(b"\x00log."), 1, "it was asked for twice");
+        assert_eq!(sender.has_after(b"\x00log."), 0);
+        assert_eq!(sender.has_after(b"\x00log."), 0);
+        assert_eq!(sender.has_after(b"\x01"), 1, "everything");
+        let fanout = Arc::clone(&sender.subscriptions.fanout);
+        drop(sender);
+        assert_eq!(fanout.subscriptions(), 0);
     }
 
     #[test]
     fn what_is_no_subscription_is_left_out() {
-        let mut subscriber = Subscriber::new();
-        assert!(!subscriber.passes(b""));
-        assert!(!subscriber.passes(b"\x02log."));
+        let mut sender = Sender::new();
+        assert_eq!(sender.has_after(b""), 0);
+        assert_eq!(sender.has_after(b"\x02log."), 0);
         for frames in [
             &[&b"\x01log."[..], b"a"][..],
             &[b"", b"\x01log."],
             &[&[SUBSCRIBE; MOST_TOPIC + 2]],
         ] {
-            assert_eq!(subscriber.sends(frames).unwrap(), b"");
+            sender.sends(frames).unwrap();
         }
-        assert_eq!(subscriber.0.count(), 0);
-        assert!(
-            !subscriber
-                .sends(&[&[SUBSCRIBE; MOST_TOPIC + 1]])
-                .unwrap()
-                .is_empty()
-        );
+        assert_eq!(sender.subscriptions.count(), 0);
+        assert_eq!(sender.has_after(&[SUBSCRIBE; MOST_TOPIC + 1]), 1);
     }
 
     #[test]
     fn there_are_only_so_many() {
-        let mut subscriber = Subscriber::new();
+        let mut sender = Sender::new();
         for number in 0..MOST_OF_ONE {
-            assert!(subscriber.passes(format!("\x01log.{number}").as_bytes()));
+            sender
+                .sends(&[format!("\x01log.{number}").as_bytes()])
+                .unwrap();
         }
-        assert!(!subscriber.passes(b"\x01log.1"), "one that there is");
-        let more = subscriber.sends(&[b"\x01more"]);
+        assert_eq!(sender.has_after(b"\x01log.1"), MOST_OF_ONE);
+        let more = sender.sends(&[b"\x01more"]);
         assert!(matches!(more, Err(Refused::Subscriptions)));
     }
 }

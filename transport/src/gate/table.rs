@@ -2,12 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use super::fanout::Fanout;
 
 /// Of the descriptors that the process may open, connections of one socket have a
 /// fifth: guests have half of them, and logs need some.
@@ -19,30 +21,31 @@ const DESCRIPTORS: u64 = 3;
 /// A process of few descriptors serves a few clients all the same.
 const FEW: usize = 32;
 
-/// One connection may be behind by this part of what no other is behind by.
+/// A subscriber may be behind by this part of what is left of what all may be.
 const SHARE: usize = 4;
 
 /// And by so much whatever others do, until all together have twice what they may: then
-/// whoever is behind for longest ends.
+/// whoever has taken nothing for longest ends.
 const LEAST: usize = 64 * 1024;
 
-/// Bytes that zeromq keeps for connections: of each as many as its longest message had,
-/// and the longest that it was sent, for as long as it is there.
+/// Bytes that zeromq keeps for clients: of each as many as its longest message had, and
+/// as it was sent at once, for as long as it is there.
 const MOST_HELD: usize = 256 * 1024 * 1024;
 
-/// What does not count of them: it has as much anyway.
-const UNCOUNTED: usize = 64 * 1024;
+/// What does not count of them.
+const UNCOUNTED: usize = 16 * 1024;
 
 /// How often at most it is told that somebody gave way.
 const TELL: Duration = Duration::from_secs(10);
 
-/// Subscriptions of all connections: zeromq compares each event with all of them.
+/// Subscriptions of all connections.
 const MOST_SUBSCRIPTIONS: usize = 16_384;
 
 #[derive(Debug)]
 pub(super) struct Table {
     max: usize,
-    most_behind: usize,
+    /// Where it is of subscribers.
+    fanout: Option<Arc<Fanout>>,
     known: Mutex<Known>,
 }
 
@@ -53,7 +56,10 @@ struct Known {
     /// The sums of all entries.
     held: usize,
     subscriptions: usize,
-    behind: usize,
+    handles: usize,
+    /// The last that was ended because too much was untaken, until it has left: only then
+    /// it is known what that gave back.
+    ending: Option<u64>,
     told: Option<Instant>,
 }
 
@@ -61,13 +67,14 @@ struct Known {
 struct Entry {
     end: CancellationToken,
     has_shaken_hands: bool,
+    /// When it has last sent or taken something.
     last_heard: Instant,
     subscriptions: usize,
-    /// Bytes of the longest message that it has sent, and that it was sent.
+    /// Bytes of the longest message that it has sent, and of what it was sent at once.
     longest: [usize; 2],
-    /// Bytes of memory for what its peer has not taken, and since when there were some; of
-    /// a subscriber, since when it has taken none.
-    behind: usize,
+    /// Bytes of the handles of what its peer has not taken.
+    handles: usize,
+    /// Since when there were some; of a subscriber, since when it has taken nothing.
     behind_since: Option<Instant>,
 }
 
@@ -87,11 +94,11 @@ pub(super) enum Way {
 }
 
 impl Table {
-    /// For so many connections, which may be behind by so many bytes in all.
-    pub(super) fn new(max: usize, most_behind: usize) -> Self {
+    /// For so many connections, of subscribers if there is a fan-out.
+    pub(super) fn new(max: usize, fanout: Option<&Arc<Fanout>>) -> Self {
         Self {
             max,
-            most_behind,
+            fanout: fanout.cloned(),
             known: Mutex::default(),
         }
     }
@@ -115,7 +122,7 @@ impl Table {
             last_heard: Instant::now(),
             subscriptions: 0,
             longest: [0; 2],
-            behind: 0,
+            handles: 0,
             behind_since: None,
         };
         known.connections.insert(number, entry);
@@ -123,7 +130,11 @@ impl Table {
     }
 
     pub(super) fn leave(&self, place: &Place) {
-        self.known().remove(place.number);
+        let mut known = self.known();
+        known.remove(place.number);
+        if known.ending == Some(place.number) {
+            known.ending = None;
+        }
     }
 
     /// It has sent something.
@@ -150,7 +161,7 @@ impl Table {
         }
     }
 
-    /// Notes how long a message of it is. Where too much is held for all, whoever is
+    /// Notes how long a message of it is, or what it was sent at once. Where too much is held for all, whoever is
     /// silent for longest of those for whom there is some ends: who sends is not waited
     /// for, and who says nothing keeps nobody waiting.
     pub(super) fn holds(&self, place: &Place, way: Way, bytes: usize) {
@@ -172,51 +183,61 @@ impl Table {
         while known.held > MOST_HELD {
             let why = "messages take too much memory: connections silent for longest end";
             let silent = |entry: &Entry| (entry.held() > 0).then_some(entry.last_heard);
-            if !known.end_first(why, silent) {
+            if known.end_first(why, silent).is_none() {
                 return;
             }
         }
     }
 
-    /// By how many bytes one connection may be behind now.
+    /// By how many bytes a subscriber may be behind now.
     pub(super) fn share(&self) -> usize {
-        let left = self.most_behind.saturating_sub(self.known().behind);
-        LEAST.max(left / SHARE)
+        let Some(fanout) = &self.fanout else {
+            return usize::MAX;
+        };
+        let behind = fanout.untaken().saturating_add(self.known().handles);
+        LEAST.max(fanout.max_bytes().saturating_sub(behind) / SHARE)
     }
 
-    /// Notes how much memory what waits for its peer takes. Where it is twice too much for
-    /// all, whoever is behind for longest ends: others have their least. How many ended.
-    pub(super) fn behind(&self, place: &Place, bytes: usize) -> usize {
+    /// Notes the handles of what its peer has not taken. Where all subscribers are behind
+    /// by twice too much, whoever has taken nothing for longest ends, one at a time: the
+    /// others have their least. Whether one did.
+    pub(super) fn behind(&self, place: &Place, handles: usize) -> bool {
         let mut known = self.known();
         let Some(entry) = known.connections.get_mut(&place.number) else {
-            return 0;
+            return false;
         };
-        let before = std::mem::replace(&mut entry.behind, bytes);
+        let before = std::mem::replace(&mut entry.handles, handles);
         entry.behind_since = match entry.behind_since {
-            _ if bytes == 0 => None,
+            _ if handles == 0 => None,
             None => Some(Instant::now()),
             since => since,
         };
-        known.behind = known.behind - before + bytes;
-        let mut ended = 0;
-        while known.behind > self.most_behind.saturating_mul(2) && known.end_slowest(Duration::ZERO)
-        {
-            ended += 1;
+        known.handles = known.handles - before + handles;
+        let Some(fanout) = &self.fanout else {
+            return false;
+        };
+        let behind = fanout.untaken().saturating_add(known.handles);
+        if behind <= fanout.max_bytes().saturating_mul(2) || known.ending.is_some() {
+            return false;
         }
-        ended
+        known.ending = known.end_slowest(Duration::ZERO);
+        known.ending.is_some()
     }
 
-    /// A subscriber that is behind has taken something. However slow it is, those come
-    /// before it that take nothing. What a client is owed waits until it has taken all.
+    /// It has taken something. However slow a subscriber is, those come before it that
+    /// take nothing; a client is behind until it has taken all that it is owed.
     pub(super) fn took(&self, place: &Place) {
         self.with(place, |entry| {
-            entry.behind_since = entry.behind_since.map(|_| Instant::now());
+            entry.last_heard = Instant::now();
+            if self.fanout.is_some() {
+                entry.behind_since = entry.behind_since.map(|_| entry.last_heard);
+            }
         });
     }
 
     /// Whether one was behind for so long without a break, and is ended.
     pub(super) fn end_slowest(&self, patience: Duration) -> bool {
-        self.known().end_slowest(patience)
+        self.known().end_slowest(patience).is_some()
     }
 
     pub(super) fn end_strangers(&self) {
@@ -241,25 +262,23 @@ impl Table {
 
 impl Known {
     /// Ends the connection that comes first by `order`, of those that have one, and of
-    /// equal ones the oldest; tells why, of many once. Whether there was one.
-    fn end_first<T: Ord>(&mut self, why: &str, order: impl Fn(&Entry) -> Option<T>) -> bool {
+    /// equal ones the oldest; tells why, of many once. The number of that, if there was one.
+    fn end_first<T: Ord>(&mut self, why: &str, order: impl Fn(&Entry) -> Option<T>) -> Option<u64> {
         let places = self.connections.iter();
         let first = places
             .filter_map(|(number, entry)| Some((order(entry)?, *number)))
             .min();
-        let Some(entry) = first.and_then(|(_, number)| self.remove(number)) else {
-            return false;
-        };
-        entry.end.cancel();
+        let (_, number) = first?;
+        self.remove(number)?.end.cancel();
         if self.told.is_none_or(|told| told.elapsed() >= TELL) {
             self.told = Some(Instant::now());
             tracing::info!("{why}");
         }
-        true
+        Some(number)
     }
 
-    fn end_slowest(&mut self, patience: Duration) -> bool {
-        let why = "too much is unread: the connections that are behind for longest end";
+    fn end_slowest(&mut self, patience: Duration) -> Option<u64> {
+        let why = "too much is unread: connections that do not take it end";
         self.end_first(why, |entry| {
             entry
                 .behind_since
@@ -269,7 +288,7 @@ impl Known {
 
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.connections.remove(&number)?;
-        self.behind -= entry.behind;
+        self.handles -= entry.handles;
         self.held -= entry.held();
         self.subscriptions -= entry.subscriptions;
         Some(entry)
@@ -298,7 +317,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_was_silent_for_longest_gives_way() {
-        let table = Table::new(3, MIB);
+        let table = Table::new(3, None);
         let [first, second, stranger] = [(); 3].map(|()| table.enter());
         for known in [&first, &second] {
             table.shook_hands(known);
@@ -318,7 +337,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_has_most_subscriptions_gives_way() {
-        let table = Table::new(100, MIB);
+        let table = Table::new(100, None);
         let [few, most, newcomer] = [(); 3].map(|()| table.enter());
         table.subscribed(&few, 10);
         table.subscribed(&most, MOST_SUBSCRIPTIONS - 11);
@@ -332,7 +351,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_is_behind_for_longest_gives_way() {
-        let table = Table::new(100, MIB);
+        let table = Table::new(100, None);
         let second = Duration::from_secs(1);
         let [reads, slow, slower] = [(); 3].map(|()| table.enter());
         for connection in [&slower, &slow] {
@@ -354,7 +373,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_who_do_not_read_leave_room_for_one_who_does() {
-        let table = Table::new(100, MIB);
+        let table = Table::new(100, Some(&Fanout::new(MIB)));
         assert_eq!(table.share(), MIB / 4);
         let reads = table.enter();
         table.behind(&reads, 1);
@@ -362,28 +381,35 @@ mod tests {
         for one in &deaf[..20] {
             tokio::time::advance(Duration::from_millis(10)).await;
             let share = table.share();
-            assert_eq!(table.behind(one, share), 0);
+            assert!(!table.behind(one, share));
         }
         assert_eq!(table.share(), LEAST);
+        let ended = |count: usize| {
+            let (ended, not) = deaf.split_at(count);
+            assert!(ended.iter().all(|one| one.end.is_cancelled()));
+            assert!(!not.iter().chain([&reads]).any(|one| one.end.is_cancelled()));
+        };
         for one in &deaf[20..] {
             tokio::time::advance(Duration::from_millis(10)).await;
             table.behind(&reads, LEAST);
             table.behind(one, LEAST);
             table.took(&reads);
         }
-        let ended = deaf.iter().take_while(|one| one.end.is_cancelled()).count();
-        assert!((1..10).contains(&ended), "{ended}");
-        assert!(!deaf[ended..].iter().any(|one| one.end.is_cancelled()));
-        assert!(!reads.end.is_cancelled());
-        for one in deaf.into_iter().chain([reads]) {
-            table.leave(&one);
+        ended(1);
+        table.behind(&reads, 2 * LEAST);
+        ended(1);
+        table.leave(&deaf[0]);
+        assert!(table.behind(&reads, 4 * LEAST));
+        ended(2);
+        for one in deaf.iter().chain([&reads]) {
+            table.leave(one);
         }
         assert_eq!(table.share(), MIB / 4);
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_is_silent_gives_way_to_those_who_send() {
-        let table = Table::new(100, MIB);
+        let table = Table::new(100, None);
         let few = table.enter();
         let idle: Vec<_> = (0..26).map(|_| table.enter()).collect();
         table.holds(&few, Way::In, UNCOUNTED);
