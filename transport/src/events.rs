@@ -16,8 +16,9 @@ use crate::server::ServerConfig;
 use crate::stats::ServerCounters;
 use crate::thread::{self, Closing, SocketThread};
 
-/// Events that are published before others on the thread have their turn.
-const BATCH: usize = 128;
+/// After how many events, each counted for every subscriber as well, others on the thread
+/// have their turn.
+const BATCH: usize = 4096;
 
 /// What the events thread owns.
 #[derive(Debug)]
@@ -93,9 +94,10 @@ impl Events {
 /// Publishes events as they come. None is lost where it waits.
 async fn publish(fanout: &Fanout, lanes: &Lanes) -> Infallible {
     loop {
-        for _ in 0..BATCH {
+        let mut handed = 0;
+        while handed < BATCH {
             fanout.room().await;
-            fanout.publish(lanes.next().await);
+            handed += 1 + fanout.publish(lanes.next().await);
         }
         // Where nobody subscribes, nothing else waits here.
         tokio::task::yield_now().await;
@@ -106,9 +108,10 @@ async fn publish(fanout: &Fanout, lanes: &Lanes) -> Infallible {
 async fn flush(socket: PubSocket, fanout: &Fanout, lanes: &Lanes, budget: &Budget) {
     // What comes from now on is counted as dropped.
     lanes.close();
-    while let Some(event) = lanes.next_now() {
-        fanout.publish(event);
+    loop {
         fanout.room().await;
+        let Some(event) = lanes.next_now() else { break };
+        fanout.publish(event);
         tokio::task::yield_now().await;
     }
     while budget.items() > 0 {

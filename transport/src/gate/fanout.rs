@@ -15,8 +15,9 @@ use crate::lanes::Outgoing;
 
 /// Events on their way to the relays at once, and their bytes, the last of them not
 /// counted: relays have their turns in between, so that none is behind unless its peer is.
+/// Whoever is not has room for all of them.
 const ON_THE_WAY: usize = 128;
-const ON_THE_WAY_BYTES: usize = 64 * 1024;
+const ON_THE_WAY_BYTES: usize = 32 * 1024;
 
 /// The subscriptions of all connections of a socket.
 #[derive(Debug)]
@@ -79,19 +80,22 @@ impl Fanout {
         }
     }
 
-    /// Hands it to whoever subscribed to a prefix of its topic.
-    pub(crate) fn publish(&self, event: Outgoing) {
+    /// Hands it to whoever subscribed to a prefix of its topic, after [`room`](Self::room).
+    /// To how many.
+    pub(crate) fn publish(&self, event: Outgoing) -> usize {
         let frames = self.encode(&event);
         let on_the_way = self.on_the_way.take_anyway(frames.len());
         let topic = event.topic.clone();
         let on_the_way = Arc::new((event, on_the_way));
         let mut subscribed = self.subscribed();
         subscribed.events += 1;
+        let mut handed = 0;
         for (len, prefixes) in subscribed.prefixes.range(..=topic.len()) {
             let subscribers = topic.get(..*len).and_then(|prefix| prefixes.get(prefix));
             for subscriber in subscribers.into_iter().flat_map(BTreeMap::values) {
                 if subscriber.last.swap(subscribed.events, Ordering::Relaxed) < subscribed.events {
-                    // One that is gone wants none.
+                    handed += 1;
+                    // It has room, and one that is gone wants none.
                     let _gone = subscriber.arrivals.try_send(Event {
                         frames: frames.clone(),
                         _on_the_way: Arc::clone(&on_the_way),
@@ -99,6 +103,7 @@ impl Fanout {
                 }
             }
         }
+        handed
     }
 
     pub(super) fn enter(&self) -> (Arc<Subscriber>, Arrivals) {
@@ -227,13 +232,14 @@ mod tests {
         assert_eq!(count, ON_THE_WAY);
         let one = arrivals.try_recv().unwrap().frames;
         fanout.room().await;
-        let untaken = fanout.untaken();
-        assert_eq!(untaken, one.len() * ON_THE_WAY, "it is still held");
+        assert_eq!(fanout.untaken(), one.len() * ON_THE_WAY, "it is still held");
         drop(one);
-        assert!(fanout.untaken() < untaken);
-        fanout.publish(event("log.a", vec![b'x'; ON_THE_WAY_BYTES / 2]));
-        fanout.publish(event("log.a", vec![b'x'; ON_THE_WAY_BYTES / 2]));
-        assert!(fanout.on_the_way.is_full(), "{count}");
+        assert_eq!(arrived(&mut arrivals).len(), ON_THE_WAY - 1);
+        for is_full in [false, true] {
+            assert!(!fanout.on_the_way.is_full());
+            fanout.publish(event("log.a", vec![b'x'; ON_THE_WAY_BYTES / 2]));
+            assert_eq!(fanout.on_the_way.is_full(), is_full);
+        }
         drop(arrivals);
         assert_eq!((fanout.on_the_way.items(), fanout.untaken()), (0, 0));
     }

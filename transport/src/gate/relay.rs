@@ -1,4 +1,4 @@
-//! One connection, from the peer to zeromq and back.
+//! One connection: from the peer to zeromq and back, and events to the peer.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const DEAF: Duration = USER_TIMEOUT;
 
 /// How long one message of a subscriber counts, and how much of that may come at once:
-/// however many connections there are, events have their turn.
+/// each is a look at what all have subscribed to.
 const CHANGE: Duration = Duration::from_millis(1);
 const AT_ONCE: Duration = Duration::from_millis(8192);
 
@@ -230,10 +230,12 @@ impl Relay {
         let mut deaf_at = Instant::now() + DEAF;
         loop {
             let is_waited_for = !backlog.is_empty();
-            if has_ended && !is_waited_for && arrivals.is_empty() {
+            if has_ended && !is_waited_for {
                 return Err(End::Closed);
             }
             tokio::select! {
+                // Whoever takes something is not deaf, and takes what waits before more.
+                biased;
                 written = self.peer.write(|| backlog.next()), if is_waited_for => {
                     backlog.taken(written?);
                     deaf_at = Instant::now() + DEAF;
@@ -251,8 +253,10 @@ impl Relay {
                 _ = arrivals.recv_many(&mut batch, PIECES) => {
                     let share = self.shared.table.share();
                     for event in batch.drain(..) {
-                        // Whoever does not yet know who speaks is not spoken to.
-                        let left_out = has_greeted && !backlog.offer(event.frames, share);
+                        // Before its part of the handshake and after its end nothing is
+                        // said to it.
+                        let is_spoken_to = has_greeted && !has_ended;
+                        let left_out = is_spoken_to && !backlog.offer(event.frames, share);
                         self.shared.counters.events_left_out.add(usize::from(left_out));
                     }
                 }

@@ -16,6 +16,9 @@ pub(super) const MOST_OF_ONE: usize = 4096;
 /// No topic is longer, so that what is longer is a prefix of none.
 const MOST_TOPIC: usize = 1024;
 
+/// For so many the room is kept.
+const FEW: usize = 16;
+
 const SUBSCRIBE: u8 = 1;
 const UNSUBSCRIBE: u8 = 0;
 
@@ -115,6 +118,10 @@ impl Subscriptions {
                 *known.get_mut() -= 1;
                 if *known.get() == 0 {
                     known.remove();
+                    let len = self.prefixes.len();
+                    if self.prefixes.capacity() > 4 * len.max(FEW) {
+                        self.prefixes.shrink_to(2 * len);
+                    }
                     self.fanout.unsubscribe(&self.subscriber, prefix);
                 }
             }
@@ -218,5 +225,11 @@ mod tests {
         assert_eq!(sender.has_after(b"\x01log.1"), MOST_OF_ONE);
         let more = sender.sends(&[b"\x01more"]);
         assert!(matches!(more, Err(Refused::Subscriptions)));
+        for number in 0..MOST_OF_ONE {
+            sender
+                .sends(&[format!("\x00log.{number}").as_bytes()])
+                .unwrap();
+        }
+        assert!(sender.subscriptions.prefixes.capacity() <= 4 * FEW);
     }
 }

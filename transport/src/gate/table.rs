@@ -161,9 +161,9 @@ impl Table {
         }
     }
 
-    /// Notes how long a message of it is, or what it was sent at once. Where too much is held for all, whoever is
-    /// silent for longest of those for whom there is some ends: who sends is not waited
-    /// for, and who says nothing keeps nobody waiting.
+    /// Notes how long a message of it is, or what it was sent at once. Where too much is
+    /// held for all, whoever is silent for longest of those for whom there is some ends:
+    /// who sends is not waited for, and who says nothing keeps nobody waiting.
     pub(super) fn holds(&self, place: &Place, way: Way, bytes: usize) {
         if bytes <= UNCOUNTED {
             return;
