@@ -96,8 +96,8 @@ async fn publish(fanout: &Fanout, lanes: &Lanes) -> Infallible {
     loop {
         let mut handed = 0;
         while handed < BATCH {
-            fanout.room().await;
-            handed += 1 + fanout.publish(lanes.next().await);
+            let room = fanout.room().await;
+            handed += 1 + room.publish(lanes.next().await);
         }
         // Where nobody subscribes, nothing else waits here.
         tokio::task::yield_now().await;
@@ -109,9 +109,9 @@ async fn flush(socket: PubSocket, fanout: &Fanout, lanes: &Lanes, budget: &Budge
     // What comes from now on is counted as dropped.
     lanes.close();
     loop {
-        fanout.room().await;
+        let room = fanout.room().await;
         let Some(event) = lanes.next_now() else { break };
-        fanout.publish(event);
+        room.publish(event);
         tokio::task::yield_now().await;
     }
     while budget.items() > 0 {

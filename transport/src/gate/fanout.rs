@@ -52,6 +52,11 @@ pub(super) struct Subscriber {
     last: AtomicU64,
 }
 
+/// Room for one event in what is on the way. Of one publisher: two would take the same.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Room<'a>(&'a Fanout);
+
 /// What a subscriber is handed.
 pub(super) type Arrivals = mpsc::Receiver<Event>;
 
@@ -73,37 +78,12 @@ impl Fanout {
         })
     }
 
-    /// Waits until relays have had their turns.
-    pub(crate) async fn room(&self) {
+    /// Room for one more event, as soon as relays have had their turns.
+    pub(crate) async fn room(&self) -> Room<'_> {
         while self.on_the_way.is_full() {
             self.on_the_way.released().await;
         }
-    }
-
-    /// Hands it to whoever subscribed to a prefix of its topic, after [`room`](Self::room).
-    /// To how many.
-    pub(crate) fn publish(&self, event: Outgoing) -> usize {
-        let frames = self.encode(&event);
-        let on_the_way = self.on_the_way.take_anyway(frames.len());
-        let topic = event.topic.clone();
-        let on_the_way = Arc::new((event, on_the_way));
-        let mut subscribed = self.subscribed();
-        subscribed.events += 1;
-        let mut handed = 0;
-        for (len, prefixes) in subscribed.prefixes.range(..=topic.len()) {
-            let subscribers = topic.get(..*len).and_then(|prefix| prefixes.get(prefix));
-            for subscriber in subscribers.into_iter().flat_map(BTreeMap::values) {
-                if subscriber.last.swap(subscribed.events, Ordering::Relaxed) < subscribed.events {
-                    handed += 1;
-                    // It has room, and one that is gone wants none.
-                    let _gone = subscriber.arrivals.try_send(Event {
-                        frames: frames.clone(),
-                        _on_the_way: Arc::clone(&on_the_way),
-                    });
-                }
-            }
-        }
-        handed
+        Room(self)
     }
 
     pub(super) fn enter(&self) -> (Arc<Subscriber>, Arrivals) {
@@ -177,6 +157,34 @@ impl Fanout {
     }
 }
 
+impl Room<'_> {
+    /// Hands an event to whoever subscribed to a prefix of its topic. To how many.
+    pub(crate) fn publish(self, event: Outgoing) -> usize {
+        let Self(fanout) = self;
+        let frames = fanout.encode(&event);
+        let on_the_way = fanout.on_the_way.take_anyway(frames.len());
+        let topic = event.topic.clone();
+        let on_the_way = Arc::new((event, on_the_way));
+        let mut subscribed = fanout.subscribed();
+        subscribed.events += 1;
+        let mut handed = 0;
+        for (len, prefixes) in subscribed.prefixes.range(..=topic.len()) {
+            let subscribers = topic.get(..*len).and_then(|prefix| prefixes.get(prefix));
+            for subscriber in subscribers.into_iter().flat_map(BTreeMap::values) {
+                if subscriber.last.swap(subscribed.events, Ordering::Relaxed) < subscribed.events {
+                    handed += 1;
+                    // It has room, and one that is gone wants none.
+                    let _gone = subscriber.arrivals.try_send(Event {
+                        frames: frames.clone(),
+                        _on_the_way: Arc::clone(&on_the_way),
+                    });
+                }
+            }
+        }
+        handed
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,8 +196,8 @@ mod tests {
             .collect()
     }
 
-    #[test]
-    fn whoever_subscribed_to_a_prefix_is_handed_it_once() {
+    #[tokio::test]
+    async fn whoever_subscribed_to_a_prefix_is_handed_it_once() {
         let fanout = Fanout::new(1000);
         let [mut all, mut some, mut none] = [(); 3].map(|()| fanout.enter());
         for prefix in [&b""[..], b"log.", b"log.a."] {
@@ -197,18 +205,18 @@ mod tests {
         }
         fanout.subscribe(&some.0, b"log.a.");
         fanout.subscribe(&none.0, b"log.a.stdout.longer");
-        fanout.publish(event("log.a.stdout", "line"));
+        fanout.room().await.publish(event("log.a.stdout", "line"));
         let frames = &b"\x01\x0clog.a.stdout\0\x04line"[..];
         assert_eq!(arrived(&mut all.1), [frames]);
         assert_eq!(arrived(&mut some.1), [frames]);
-        fanout.publish(event("log.b", "another"));
+        fanout.room().await.publish(event("log.b", "another"));
         assert_eq!(arrived(&mut all.1).len(), 1);
 
         fanout.unsubscribe(&all.0, b"");
         fanout.unsubscribe(&all.0, b"log.");
         fanout.unsubscribe(&some.0, b"log.a.");
-        fanout.publish(event("log.b", "another"));
-        fanout.publish(event("log.a.stdout", "line"));
+        fanout.room().await.publish(event("log.b", "another"));
+        fanout.room().await.publish(event("log.a.stdout", "line"));
         assert_eq!(arrived(&mut all.1), [frames]);
         assert!(arrived(&mut some.1).is_empty() && arrived(&mut none.1).is_empty());
         fanout.unsubscribe(&all.0, b"log.a.");
@@ -220,24 +228,26 @@ mod tests {
     async fn the_next_wait_until_relays_have_had_their_turns() {
         let fanout = Fanout::new(1000);
         let (subscriber, mut arrivals) = fanout.enter();
-        fanout.room().await;
-        fanout.publish(event("log.a", "nobody's"));
+        fanout.room().await.publish(event("log.a", "nobody's"));
         assert_eq!((fanout.on_the_way.items(), fanout.untaken()), (0, 0));
         fanout.subscribe(&subscriber, b"");
         let mut count = 0;
         while !fanout.on_the_way.is_full() {
-            fanout.publish(event("log.a", "line"));
+            fanout.room().await.publish(event("log.a", "line"));
             count += 1;
         }
         assert_eq!(count, ON_THE_WAY);
         let one = arrivals.try_recv().unwrap().frames;
-        fanout.room().await;
+        assert!(!fanout.on_the_way.is_full());
         assert_eq!(fanout.untaken(), one.len() * ON_THE_WAY, "it is still held");
         drop(one);
         assert_eq!(arrived(&mut arrivals).len(), ON_THE_WAY - 1);
         for is_full in [false, true] {
             assert!(!fanout.on_the_way.is_full());
-            fanout.publish(event("log.a", vec![b'x'; ON_THE_WAY_BYTES / 2]));
+            fanout
+                .room()
+                .await
+                .publish(event("log.a", vec![b'x'; ON_THE_WAY_BYTES / 2]));
             assert_eq!(fanout.on_the_way.is_full(), is_full);
         }
         drop(arrivals);

@@ -68,7 +68,7 @@ struct Entry {
     end: CancellationToken,
     has_shaken_hands: bool,
     /// When it has last sent or taken something.
-    last_heard: Instant,
+    last_active: Instant,
     subscriptions: usize,
     /// Bytes of the longest message that it has sent, and of what it was sent at once.
     longest: [usize; 2],
@@ -111,7 +111,7 @@ impl Table {
         if known.connections.len() >= self.max.min(descriptors_allow()) {
             let why = "there are too many connections: those silent for longest end";
             known.end_first(why, |entry| {
-                Some((entry.has_shaken_hands, entry.last_heard))
+                Some((entry.has_shaken_hands, entry.last_active))
             });
         }
         let (number, end) = (known.newest, CancellationToken::new());
@@ -119,7 +119,7 @@ impl Table {
         let entry = Entry {
             end: end.clone(),
             has_shaken_hands: false,
-            last_heard: Instant::now(),
+            last_active: Instant::now(),
             subscriptions: 0,
             longest: [0; 2],
             handles: 0,
@@ -139,7 +139,7 @@ impl Table {
 
     /// It has sent something.
     pub(super) fn heard(&self, place: &Place) {
-        self.with(place, |entry| entry.last_heard = Instant::now());
+        self.with(place, |entry| entry.last_active = Instant::now());
     }
 
     pub(super) fn shook_hands(&self, place: &Place) {
@@ -182,7 +182,7 @@ impl Table {
         known.held += bytes.saturating_sub(before);
         while known.held > MOST_HELD {
             let why = "messages take too much memory: connections silent for longest end";
-            let silent = |entry: &Entry| (entry.held() > 0).then_some(entry.last_heard);
+            let silent = |entry: &Entry| (entry.held() > 0).then_some(entry.last_active);
             if known.end_first(why, silent).is_none() {
                 return;
             }
@@ -228,9 +228,9 @@ impl Table {
     /// take nothing; a client is behind until it has taken all that it is owed.
     pub(super) fn took(&self, place: &Place) {
         self.with(place, |entry| {
-            entry.last_heard = Instant::now();
+            entry.last_active = Instant::now();
             if self.fanout.is_some() {
-                entry.behind_since = entry.behind_since.map(|_| entry.last_heard);
+                entry.behind_since = entry.behind_since.map(|_| entry.last_active);
             }
         });
     }
