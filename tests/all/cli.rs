@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use serde_json::Value;
 use skep_client::AgentFilter;
 use skep_client::protocol::{AgentState, Digest, Outcome};
@@ -174,6 +175,32 @@ async fn ctrl_c_stops_the_agent_and_a_second_one_kills_it() {
     signal(&child, Signal::SIGINT);
     assert_eq!(ended(child).await.code, Some(137));
     host.end().await;
+}
+
+#[tokio::test]
+async fn a_pipe_that_nobody_writes_to_is_waited_for_until_ctrl_c() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    let pipe = pipe.to_str().unwrap();
+    let (probe, input) = (prebuilt("probe"), format!("{pipe}:data"));
+    for args in [
+        &["run", pipe][..],
+        &["run", "--stdin", pipe, &probe],
+        &["run", "--input", &input, &probe],
+    ] {
+        let child = start(args);
+        let status = format!("/proc/{}/status", child.id().unwrap());
+        eventually("it listens to Ctrl-C", async || {
+            let status = std::fs::read_to_string(&status).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let caught = u64::from_str_radix(caught?.trim(), 16).unwrap();
+            (caught >> (Signal::SIGINT as i32 - 1) & 1 == 1).then_some(())
+        })
+        .await;
+        signal(&child, Signal::SIGINT);
+        assert_eq!(ended(child).await.code, Some(130), "{args:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -75,10 +75,14 @@ async fn run_on(
     let showing = Showing::new(&args, form, place)?;
     let outputs = outputs(&args)?;
     args.spec.scratch |= !outputs.is_empty();
-    let (source, kind) = source(&args.stdin)?;
     let when_full = args.spec.when_full();
-    let spec = tokio::select! {
-        spec = spec::build(args.spec, args.program, kind, client) => spec?,
+    let building = async {
+        let (source, kind) = source(&args.stdin).await?;
+        let spec = spec::build(args.spec, args.program, kind, client).await?;
+        Ok::<_, Failure>((source, spec))
+    };
+    let (source, spec) = tokio::select! {
+        built = building => built?,
         // Nothing is there yet that would have to be stopped.
         signal = signals.next() => return Err(Failure::quiet(exit::of_signal(signal))),
     };
@@ -186,11 +190,11 @@ impl Showing {
 type Source = mpsc::Receiver<io::Result<Vec<u8>>>;
 
 /// Where the agent's stdin comes from, and what it is told of it.
-fn source(from: &StdinSource) -> Result<(Option<Source>, Stdin), Failure> {
+async fn source(from: &StdinSource) -> Result<(Option<Source>, Stdin), Failure> {
     let source = match from {
         StdinSource::Closed | StdinSource::Open => None,
         StdinSource::Own => stdin::own_if_readable()?,
-        StdinSource::File(path) => Some(stdin::file(path)?),
+        StdinSource::File(path) => Some(stdin::file(path).await?),
     };
     let kind = match (&source, from) {
         (None, StdinSource::Closed | StdinSource::Own) => Stdin::Closed,

@@ -27,7 +27,7 @@ pub(super) async fn spawn(context: &Context, args: SpawnArgs) -> Outcome {
                     std::fs::read(path).map_err(|error| Failure::of_file(path.as_ref(), &error))?;
                 (Stdin::Data(ByteBuf::from(data)), None)
             }
-            _ => (Stdin::Open, Some(stdin::file(path)?)),
+            _ => (Stdin::Open, Some(stdin::file(path).await?)),
         },
     };
     let when_full = args.spec.when_full();

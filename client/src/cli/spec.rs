@@ -119,7 +119,7 @@ fn default_name(program: &str) -> AgentName {
 
 async fn component(program: &str, client: &Client) -> Result<ComponentRef, Failure> {
     let path = Path::new(program);
-    let bytes = match std::fs::read(path) {
+    let bytes = match tokio::fs::read(path).await {
         Ok(bytes) => bytes,
         Err(error) => {
             return match program.parse() {
@@ -142,8 +142,8 @@ async fn inputs(
 ) -> Result<BTreeMap<String, Digest>, Failure> {
     let mut inputs = BTreeMap::new();
     for (file, path) in files {
-        let bytes =
-            std::fs::read(file).map_err(|error| Failure::of_file(file, &error).about("--input"))?;
+        let bytes = tokio::fs::read(file).await;
+        let bytes = bytes.map_err(|error| Failure::of_file(file, &error).about("--input"))?;
         let digest = client.upload(&bytes).await?;
         if inputs.insert(path.clone(), digest).is_some() {
             return Err(Failure::of_skep(format!(

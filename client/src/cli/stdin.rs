@@ -1,12 +1,12 @@
 //! Bytes for an agent's stdin: from this command's own, or from a file, as fast
 //! as the agent takes them.
 
-use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
 use skep_client::protocol::{AgentId, ErrorCode};
 use skep_client::{Client, ClientError};
+use tokio::fs::File;
 use tokio::sync::mpsc;
 
 use super::args::StdinArgs;
@@ -57,11 +57,14 @@ pub(super) fn terminal_if_readable() -> Result<Option<mpsc::Receiver<io::Result<
     read(io::stdin(), MAX_ENDS).map(Some)
 }
 
-/// A file.
-pub(super) fn file(path: &str) -> Result<mpsc::Receiver<io::Result<Vec<u8>>>, Failure> {
+/// A file. That it is there may take a while to find out: a pipe is opened when it has
+/// a writer.
+pub(super) async fn file(path: &str) -> Result<mpsc::Receiver<io::Result<Vec<u8>>>, Failure> {
     let path = Path::new(path);
-    let file = File::open(path).map_err(|error| Failure::of_file(path, &error))?;
-    read(file, 1)
+    let file = File::open(path)
+        .await
+        .map_err(|error| Failure::of_file(path, &error))?;
+    read(file.into_std().await, 1)
 }
 
 /// Reads on a thread of its own: a read of a terminal cannot be broken off, and
@@ -183,6 +186,6 @@ mod tests {
             all.extend(piece.unwrap());
         }
         assert_eq!(all, bytes);
-        assert!(file("/no/such/file").is_err());
+        assert!(file("/no/such/file").await.is_err());
     }
 }

@@ -79,6 +79,11 @@ impl Ledger {
         self.lost
     }
 
+    /// Those and the lines that wait.
+    pub(super) fn left(&self) -> u64 {
+        self.lost + count(&self.lines)
+    }
+
     pub(super) fn has_sums(&self) -> bool {
         self.summed_since.is_some()
     }
@@ -109,6 +114,14 @@ impl Ledger {
         }
         !lines.is_empty()
     }
+}
+
+/// How many lines there are.
+pub(super) fn count(lines: &[u8]) -> u64 {
+    lines
+        .split_inclusive(|byte| *byte == b'\n')
+        .map(|_| 1)
+        .sum()
 }
 
 #[cfg(test)]

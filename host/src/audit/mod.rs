@@ -199,8 +199,8 @@ impl Shared {
                     );
                 }
                 if self.closed_within(RETRY) {
-                    let lost = self.state().ledger.lost();
-                    tracing::error!(bytes = lines.len(), lost, "audit lines are lost");
+                    let lost = ledger::count(&lines) + self.state().ledger.left();
+                    tracing::error!(lost, "the host ends, and audit lines are lost");
                     return;
                 }
             }

@@ -4,53 +4,80 @@ use std::time::Duration;
 
 /// What is wrong with an amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no {what}")]
-pub struct UnitError {
-    text: String,
-    what: &'static str,
+#[non_exhaustive]
+pub enum UnitError {
+    /// It is written in none of the ways that there are.
+    #[error("`{text}` is no {what}")]
+    Form {
+        /// What was written.
+        text: String,
+        /// What was wanted, and how it is written.
+        what: &'static str,
+    },
+    /// It is more than 64 bits hold.
+    #[error("`{text}` is too much: the most is {}{unit}", u64::MAX)]
+    TooMuch {
+        /// What was written.
+        text: String,
+        /// In which the most is told.
+        unit: &'static str,
+    },
 }
 
-const SIZE: &str =
-    "size: write a number of bytes, with a unit such as KiB, MiB, GiB, kB, MB or GB if you like";
-const TIME: &str = "length of time: write a number with a unit: ms, s, m, h or d";
-const COUNT: &str = "number: write digits, with k, M, G or T for thousands and more if you like";
+/// A kind of amounts, with what each of its units is in the smallest.
+struct Kind {
+    what: &'static str,
+    smallest: &'static str,
+    units: &'static [(&'static str, u64)],
+}
 
-const SIZES: &[(&str, u64)] = &[
-    ("", 1),
-    ("B", 1),
-    ("kB", 1000),
-    ("KB", 1000),
-    ("MB", 1_000_000),
-    ("GB", 1_000_000_000),
-    ("TB", 1_000_000_000_000),
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-    ("TiB", 1 << 40),
-];
-// In milliseconds.
-const TIMES: &[(&str, u64)] = &[
-    ("ms", 1),
-    ("s", 1000),
-    ("m", 60_000),
-    ("min", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
-const COUNTS: &[(&str, u64)] = &[
-    ("", 1),
-    ("k", 1000),
-    ("M", 1_000_000),
-    ("G", 1_000_000_000),
-    ("T", 1_000_000_000_000),
-];
+const SIZE: Kind = Kind {
+    what: "size: write a number of bytes, with a unit such as KiB, MiB, GiB, kB, MB or GB if you like",
+    smallest: " bytes",
+    units: &[
+        ("", 1),
+        ("B", 1),
+        ("kB", 1000),
+        ("KB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+    ],
+};
+const TIME: Kind = Kind {
+    what: "length of time: write a number with a unit: ms, s, m, h or d",
+    smallest: " ms",
+    units: &[
+        ("ms", 1),
+        ("s", 1000),
+        ("m", 60_000),
+        ("min", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+    ],
+};
+const COUNT: Kind = Kind {
+    what: "number: write digits, with k, M, G or T for thousands and more if you like",
+    smallest: "",
+    units: &[
+        ("", 1),
+        ("k", 1000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("T", 1_000_000_000_000),
+    ],
+};
 
 /// Reads a number of bytes: `4096`, `128MiB`, `1.5GB`.
 ///
 /// # Errors
 /// If it is none, or does not fit.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
-    parse(text, SIZE, SIZES)
+    parse(text, &SIZE)
 }
 
 /// Reads a length of time, in milliseconds at the finest: `250ms`, `30s`, `1.5h`.
@@ -58,7 +85,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 /// # Errors
 /// If it is none, or does not fit.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
-    parse(text, TIME, TIMES).map(Duration::from_millis)
+    parse(text, &TIME).map(Duration::from_millis)
 }
 
 /// Reads a number: `1_000_000`, `10G`.
@@ -66,7 +93,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 /// # Errors
 /// If it is none, or does not fit.
 pub fn parse_count(text: &str) -> Result<u64, UnitError> {
-    parse(text, COUNT, COUNTS)
+    parse(text, &COUNT)
 }
 
 /// Reads the value of a limit in the unit that its name ends in.
@@ -78,18 +105,22 @@ pub fn parse_limit(name: &str, text: &str) -> Result<u64, UnitError> {
         parse_size(text)
     } else if name.ends_with("_ms") {
         match parse_count(text) {
-            Ok(milliseconds) => Ok(milliseconds),
-            Err(_) => parse(text, TIME, TIMES),
+            Err(UnitError::Form { .. }) => parse(text, &TIME),
+            milliseconds => milliseconds,
         }
     } else {
         parse_count(text)
     }
 }
 
-fn parse(text: &str, what: &'static str, units: &[(&str, u64)]) -> Result<u64, UnitError> {
-    let error = || UnitError {
+fn parse(text: &str, kind: &Kind) -> Result<u64, UnitError> {
+    let error = || UnitError::Form {
         text: text.to_owned(),
-        what,
+        what: kind.what,
+    };
+    let too_much = || UnitError::TooMuch {
+        text: text.to_owned(),
+        unit: kind.smallest,
     };
     let text = text.trim();
     let end = text
@@ -97,22 +128,26 @@ fn parse(text: &str, what: &'static str, units: &[(&str, u64)]) -> Result<u64, U
         .unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(end).ok_or_else(error)?;
     let unit = unit.trim_start();
-    let &(_, factor) = units
+    let &(_, factor) = kind
+        .units
         .iter()
         .find(|(name, _)| *name == unit)
         .ok_or_else(error)?;
     let number: String = number.chars().filter(|&c| c != '_').collect();
-    scaled(&number, factor).ok_or_else(error)
+    let amount = scaled(&number, factor).ok_or_else(error)?;
+    u64::try_from(amount).map_err(|_| too_much())
 }
 
-/// `number × factor`, exactly; `None` where that is not whole or does not fit.
-fn scaled(number: &str, factor: u64) -> Option<u64> {
+/// `number × factor`, exactly, or [`u128::MAX`] where that does not fit; `None` where it is
+/// not whole.
+fn scaled(number: &str, factor: u64) -> Option<u128> {
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || number.ends_with('.') || part.len() > 15 {
         return None;
     }
-    let whole: u64 = whole.parse().ok()?;
-    let mut sum = u128::from(whole) * u128::from(factor);
+    // Of digits alone: what is not one is too much.
+    let whole = whole.parse().unwrap_or(u128::MAX);
+    let mut sum = whole.saturating_mul(u128::from(factor));
     if !part.is_empty() {
         let power = 10_u128.pow(u32::try_from(part.len()).ok()?);
         let part: u64 = part.parse().ok()?;
@@ -120,9 +155,9 @@ fn scaled(number: &str, factor: u64) -> Option<u64> {
         if product % power != 0 && factor < 1000 {
             return None;
         }
-        sum += product / power;
+        sum = sum.saturating_add(product / power);
     }
-    u64::try_from(sum).ok()
+    Some(sum)
 }
 
 #[cfg(test)]
@@ -143,18 +178,7 @@ mod tests {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         for wrong in [
-            "",
-            "MiB",
-            "-1",
-            "1e9",
-            "1.5",
-            "1.",
-            ".5KiB",
-            "1..2KiB",
-            "12mib",
-            "3 apples",
-            "99999999TiB",
-            "+1",
+            "", "MiB", "-1", "1e9", "1.5", "1.", ".5KiB", "1..2KiB", "12mib", "3 apples", "+1",
         ] {
             let error = parse_size(wrong).unwrap_err().to_string();
             assert!(error.contains("is no size"), "{wrong}: {error}");
@@ -166,14 +190,35 @@ mod tests {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("1.5h"), Ok(Duration::from_secs(5400)));
         assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
-        for wrong in ["30", "", "5 years", "-1s", "99999999999999999999s"] {
+        for wrong in ["30", "", "5 years", "-1s"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
         assert_eq!(parse_count("1_000"), Ok(1000));
         assert_eq!(parse_count("10G"), Ok(10_000_000_000));
         assert_eq!(parse_count("18446744073709551615"), Ok(u64::MAX));
-        assert!(parse_count("18446744073709551616").is_err());
         assert!(parse_count("10MiB").is_err());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_too_much() {
+        let most = "18446744073709551616";
+        let digits = "9".repeat(1000);
+        let errors = [
+            parse_size("99999999TiB").unwrap_err(),
+            parse_size(&digits).unwrap_err(),
+            parse_duration("99999999999999999999s").unwrap_err(),
+            parse_count(most).unwrap_err(),
+            parse_count(&format!("{digits}.5T")).unwrap_err(),
+            parse_limit("wall_ms", most).unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(error, UnitError::TooMuch { .. }), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("the most is 18446744073709551615")
+            );
+        }
     }
 
     #[test]
