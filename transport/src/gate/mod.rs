@@ -18,6 +18,7 @@
 mod backlog;
 mod door;
 mod fanout;
+mod line;
 mod relay;
 mod requests;
 mod scan;
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 pub(crate) use self::door::Door;
 pub(crate) use self::fanout::Fanout;
+use self::line::Line;
 use self::relay::Relay;
 use self::stream::Incoming;
 use self::table::Table;
@@ -62,6 +64,7 @@ struct Shared {
     door: Arc<Door>,
     kind: Kind,
     table: Table,
+    line: Line,
     counters: Arc<ServerCounters>,
 }
 
@@ -138,6 +141,7 @@ impl Shared {
             door: Arc::clone(door),
             kind: kind.clone(),
             table: Table::new(max_connections, fanout),
+            line: Line::new(),
             counters,
         }
     }

@@ -129,6 +129,11 @@ impl Table {
         Place { number, end }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.known().connections.len()
+    }
+
     pub(super) fn leave(&self, place: &Place) {
         let mut known = self.known();
         known.remove(place.number);

@@ -117,9 +117,7 @@ async fn a_message_of_endless_frames_is_answered_once_and_is_not_kept() {
     let (sockets, _publisher) = echo_host(config());
     let mut endless = stranger(sockets.control_endpoint(), "DEALER").await;
     let frames = [1, 1, b'x'].repeat(100_000);
-    for _ in 0..10 {
-        endless.write_all(&frames).await.unwrap();
-    }
+    endless.write_all(&frames).await.unwrap();
     until("an answer", || sockets.stats().malformed > 0).await;
     // Its last frame, and a message of one.
     endless.write_all(&[0, 1, b'x', 0, 1, b'y']).await.unwrap();

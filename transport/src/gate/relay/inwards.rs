@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{End, PATIENCE, Relay};
 use crate::gate::fanout::Arrivals;
+use crate::gate::line::{FREE, Owing};
 use crate::gate::requests::Requests;
 use crate::gate::scan::{Piece, Scanner};
 use crate::gate::stream::Stream;
@@ -23,10 +24,32 @@ const AT_ONCE: Duration = Duration::from_millis(8192);
 /// the shortest frames.
 const INWARDS: usize = 16 * 1024;
 
-/// How long whoever sends many frames that go nowhere has to wait, whenever a read brought
-/// nothing else: they cost as much as those that do.
-const PAUSE: Duration = Duration::from_millis(10);
-const MANY: u32 = 64;
+/// What a frame costs, about as long as the host needs to answer it; and one that goes
+/// nowhere, ten times as long as it takes.
+const FRAME: Duration = Duration::from_micros(20);
+const NOTHING: Duration = Duration::from_micros(1);
+
+/// What a peer has sent, in its turn.
+#[derive(Debug)]
+struct Turn {
+    /// What of it goes to zeromq.
+    out: Vec<u8>,
+    /// Whether there is some of the frame under way.
+    goes_on: bool,
+    price: Duration,
+    owing: Owing,
+}
+
+impl Turn {
+    fn new() -> Self {
+        Self {
+            out: Vec::new(),
+            goes_on: false,
+            price: Duration::ZERO,
+            owing: Owing::new(),
+        }
+    }
+}
 
 impl Relay {
     pub(super) async fn inwards(
@@ -35,7 +58,7 @@ impl Relay {
         mut inspector: Inspector,
     ) -> Result<Infallible, End> {
         let mut scanner = Scanner::new();
-        let mut out = Vec::new();
+        let mut turn = Turn::new();
         let mut patience = PATIENCE;
         let mut paid_until = Instant::now();
         loop {
@@ -54,39 +77,49 @@ impl Relay {
                 return std::future::pending().await;
             }
             self.shared.table.heard(&self.place);
-            let (mut frames, mut ended, mut passed) = (0_u32, 0, 0);
+            let mut messages = 0;
             let mut input = &chunk[..];
             while let Some(piece) = scanner.next(&mut input) {
-                inspector.pass(&piece, &mut out)?;
+                let before = turn.out.len();
+                inspector.pass(&piece, &mut turn.out)?;
+                turn.goes_on |= turn.out.len() > before;
                 if matches!(piece, Piece::End(_)) {
-                    frames += 1;
+                    turn.price += match std::mem::take(&mut turn.goes_on) {
+                        true => FRAME,
+                        false => NOTHING,
+                    };
                     if !inspector.is_amid() {
                         patience = PATIENCE;
-                        ended += 1;
+                        messages += 1;
                     }
                 }
-                if out.len() >= INWARDS {
-                    zeromq.write_all(&out).await?;
-                    passed += out.len();
-                    out.clear();
-                    tokio::task::yield_now().await;
+                if turn.out.len() >= INWARDS || turn.price >= FREE {
+                    self.end_turn(&mut turn, zeromq, &inspector).await?;
                 }
             }
-            zeromq.write_all(&out).await?;
-            passed += out.len();
-            out.clear();
-            self.note(&inspector);
-            if passed == 0 && frames > MANY {
-                tokio::time::sleep(PAUSE).await;
-            }
+            self.end_turn(&mut turn, zeromq, &inspector).await?;
             if matches!(inspector.of, Of::Subscriber(_)) {
                 let now = Instant::now();
-                paid_until = paid_until.max(now) + CHANGE * ended;
+                paid_until = paid_until.max(now) + CHANGE * messages;
                 tokio::time::sleep(paid_until.saturating_duration_since(now + AT_ONCE)).await;
             }
-            // However fast it sends, everybody else has a turn in between.
-            tokio::task::yield_now().await;
         }
+    }
+
+    /// However fast it sends, everybody else has a turn now.
+    async fn end_turn(
+        &self,
+        turn: &mut Turn,
+        zeromq: &Stream,
+        inspector: &Inspector,
+    ) -> Result<(), End> {
+        zeromq.write_all(&turn.out).await?;
+        turn.out.clear();
+        self.note(inspector);
+        let (price, all) = (std::mem::take(&mut turn.price), self.shared.table.len());
+        self.shared.line.pay(&mut turn.owing, price, all).await;
+        tokio::task::yield_now().await;
+        Ok(())
     }
 
     fn note(&self, inspector: &Inspector) {
@@ -166,6 +199,8 @@ impl Inspector {
 mod tests {
     use std::sync::Arc;
 
+    use tokio::io::AsyncReadExt;
+
     use super::super::played::{Played, about, handshake, header, subscriptions};
     use super::*;
     use crate::gate::Fanout;
@@ -203,11 +238,33 @@ mod tests {
         let mut ends = played.connect().await;
         ends.sends(&handshake()).await;
         ends.sends(&header(true, 0)).await;
-        ends.relay.await.unwrap();
+        ends.ended_after().await;
         let mut long = played.connect().await;
         long.sends(&[0; 64]).await;
         long.sends(&header(true, 4097)).await;
-        long.relay.await.unwrap();
+        long.ended_after().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_many_frames_waits_for_others_also_where_they_go_nowhere() {
+        const MANY: u32 = 100_000;
+        let played = Played::new(&Kind::Control);
+        let mut hasty = played.connect().await;
+        let begun = Instant::now();
+        hasty.sends(&handshake()).await;
+        let endless = [1, 0].repeat(usize::try_from(MANY).unwrap());
+        hasty.sends(&endless).await;
+        hasty.sends(b"\0\0\0\x05after").await;
+        let mut passed = Vec::new();
+        while !passed.ends_with(b"after") {
+            hasty.zeromq.read_buf(&mut passed).await.unwrap();
+        }
+        assert!(passed.len() < 200, "{}", passed.len());
+        let (waited, price) = (begun.elapsed(), NOTHING * MANY);
+        assert!(
+            waited >= price - 2 * FREE && waited < price * 5,
+            "{waited:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

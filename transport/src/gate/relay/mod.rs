@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use self::inwards::Inspector;
+use super::scan::Scanner;
 use super::stream::Stream;
 use super::table::Place;
 use super::{Refused, Shared};
@@ -66,34 +67,45 @@ impl Relay {
     }
 
     pub(super) async fn run(self) {
+        let Some(zeromq) = self.open().await else {
+            return;
+        };
+        let mut scanner = Scanner::new();
         let end = tokio::select! {
-            end = self.pass() => end,
+            end = self.pass(&zeromq, &mut scanner) => end,
             () = self.place.end.cancelled() => End::GaveWay,
         };
         if matches!(end, End::Deaf) {
             self.shared.counters.peers_cut.one();
         }
         tracing::debug!(%end, "a connection ended");
+        let shared = Arc::clone(&self.shared);
+        drop(self);
+        outwards::leave(&zeromq, &mut scanner, &shared).await;
     }
 
-    async fn pass(&self) -> End {
-        let zeromq = match timeout(PATIENCE, self.shared.door.open()).await {
-            Ok(Ok(stream)) => Stream::Unix(stream),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "a connection found no way to its socket");
-                return error.into();
-            }
-            Err(_elapsed) => return End::Slow,
+    async fn open(&self) -> Option<Stream> {
+        let opened = tokio::select! {
+            opened = timeout(PATIENCE, self.shared.door.open()) => opened.ok()?,
+            () = self.place.end.cancelled() => return None,
         };
+        if let Err(error) = &opened {
+            tracing::error!(%error, "a connection found no way to its socket");
+        }
+        opened.ok().map(Stream::Unix)
+    }
+
+    /// With a scanner for what comes from zeromq.
+    async fn pass(&self, zeromq: &Stream, scanner: &mut Scanner) -> End {
         let (inspector, arrivals) = Inspector::of(&self.shared.kind);
         let outwards = async {
             match arrivals {
-                None => self.replies(&zeromq).await,
-                Some(arrivals) => self.events(&zeromq, arrivals).await,
+                None => self.replies(zeromq, scanner).await,
+                Some(arrivals) => self.events(zeromq, arrivals).await,
             }
         };
         let end = tokio::select! {
-            end = self.inwards(&zeromq, inspector) => end.map(|never| match never {}),
+            end = self.inwards(zeromq, inspector) => end.map(|never| match never {}),
             end = outwards => end.map(|never| match never {}),
         };
         end.unwrap_or_else(|end| end)

@@ -1,13 +1,16 @@
 //! To the peer: what zeromq has for it, and events.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::{DEAF, End, Relay};
+use super::{DEAF, End, PATIENCE, Relay};
+use crate::gate::Shared;
 use crate::gate::backlog::{Backlog, PIECES};
-use crate::gate::fanout::Arrivals;
-use crate::gate::scan::{Piece, Scanner};
+use crate::gate::fanout::{Arrivals, Event};
+use crate::gate::line::Owing;
+use crate::gate::scan::{Header, Piece, Scanner};
 use crate::gate::stream::Stream;
 use crate::gate::table::Way;
 
@@ -18,12 +21,23 @@ const OUTWARDS: usize = 64 * 1024;
 /// it has so many: `asynchronous_codec`'s high water mark.
 const BUFFERED: usize = 128 * 1024;
 
+/// How much is read at once of what nobody takes: little, since zeromq goes on as soon as
+/// there is room. And what each frame of it costs: three times as long as zeromq takes.
+const LEFT: usize = 16 * 1024;
+const LEFT_FRAME: Duration = Duration::from_micros(4);
+
+/// How often a subscriber may take of what waits until it is offered what has come.
+const IN_A_ROW: u32 = 8;
+
 impl Relay {
     /// To a client: what zeromq has for it. While some of it waits, nothing more is read
     /// of zeromq, which bounds what waits there.
-    pub(super) async fn replies(&self, zeromq: &Stream) -> Result<Infallible, End> {
+    pub(super) async fn replies(
+        &self,
+        zeromq: &Stream,
+        scanner: &mut Scanner,
+    ) -> Result<Infallible, End> {
         let mut backlog = Backlog::default();
-        let mut scanner = Scanner::new();
         // Bytes of the longest frame, and of what was read without a break, which zeromq
         // may have had at once besides.
         let (mut longest, mut at_once) = (0, 0);
@@ -34,7 +48,7 @@ impl Relay {
                 if chunk.is_empty() {
                     return Err(End::Closed);
                 }
-                longest = longest.max(longest_frame(&mut scanner, &chunk));
+                longest = longest.max(longest_frame(scanner, &chunk));
                 at_once += chunk.len();
                 let held = longest.saturating_add(at_once.min(BUFFERED));
                 self.shared.table.holds(&self.place, Way::Out, held);
@@ -64,6 +78,7 @@ impl Relay {
         let mut hello = Scanner::new();
         let (mut has_greeted, mut has_ended) = (false, false);
         let mut batch = Vec::new();
+        let mut in_a_row = 0;
         let mut deaf_at = Instant::now() + DEAF;
         loop {
             let is_waited_for = !backlog.is_empty();
@@ -71,12 +86,20 @@ impl Relay {
                 return Err(End::Closed);
             }
             tokio::select! {
-                // Whoever takes something is not deaf, and takes what waits before more.
+                // Whoever takes something is not deaf, and takes what waits before more;
+                // but others wait until it is offered what has come.
                 biased;
                 written = self.peer.write(|| backlog.next()), if is_waited_for => {
                     backlog.taken(written?);
                     deaf_at = Instant::now() + DEAF;
                     self.shared.table.took(&self.place);
+                    in_a_row += 1;
+                    if in_a_row == IN_A_ROW {
+                        in_a_row = 0;
+                        let come = std::iter::from_fn(|| arrivals.try_recv().ok());
+                        batch.extend(come.take(PIECES));
+                        self.offer(&mut batch, &mut backlog, has_greeted && !has_ended);
+                    }
                     tokio::task::yield_now().await;
                 }
                 chunk = zeromq.read(OUTWARDS), if !has_ended => {
@@ -88,14 +111,8 @@ impl Relay {
                     }
                 }
                 _ = arrivals.recv_many(&mut batch, PIECES) => {
-                    let share = self.shared.table.share();
-                    for event in batch.drain(..) {
-                        // Before its part of the handshake and after its end nothing is
-                        // said to it.
-                        let is_spoken_to = has_greeted && !has_ended;
-                        let left_out = is_spoken_to && !backlog.offer(event.frames, share);
-                        self.shared.counters.events_left_out.add(usize::from(left_out));
-                    }
+                    in_a_row = 0;
+                    self.offer(&mut batch, &mut backlog, has_greeted && !has_ended);
                 }
                 () = sleep_until(deaf_at), if is_waited_for => return Err(End::Deaf),
             }
@@ -106,19 +123,54 @@ impl Relay {
         }
     }
 
+    /// Before its part of the handshake and after its end nothing is said to it.
+    fn offer(&self, events: &mut Vec<Event>, backlog: &mut Backlog, is_spoken_to: bool) {
+        let share = self.shared.table.share();
+        for event in events.drain(..) {
+            let left_out = is_spoken_to && !backlog.offer(event.frames, share);
+            self.shared
+                .counters
+                .events_left_out
+                .add(usize::from(left_out));
+        }
+    }
+
     fn behind(&self, backlog: &Backlog) {
         let ended = self.shared.table.behind(&self.place, backlog.handles());
         self.shared.counters.peers_cut.add(usize::from(ended));
     }
 }
 
+/// Takes what zeromq still has for a peer that has gone, little by little: it would drop
+/// it all at once, which takes a second for each million of replies.
+pub(super) async fn leave(zeromq: &Stream, scanner: &mut Scanner, shared: &Shared) {
+    let mut owing = Owing::new();
+    if zeromq.end_writing().is_err() {
+        return;
+    }
+    while let Ok(Ok(chunk)) = timeout(PATIENCE, zeromq.read(LEFT)).await
+        && !chunk.is_empty()
+    {
+        let frames = headers(scanner, &chunk).count();
+        let price = LEFT_FRAME.saturating_mul(u32::try_from(frames).unwrap_or(u32::MAX));
+        shared.line.pay(&mut owing, price, shared.table.len()).await;
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Bytes of the longest frame that begins in what comes next of a stream.
-fn longest_frame(scanner: &mut Scanner, mut bytes: &[u8]) -> usize {
-    let lens = std::iter::from_fn(|| scanner.next(&mut bytes)).map(|piece| match piece {
-        Piece::Header(header) => usize::try_from(header.len).unwrap_or(usize::MAX),
-        _ => 0,
-    });
-    lens.max().unwrap_or(0)
+fn longest_frame(scanner: &mut Scanner, bytes: &[u8]) -> usize {
+    let longest = headers(scanner, bytes).map(|header| header.len).max();
+    usize::try_from(longest.unwrap_or(0)).unwrap_or(usize::MAX)
+}
+
+/// The headers that end in what comes next of a stream.
+fn headers(scanner: &mut Scanner, mut bytes: &[u8]) -> impl Iterator<Item = Header> {
+    let pieces = std::iter::from_fn(move || scanner.next(&mut bytes));
+    pieces.filter_map(|piece| match piece {
+        Piece::Header(header) => Some(header),
+        _ => None,
+    })
 }
 
 /// Whether a command ends in what comes next of a stream.
@@ -129,13 +181,13 @@ fn ends_command(scanner: &mut Scanner, mut bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::sync::Arc;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
 
-    use super::super::PATIENCE;
-    use super::super::played::{Played, about, header, subscriptions};
+    use super::super::played::{Played, about, end_of, header, subscriptions};
     use super::*;
     use crate::gate::{Fanout, Kind};
     use crate::lanes::tests::event;
@@ -191,9 +243,29 @@ mod tests {
             assert!(sent.is_ok() && received.is_ok());
             idle.push(client);
         }
-        let first = tokio::time::timeout(PATIENCE, idle.remove(0).relay);
-        first.await.expect("an end").unwrap();
-        assert!(!idle.iter().any(|one| one.relay.is_finished()));
+        let first = idle.remove(0).ended_after();
+        tokio::time::timeout(PATIENCE, first).await.expect("an end");
+        for one in &idle {
+            let nothing = one.peer.try_read(&mut [0]).unwrap_err();
+            assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_left_for_who_has_gone_is_taken() {
+        let played = Played::new(&Kind::Control);
+        let mut ends = played.connect().await;
+        ends.shakes_hands("").await;
+        drop(ends.peer);
+        let replies = [header(false, 1000), vec![0; 1000]].concat().repeat(4000);
+        let rest = ends.zeromq.write_all(&replies);
+        tokio::time::timeout(PATIENCE, rest)
+            .await
+            .expect("a way for it")
+            .unwrap();
+        drop(ends.zeromq);
+        ends.relay.await.unwrap();
+        assert_eq!(played.shared.counters.peers_cut.get(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -216,7 +288,7 @@ mod tests {
                             // It fails where the relay ends before.
                             let reply = [header(false, 4 * MIB), vec![0; 4 * MIB]].concat();
                             let _ended = zeromq.write_all(&reply).await;
-                            std::future::pending::<()>().await;
+                            end_of(&mut zeromq).await;
                         });
                     }
                 }

@@ -57,9 +57,12 @@ impl Ends {
         self.peer.write_all(bytes).await.unwrap();
     }
 
-    pub(super) async fn ended_after(self) -> Duration {
+    /// How long until its relay has ended it.
+    pub(super) async fn ended_after(mut self) -> Duration {
         let asked = Instant::now();
+        let zeromq = tokio::spawn(async move { end_of(&mut self.zeromq).await });
         self.relay.await.unwrap();
+        zeromq.await.unwrap();
         asked.elapsed()
     }
 
@@ -95,6 +98,12 @@ pub(super) async fn subscriptions(fanout: &Fanout, count: usize) {
         }
     };
     tokio::time::timeout(PATIENCE, all).await.expect("them all");
+}
+
+/// Reads until there is no more, as zeromq does before it ends a connection.
+pub(super) async fn end_of(zeromq: &mut UnixStream) {
+    // An error is an end as well.
+    let _reset = zeromq.read_to_end(&mut Vec::new()).await;
 }
 
 /// At most a tenth later.

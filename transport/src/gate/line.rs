@@ -1,0 +1,124 @@
+//! Where those stand who want more than others have. One after another they get it, so
+//! that however many they are, there is time in between for whoever wants little.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// What each may have at once without standing in the line.
+pub(super) const FREE: Duration = Duration::from_micros(160);
+
+/// And in the long run: this part of what each had if all had as much.
+const FREE_PART: u32 = 4;
+
+/// So much of the line is not waited for: timers are no finer.
+const SHORT: Duration = Duration::from_millis(1);
+
+/// A thread's time, which is handed out in order.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// When all who stand there have had theirs.
+    ends: Mutex<Instant>,
+}
+
+/// What one has had and not yet stood for.
+#[derive(Debug)]
+pub(super) struct Owing {
+    owed: Duration,
+    as_of: Instant,
+}
+
+impl Owing {
+    pub(super) fn new() -> Self {
+        Self {
+            owed: Duration::ZERO,
+            as_of: Instant::now(),
+        }
+    }
+}
+
+impl Line {
+    pub(super) fn new() -> Self {
+        Self {
+            ends: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Waits for as long as those before it take, and for what it has had itself; one of
+    /// so many.
+    pub(super) async fn pay(&self, owing: &mut Owing, price: Duration, all: usize) {
+        let now = Instant::now();
+        let all = u32::try_from(all).unwrap_or(u32::MAX).max(1);
+        let free = now.saturating_duration_since(owing.as_of) / all / FREE_PART;
+        owing.as_of = now;
+        owing.owed = owing.owed.saturating_sub(free).saturating_add(price);
+        if owing.owed > FREE {
+            let until = self.extend(now, std::mem::take(&mut owing.owed));
+            if until > now + SHORT {
+                sleep_until(until).await;
+                // Nothing of this was free.
+                owing.as_of = Instant::now();
+            }
+        }
+    }
+
+    fn extend(&self, now: Instant, by: Duration) -> Instant {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        *ends = now.max(*ends) + by;
+        *ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const PRICE: Duration = Duration::from_millis(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn little_is_not_waited_for_and_much_is() {
+        let (line, mut owing) = (Line::new(), Owing::new());
+        let begun = Instant::now();
+        for _ in 0..10 {
+            line.pay(&mut owing, FREE / 10, 1).await;
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        line.pay(&mut owing, PRICE - FREE, 1).await;
+        assert_eq!(begun.elapsed(), PRICE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_of_many_has_its_turn_and_who_wants_less_never_waits() {
+        const MANY: u32 = 100;
+        const TIMES: u32 = 20;
+        let all = usize::try_from(MANY).unwrap() + 1;
+        let line = Arc::new(Line::new());
+        let begun = Instant::now();
+        let mut turns = tokio::task::JoinSet::new();
+        for number in 0..MANY {
+            let line = Arc::clone(&line);
+            turns.spawn(async move {
+                let mut owing = Owing::new();
+                for time in 0..TIMES {
+                    line.pay(&mut owing, PRICE, all).await;
+                    assert_eq!(begun.elapsed(), PRICE * (time * MANY + number + 1));
+                }
+            });
+        }
+        // A fifth of what each of them has, in parts, for as long as they are there.
+        let mut owing = Owing::new();
+        while begun.elapsed() < PRICE * MANY * (TIMES - 1) {
+            tokio::time::sleep(FREE * MANY * 5).await;
+            let asked = Instant::now();
+            line.pay(&mut owing, FREE, all).await;
+            assert_eq!(asked.elapsed(), Duration::ZERO);
+        }
+        while let Some(turn) = turns.join_next().await {
+            turn.unwrap();
+        }
+        assert_eq!(begun.elapsed(), PRICE * MANY * TIMES);
+    }
+}
