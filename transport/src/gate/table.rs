@@ -53,6 +53,7 @@ pub(super) struct Table {
 struct Known {
     connections: HashMap<u64, Entry>,
     newest: u64,
+    leaving: usize,
     /// The sums of all entries.
     held: usize,
     subscriptions: usize,
@@ -86,6 +87,16 @@ pub(super) struct Place {
     pub(super) end: CancellationToken,
 }
 
+/// One that has no place any more, and still its connection to zeromq.
+#[derive(Debug)]
+pub(super) struct Leaving<'a>(&'a Table);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.known().leaving -= 1;
+    }
+}
+
 /// On its way to zeromq, or from there.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Way {
@@ -108,7 +119,7 @@ impl Table {
     /// nobody out, and who is ended comes back.
     pub(super) fn enter(&self) -> Place {
         let mut known = self.known();
-        if known.connections.len() >= self.max.min(descriptors_allow()) {
+        if known.connections.len() >= self.most() {
             let why = "there are too many connections: those silent for longest end";
             known.end_first(why, |entry| {
                 Some((entry.has_shaken_hands, entry.last_active))
@@ -140,6 +151,14 @@ impl Table {
         if known.ending == Some(place.number) {
             known.ending = None;
         }
+    }
+
+    /// Whether one may stay for a while after it has left: as many as may be there.
+    pub(super) fn linger(&self) -> Option<Leaving<'_>> {
+        let mut known = self.known();
+        let may = known.leaving < self.most();
+        known.leaving += usize::from(may);
+        may.then(|| Leaving(self))
     }
 
     /// It has sent something.
@@ -253,6 +272,10 @@ impl Table {
         }
     }
 
+    fn most(&self) -> usize {
+        self.max.min(descriptors_allow())
+    }
+
     fn with(&self, place: &Place, change: impl FnOnce(&mut Entry)) {
         // One that was ended is no longer there.
         if let Some(entry) = self.known().connections.get_mut(&place.number) {
@@ -338,6 +361,15 @@ mod tests {
         table.leave(&first);
         let _fifth = table.enter();
         assert!(!third.end.is_cancelled() && !fourth.end.is_cancelled());
+    }
+
+    #[test]
+    fn as_many_may_linger_as_may_be_there() {
+        let table = Table::new(2, None);
+        let [first, second] = [(); 2].map(|()| table.linger());
+        assert!(first.is_some() && second.is_some() && table.linger().is_none());
+        drop(first);
+        assert!(table.linger().is_some());
     }
 
     #[tokio::test]

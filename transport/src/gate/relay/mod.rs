@@ -81,6 +81,10 @@ impl Relay {
         tracing::debug!(%end, "a connection ended");
         let shared = Arc::clone(&self.shared);
         drop(self);
+        // Where too many do, what zeromq has for it is dropped at once.
+        let Some(_leaving) = shared.table.linger() else {
+            return;
+        };
         outwards::leave(&zeromq, &mut scanner, &shared).await;
     }
 

@@ -22,8 +22,9 @@ const OUTWARDS: usize = 64 * 1024;
 const BUFFERED: usize = 128 * 1024;
 
 /// How much is read at once of what nobody takes: little, since zeromq goes on as soon as
-/// there is room. And what each frame of it costs: three times as long as zeromq takes.
+/// there is room.
 const LEFT: usize = 16 * 1024;
+/// What each frame of it costs: three times as long as zeromq takes.
 const LEFT_FRAME: Duration = Duration::from_micros(4);
 
 /// How often a subscriber may take of what waits until it is offered what has come.
@@ -86,8 +87,8 @@ impl Relay {
                 return Err(End::Closed);
             }
             tokio::select! {
-                // Whoever takes something is not deaf, and takes what waits before more;
-                // but others wait until it is offered what has come.
+                // Whoever takes something is not deaf, and takes what waits before more.
+                // The next events wait until those that have come are taken up here.
                 biased;
                 written = self.peer.write(|| backlog.next()), if is_waited_for => {
                     backlog.taken(written?);
