@@ -1,9 +1,11 @@
-//! Where those stand who want more than others have. One after another they get it, so
-//! that however many they are, there is time in between for whoever wants little.
+//! Where those stand who want more than others have, when their thread is busy. One after
+//! another they get it, so that however many they are, there is time in between for
+//! whoever wants little.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 /// What each may have at once without standing in the line.
@@ -11,6 +13,9 @@ pub(super) const FREE: Duration = Duration::from_micros(160);
 
 /// And in the long run: this part of what each had if all had as much.
 const FREE_PART: u32 = 4;
+
+/// The thread is busy where others on it take longer for their turns.
+const BUSY: Duration = Duration::from_millis(1);
 
 /// So much of the line is not waited for: timers are no finer.
 const SHORT: Duration = Duration::from_millis(1);
@@ -45,6 +50,15 @@ impl Line {
         }
     }
 
+    /// Lets others have their turns. Where those take long, or some stand there, it pays.
+    pub(super) async fn pay_if_busy(&self, owing: &mut Owing, price: Duration, all: usize) {
+        let asked = Instant::now();
+        yield_now().await;
+        if asked.elapsed() >= BUSY || self.is_long() {
+            self.pay(owing, price, all).await;
+        }
+    }
+
     /// Waits for as long as those before it take, and for what it has had itself; one of
     /// so many.
     pub(super) async fn pay(&self, owing: &mut Owing, price: Duration, all: usize) {
@@ -63,10 +77,18 @@ impl Line {
         }
     }
 
+    fn is_long(&self) -> bool {
+        *self.ends() > Instant::now() + SHORT
+    }
+
     fn extend(&self, now: Instant, by: Duration) -> Instant {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = self.ends();
         *ends = now.max(*ends) + by;
         *ends
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Instant> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,6 +110,27 @@ mod tests {
         assert_eq!(begun.elapsed(), Duration::ZERO);
         line.pay(&mut owing, PRICE - FREE, 1).await;
         assert_eq!(begun.elapsed(), PRICE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_unless_some_do_or_turns_take_long() {
+        let line = Arc::new(Line::new());
+        let begun = Instant::now();
+        let (mut first, mut second) = (Owing::new(), Owing::new());
+        line.pay_if_busy(&mut first, PRICE, 2).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        let stands = tokio::spawn({
+            let line = Arc::clone(&line);
+            async move { line.pay(&mut first, PRICE, 2).await }
+        });
+        line.pay_if_busy(&mut second, PRICE, 2).await;
+        line.pay_if_busy(&mut second, PRICE, 2).await;
+        assert_eq!(begun.elapsed(), 2 * PRICE);
+        stands.await.unwrap();
+        // A turn of another.
+        tokio::spawn(tokio::time::advance(BUSY));
+        line.pay_if_busy(&mut second, PRICE, 2).await;
+        assert_eq!(begun.elapsed(), 3 * PRICE + BUSY);
     }
 
     #[tokio::test(start_paused = true)]
