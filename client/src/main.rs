@@ -11,8 +11,9 @@ mod cli;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What is free is given back within a second, instead of ten: of messages that a
-/// thousand peers begin and do not end, four times as much was kept as they may hold.
+/// What is free is given back within a second, instead of ten, as more is asked for, and
+/// by a host also by itself: of messages that a thousand peers begin and do not end, four
+/// times as much was kept as they may hold.
 #[expect(unsafe_code, reason = "jemalloc reads its options from this name")]
 // SAFETY: nothing else has the name; it is a pointer to a string that ends with 0, as
 // jemalloc wants.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
-/// What each may have at once without standing in the line.
+/// Whoever has had less at once need not stand in the line.
 pub(super) const FREE: Duration = Duration::from_micros(160);
 
 /// And in the long run: this part of what each had if all had as much.
@@ -19,6 +19,9 @@ const BUSY: Duration = Duration::from_millis(1);
 
 /// So much of the line is not waited for: timers are no finer.
 const SHORT: Duration = Duration::from_millis(1);
+
+/// Nobody waits for longer: who has gone meanwhile keeps no place.
+const LONG: Duration = Duration::from_secs(10);
 
 /// A thread's time, which is handed out in order.
 #[derive(Debug)]
@@ -67,7 +70,7 @@ impl Line {
         let free = now.saturating_duration_since(owing.as_of) / all / FREE_PART;
         owing.as_of = now;
         owing.owed = owing.owed.saturating_sub(free).saturating_add(price);
-        if owing.owed > FREE {
+        if owing.owed >= FREE {
             let until = self.extend(now, std::mem::take(&mut owing.owed));
             if until > now + SHORT {
                 sleep_until(until).await;
@@ -77,13 +80,13 @@ impl Line {
         }
     }
 
-    fn is_long(&self) -> bool {
+    pub(super) fn is_long(&self) -> bool {
         *self.ends() > Instant::now() + SHORT
     }
 
     fn extend(&self, now: Instant, by: Duration) -> Instant {
         let mut ends = self.ends();
-        *ends = now.max(*ends) + by;
+        *ends = (now.max(*ends) + by).min(now + LONG);
         *ends
     }
 
@@ -104,11 +107,11 @@ mod tests {
     async fn little_is_not_waited_for_and_much_is() {
         let (line, mut owing) = (Line::new(), Owing::new());
         let begun = Instant::now();
-        for _ in 0..10 {
+        for _ in 1..10 {
             line.pay(&mut owing, FREE / 10, 1).await;
         }
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        line.pay(&mut owing, PRICE - FREE, 1).await;
+        line.pay(&mut owing, PRICE - FREE / 10 * 9, 1).await;
         assert_eq!(begun.elapsed(), PRICE);
     }
 
@@ -156,7 +159,7 @@ mod tests {
         while begun.elapsed() < PRICE * MANY * (TIMES - 1) {
             tokio::time::sleep(FREE * MANY * 5).await;
             let asked = Instant::now();
-            line.pay(&mut owing, FREE, all).await;
+            line.pay(&mut owing, FREE * 9 / 10, all).await;
             assert_eq!(asked.elapsed(), Duration::ZERO);
         }
         while let Some(turn) = turns.join_next().await {

@@ -64,7 +64,9 @@ struct Shared {
     door: Arc<Door>,
     kind: Kind,
     table: Table,
-    line: Line,
+    /// Those who send much, and those who have gone and left much.
+    senders: Line,
+    leavers: Line,
     counters: Arc<ServerCounters>,
 }
 
@@ -141,7 +143,8 @@ impl Shared {
             door: Arc::clone(door),
             kind: kind.clone(),
             table: Table::new(max_connections, fanout),
-            line: Line::new(),
+            senders: Line::new(),
+            leavers: Line::new(),
             counters,
         }
     }

@@ -18,6 +18,10 @@ const DESCRIPTORS_SHARE: u64 = 5;
 /// Of a connection: the peer's, and both ends of the one to zeromq.
 const DESCRIPTORS: u64 = 3;
 
+/// Whoever has gone may keep those two for a while, if it is one of so few: this part of
+/// how many may be there.
+const LINGERING: usize = 4;
+
 /// A process of few descriptors serves a few clients all the same.
 const FEW: usize = 32;
 
@@ -153,10 +157,10 @@ impl Table {
         }
     }
 
-    /// Whether one may stay for a while after it has left: as many as may be there.
+    /// Whether one may stay for a while after it has left.
     pub(super) fn linger(&self) -> Option<Leaving<'_>> {
         let mut known = self.known();
-        let may = known.leaving < self.most();
+        let may = known.leaving < self.most() / LINGERING;
         known.leaving += usize::from(may);
         may.then(|| Leaving(self))
     }
@@ -364,8 +368,8 @@ mod tests {
     }
 
     #[test]
-    fn as_many_may_linger_as_may_be_there() {
-        let table = Table::new(2, None);
+    fn only_a_few_may_linger() {
+        let table = Table::new(2 * LINGERING, None);
         let [first, second] = [(); 2].map(|()| table.linger());
         assert!(first.is_some() && second.is_some() && table.linger().is_none());
         drop(first);

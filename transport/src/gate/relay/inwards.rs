@@ -24,6 +24,9 @@ const AT_ONCE: Duration = Duration::from_millis(8192);
 /// the shortest frames.
 const INWARDS: usize = 16 * 1024;
 
+/// What a read costs, whatever it brings.
+const READ: Duration = Duration::from_micros(20);
+
 /// What a frame costs, about as long as the host needs to answer it; and one that goes
 /// nowhere, ten times as long as it takes.
 const FRAME: Duration = Duration::from_micros(20);
@@ -77,6 +80,7 @@ impl Relay {
                 return std::future::pending().await;
             }
             self.shared.table.heard(&self.place);
+            turn.price += READ;
             let mut messages = 0;
             let mut input = &chunk[..];
             while let Some(piece) = scanner.next(&mut input) {
@@ -117,7 +121,7 @@ impl Relay {
         turn.out.clear();
         self.note(inspector);
         let (price, all) = (std::mem::take(&mut turn.price), self.shared.table.len());
-        let paid = self.shared.line.pay_if_busy(&mut turn.owing, price, all);
+        let paid = self.shared.senders.pay_if_busy(&mut turn.owing, price, all);
         paid.await;
         Ok(())
     }
@@ -241,6 +245,26 @@ mod tests {
         long.sends(&[0; 64]).await;
         long.sends(&header(true, 4097)).await;
         long.ended_after().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_send_much_stand_in_a_line_where_turns_take_long() {
+        const MANY: usize = 20;
+        let played = Played::new(&Kind::Control);
+        let mut hasty = Vec::new();
+        for _ in 0..MANY {
+            let mut one = played.connect().await;
+            one.sends(&handshake()).await;
+            one.sends(&[1, 0].repeat(10_000)).await;
+            hasty.push(one);
+        }
+        let mut was_long = false;
+        for _ in 0..100 {
+            // As long as a turn of somebody else.
+            tokio::time::advance(Duration::from_millis(1)).await;
+            was_long |= played.shared.senders.is_long();
+        }
+        assert!(was_long);
     }
 
     #[tokio::test(start_paused = true)]

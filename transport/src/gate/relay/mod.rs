@@ -15,7 +15,7 @@ use self::inwards::Inspector;
 use super::scan::Scanner;
 use super::stream::Stream;
 use super::table::Place;
-use super::{Refused, Shared};
+use super::{Kind, Refused, Shared};
 use crate::listener::USER_TIMEOUT;
 
 /// How long a peer may take to shake hands, and for each message, without the time in
@@ -81,6 +81,10 @@ impl Relay {
         tracing::debug!(%end, "a connection ended");
         let shared = Arc::clone(&self.shared);
         drop(self);
+        // Of events zeromq has none.
+        if matches!(shared.kind, Kind::Events(_)) {
+            return;
+        }
         // Where too many do, what zeromq has for it is dropped at once.
         let Some(_leaving) = shared.table.linger() else {
             return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::{DEAF, End, PATIENCE, Relay};
+use super::{DEAF, End, Relay};
 use crate::gate::Shared;
 use crate::gate::backlog::{Backlog, PIECES};
 use crate::gate::fanout::{Arrivals, Event};
@@ -26,6 +26,9 @@ const BUFFERED: usize = 128 * 1024;
 const LEFT: usize = 16 * 1024;
 /// What each frame of it costs: three times as long as zeromq takes.
 const LEFT_FRAME: Duration = Duration::from_micros(4);
+
+/// How long that may take; what is left then is dropped at once.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// How often a subscriber may take of what waits until it is offered what has come.
 const IN_A_ROW: u32 = 8;
@@ -146,17 +149,22 @@ impl Relay {
 /// it all at once, which takes a second for each million of replies.
 pub(super) async fn leave(zeromq: &Stream, scanner: &mut Scanner, shared: &Shared) {
     let mut owing = Owing::new();
-    if zeromq.end_writing().is_err() {
-        return;
-    }
-    while let Ok(Ok(chunk)) = timeout(PATIENCE, zeromq.read(LEFT)).await
-        && !chunk.is_empty()
-    {
-        let frames = headers(scanner, &chunk).count();
-        let price = LEFT_FRAME.saturating_mul(u32::try_from(frames).unwrap_or(u32::MAX));
-        shared.line.pay(&mut owing, price, shared.table.len()).await;
-        tokio::task::yield_now().await;
-    }
+    let rest = async {
+        zeromq.end_writing()?;
+        loop {
+            let chunk = zeromq.read(LEFT).await?;
+            if chunk.is_empty() {
+                return Ok::<_, std::io::Error>(());
+            }
+            let frames = headers(scanner, &chunk).count();
+            let price = LEFT_FRAME.saturating_mul(u32::try_from(frames).unwrap_or(u32::MAX));
+            let all = shared.table.len();
+            shared.leavers.pay(&mut owing, price, all).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    // However it ends, it has left.
+    let _end = timeout(LINGER, rest).await;
 }
 
 /// Bytes of the longest frame that begins in what comes next of a stream.
@@ -188,6 +196,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
 
+    use super::super::PATIENCE;
     use super::super::played::{Played, about, end_of, header, subscriptions};
     use super::*;
     use crate::gate::{Fanout, Kind};
