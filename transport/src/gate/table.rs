@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::fanout::Fanout;
 
 /// Of the descriptors that the process may open, connections of one socket have a
-/// fifth: guests have half of them, and logs need some.
+/// fifth, and a sixth of that more where clients that have gone linger: guests have half
+/// of them, and logs need some.
 const DESCRIPTORS_SHARE: u64 = 5;
 
 /// Of a connection: the peer's, and both ends of the one to zeromq.

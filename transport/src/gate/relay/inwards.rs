@@ -121,8 +121,8 @@ impl Relay {
         turn.out.clear();
         self.note(inspector);
         let (price, all) = (std::mem::take(&mut turn.price), self.shared.table.len());
-        let paid = self.shared.senders.pay_if_busy(&mut turn.owing, price, all);
-        paid.await;
+        let line = &self.shared.senders;
+        line.pay_if_busy(&mut turn.owing, price, all).await;
         Ok(())
     }
 

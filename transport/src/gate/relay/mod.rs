@@ -94,13 +94,17 @@ impl Relay {
 
     async fn open(&self) -> Option<Stream> {
         let opened = tokio::select! {
-            opened = timeout(PATIENCE, self.shared.door.open()) => opened.ok()?,
+            opened = timeout(PATIENCE, self.shared.door.open()) => opened,
             () = self.place.end.cancelled() => return None,
         };
-        if let Err(error) = &opened {
-            tracing::error!(%error, "a connection found no way to its socket");
+        match opened {
+            Ok(Ok(stream)) => return Some(Stream::Unix(stream)),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a connection found no way to its socket");
+            }
+            Err(_elapsed) => tracing::debug!("a connection waited in vain for its socket"),
         }
-        opened.ok().map(Stream::Unix)
+        None
     }
 
     /// With a scanner for what comes from zeromq.

@@ -279,6 +279,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_has_gone_does_not_linger_for_long() {
+        let played = Played::new(&Kind::Control);
+        let mut ends = played.connect().await;
+        ends.shakes_hands("").await;
+        let asked = Instant::now();
+        ends.sends(&header(true, 0)).await;
+        // A second command ends it, and zeromq does not.
+        ends.relay.await.unwrap();
+        about(asked.elapsed(), LINGER);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_ended() {
         // With room for the event, for each of the two.
         let fanout = Fanout::new(64 * MIB);
